@@ -1,0 +1,156 @@
+"""Every config key SPNet adds to Detectron2's defaults, each with its symbol in the paper.
+
+Keys of Detectron2 that SPNet uses with another default are set here too, so that a YAML of
+``projects_configs/`` says only what differs from a paper profile.
+"""
+
+from detectron2.config import CfgNode as CN
+
+
+def add_spnet_config(cfg: CN) -> None:
+    """Add SPNet's keys and defaults (the paper's SPNet-S fine-tuning profile) to ``cfg``."""
+    _add_model(cfg)
+    _add_input(cfg)
+    _add_solver(cfg)
+
+
+def _add_model(cfg: CN) -> None:
+    cfg.MODEL.META_ARCHITECTURE = "SPNet"
+    # RGB, applied by the model to 0..255 input (ImageNet statistics times 255).
+    cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
+    cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
+    cfg.MODEL.BACKBONE.NAME = "build_timm_fpn_backbone"
+    cfg.MODEL.PROPOSAL_GENERATOR.NAME = "SwapPathProposalGenerator"
+    cfg.MODEL.ROI_HEADS.NAME = "SPNetROIHeads"
+    # One foreground class: person.
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 1
+
+    cfg.MODEL.SPNET = spnet = CN()
+    # "OC": the bridge predicts the query (x_o = g_phi(x_a) - x_a).
+    spnet.PATHWAY = "OC"
+    # D, size of anchor and localisation embeddings.
+    spnet.EMBED_DIM = 128
+    # D_r, size of re-id embeddings. Shared heads need REID_DIM == EMBED_DIM.
+    spnet.REID_DIM = 128
+    # T, refinement rounds after the anchors.
+    spnet.NUM_CASCADES = 0
+    # Own localisation box embedders ("sep") instead of the re-id embedder for all ("share").
+    spnet.SEPARATE_HEADS = False
+    # ||x_o|| -> logit: "fixed_norm" | "batch_norm" | "noscale".
+    spnet.ANCHOR_LOGITS = "fixed_norm"
+    # As ANCHOR_LOGITS, or "mlp", for the class heads that score detections.
+    spnet.CLS_LOGITS = "fixed_norm"
+    # Large norms mean person, instead of small ones (Table 9, "+").
+    spnet.POSITIVE_NORM = False
+    # "combiner": x_q_hat = W x_a + b, or "direct": x_o = W x_a + b.
+    spnet.BRIDGE = "combiner"
+    # K, anchors sampled per image in OC training (256 in OC pre-training).
+    spnet.ANCHORS_PER_IMAGE = 128
+    # alpha, gamma of the focal loss over all anchors.
+    spnet.FOCAL_ALPHA = 0.5
+    spnet.FOCAL_GAMMA = 1.0
+
+    spnet.BACKBONE = CN()
+    # Any timm model that `features_only=True` gives strides 8, 16, 32.
+    spnet.BACKBONE.NAME = "convnext_tiny.fb_in1k"
+    # "hub": timm downloads the weights; "": random; else the path of a local weight file.
+    spnet.BACKBONE.PRETRAINED = "hub"
+    # p_max of stochastic depth, also in the RoI heads. -1: the reference's rate for this trunk.
+    spnet.BACKBONE.DROP_PATH_RATE = -1.0
+    # FPN channels C. 0: as many as the stride-16 map, which the RoI heads' stage copy needs.
+    spnet.BACKBONE.FPN_CHANNELS = 0
+    # Keep the trunk's weights fixed (FPN and heads still train).
+    spnet.BACKBONE.FREEZE = False
+    # Batch norms of trunk and RoI stage copies use their running statistics and do not train.
+    spnet.BACKBONE.FREEZE_BN = False
+
+    spnet.REID = CN()
+    # "oim": look-up table and circular queue (fine-tuning).
+    spnet.REID.LOSS = "oim"
+    # 1 / tau, factor on the cosine similarities.
+    spnet.REID.SCALE = 30.0
+    # L, rows of the look-up table. -1: identities of the training set, or of the checkpoint.
+    spnet.REID.NUM_IDENTITIES = -1
+    # Rows of the circular queue of unknown people (5000 CUHK-SYSU, 500 PRW).
+    spnet.REID.QUEUE_SIZE = 5000
+    # Weight of the old row in a look-up table update.
+    spnet.REID.MOMENTUM = 0.5
+    # A refined box this close to its target box trains re-id.
+    spnet.REID.IOU_THRESH = 0.7
+    spnet.REID.LOSS_WEIGHT = 1.0
+
+    # Inference constants of the authors' code (the paper gives none).
+    spnet.TEST = CN()
+    # Anchors of smallest ||x_o|| kept per image before scoring.
+    spnet.TEST.PRE_TOPK = 1000
+    # Score floor after the first round (strict >).
+    spnet.TEST.SCORE_THRESH = 0.5
+    # Boxes kept by score before NMS, and after it.
+    spnet.TEST.TOPK_CANDIDATES = 300
+    spnet.TEST.DETECTIONS_PER_IMAGE = 300
+    spnet.TEST.NMS_THRESH = 0.5
+
+
+def _add_input(cfg: CN) -> None:
+    cfg.INPUT.FORMAT = "RGB"
+    # Window resize ("wrs"): shorter side to MIN, longer side at most MAX.
+    cfg.INPUT.MIN_SIZE_TRAIN = (900,)
+    cfg.INPUT.MAX_SIZE_TRAIN = 1500
+    cfg.INPUT.MIN_SIZE_TEST = 900
+    cfg.INPUT.MAX_SIZE_TEST = 1500
+    # "wrs" | "rrc2" (fine-tuning) | "rrc_scale" (pre-training).
+    cfg.INPUT.AUG_TRAIN = "rrc2"
+    # "wrs" | "none" (native size: how the authors validate pre-training).
+    cfg.INPUT.AUG_TEST = "wrs"
+    # R, side of the square training crop.
+    cfg.INPUT.CROP_SIZE = 512
+    # Odds of the focused crop (RFC2) and of the crop that keeps all boxes (RSC).
+    cfg.INPUT.RFC_PROB = 1.0
+    cfg.INPUT.RSC_PROB = 1.0
+    # Share cut off every side of every box before RSC takes their union.
+    cfg.INPUT.RSC_EROSION = 0.1
+    # rrc_scale's factor: (1.5, 3.0) is how the authors trained, (0.5, 2.0) what the paper says.
+    cfg.INPUT.SCALE_RANGE = (1.5, 3.0)
+    # A box needs this share of its area inside the crop to be kept.
+    cfg.INPUT.MIN_VISIBILITY = 0.4
+    # Repeat the authors' 8-bit detour of normalised images, train and test.
+    cfg.INPUT.EXACT_8BIT = False
+
+
+def _add_solver(cfg: CN) -> None:
+    cfg.DATASETS.TRAIN = ("cuhk_sysu_train",)
+    cfg.DATASETS.TEST = ("cuhk_sysu_test",)
+    # Retrieval protocols to report, "" = the data set's own default one.
+    cfg.TEST.PROTOCOLS = ()
+    # Independently augmented views of each image in a batch (a, a, b, b, ...).
+    cfg.DATALOADER.VIEWS_PER_IMAGE = 1
+    # Images without boxes are trained on, as the authors do.
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    cfg.SOLVER.IMS_PER_BATCH = 8
+    cfg.SOLVER.BASE_LR = 1e-4
+    cfg.SOLVER.WEIGHT_DECAY = 5e-4
+    # Norms and biases decay like everything else.
+    cfg.SOLVER.WEIGHT_DECAY_NORM = None
+    cfg.SOLVER.WEIGHT_DECAY_BIAS = None
+    # Own learning rate and decay of the trunk ("mixed LR", pre-training). -1: as the rest.
+    cfg.SOLVER.BACKBONE_LR = -1.0
+    cfg.SOLVER.BACKBONE_WEIGHT_DECAY = -1.0
+    # Epochs become SOLVER.MAX_ITER; 0: SOLVER.MAX_ITER counts.
+    cfg.SOLVER.EPOCHS = 30
+    # In epochs; 0: SOLVER.CHECKPOINT_PERIOD / TEST.EVAL_PERIOD (iterations) count.
+    cfg.SOLVER.CHECKPOINT_EPOCHS = 5
+    cfg.TEST.EVAL_EPOCHS = 0
+    cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"
+    cfg.SOLVER.BASE_LR_END = 0.0
+    # -1: min(1000, iterations of an epoch - 1).
+    cfg.SOLVER.WARMUP_ITERS = -1
+    cfg.SOLVER.WARMUP_FACTOR = 0.001
+    # The cosine starts where the warm-up ends.
+    cfg.SOLVER.RESCALE_INTERVAL = True
+    # Global L2 norm over all parameters (Detectron2's own "norm" clips each one apart).
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 10.0
+    cfg.SEED = 0
