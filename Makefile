@@ -1,0 +1,47 @@
+# make install   create .venv with everything in it (done once, again when its inputs change)
+# make test      the test suite          make lint   formatting, lint, spelling
+# make demo      train, evaluate and search on real footage; results in outputs/demo
+#
+# PYTHON=python3.12  another interpreter        VENV=DIR  another (or your own) environment
+# VENV_ARGS=--system-site-packages  let the environment see Detectron2 or PyTorch of the system
+
+PYTHON ?= python3
+VENV ?= .venv
+VENV_ARGS ?=
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.spnet_d2_installed
+INPUTS := setup.py constraints.txt Makefile tools/install_detectron2.py
+
+.PHONY: install test lint format demo clean
+
+install: $(STAMP)
+
+$(STAMP): $(INPUTS)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV_ARGS) $(VENV) || { echo \
+	  "Could not create $(VENV) with $(PYTHON). It takes Python 3.10 or newer with venv and pip" \
+	  "(Debian, Ubuntu: apt-get install python3-venv), or make PYTHON=/path/to/python." >&2; exit 1; }
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev,demo]"
+	$(BIN)/python tools/install_detectron2.py --constraint constraints.txt
+	@touch $@
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo: $(STAMP)
+	$(BIN)/python tools/demo.py $(DEMO_ARGS)
+
+clean:
+	rm -rf .venv outputs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

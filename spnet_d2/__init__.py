@@ -1,0 +1,15 @@
+"""SPNet person search (Swap Path Network) as a Detectron2 project.
+
+Importing the package fills Detectron2's registries and catalogs, so that ``build_model(cfg)`` and
+the built-in data sets work with nothing else imported.
+"""
+
+from spnet_d2.env import require_detectron2
+
+require_detectron2()
+
+from spnet_d2.config import add_spnet_config  # noqa: E402
+
+__version__ = "0.1.0"
+
+__all__ = ["add_spnet_config", "__version__"]
