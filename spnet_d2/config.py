@@ -19,7 +19,7 @@ def _add_model(cfg: CN) -> None:
     # RGB, applied by the model to 0..255 input (ImageNet statistics times 255).
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
     cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
-    cfg.MODEL.BACKBONE.NAME = "build_timm_fpn_backbone"
+    cfg.MODEL.BACKBONE.NAME = "TimmFPN"
     cfg.MODEL.PROPOSAL_GENERATOR.NAME = "SwapPathProposalGenerator"
     cfg.MODEL.ROI_HEADS.NAME = "SPNetROIHeads"
     # One foreground class: person.

@@ -1,0 +1,272 @@
+"""Checkpoints of the authors' code (package ``osr``, repository LLNL/spnet).
+
+Their files are Lightning checkpoints: parameters under ``state_dict``, named ``model.*``. Names
+map one to one to ours; the architecture is read off names and shapes.
+"""
+
+import logging
+import re
+from collections.abc import Iterable, Mapping
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_model
+from torch import Tensor, nn
+
+from ..config import add_spnet_config
+
+logger = logging.getLogger(__name__)
+
+# (stem width, blocks of the third stage) of torchvision's ConvNeXts -> timm's names.
+_CONVNEXTS = {(96, 9): "convnext_tiny", (96, 27): "convnext_small", (128, 27): "convnext_base"}
+
+# ConvNeXt: a block's tensors, theirs -> timm's.
+_CONVNEXT_BLOCK = {
+    "layer_scale": "gamma",
+    "block.0": "conv_dw",
+    "block.2": "norm",
+    "block.3": "mlp.fc1",
+    "block.5": "mlp.fc2",
+}
+
+
+def _convnext_trunk(name: str) -> str | None:
+    """torchvision's ConvNeXt names (features.0 .. 7) -> timm's, flattened."""
+    if match := re.fullmatch(r"0\.([01])\.(\w+)", name):
+        return f"stem_{match[1]}.{match[2]}"
+    if match := re.fullmatch(r"([246])\.([01])\.(\w+)", name):
+        return f"stages_{int(match[1]) // 2}.downsample.{match[2]}.{match[3]}"
+    if match := re.fullmatch(r"([1357])\.(\d+)\.(layer_scale|block\.\d)(\.\w+)?", name):
+        stage, block, tensor, rest = match.groups()
+        if tensor not in _CONVNEXT_BLOCK:
+            return None
+        renamed = _CONVNEXT_BLOCK[tensor]
+        return f"stages_{int(stage) // 2}.blocks.{block}.{renamed}{rest or ''}"
+    return None
+
+
+def _convnext_stage(name: str) -> str | None:
+    """Their stage copy is modules 6 and 7 of the trunk, as ``head.0`` and ``head.1``."""
+    index, _, rest = name.partition(".")
+    return _convnext_trunk(f"{int(index) + 6}.{rest}")
+
+
+def _resnet_trunk(name: str) -> str:
+    return name
+
+
+def _resnet_stage(name: str) -> str:
+    return f"layer4.{name}"
+
+
+def _detector(t: int) -> str:
+    return "proposal_generator.box_detector" if t == 0 else f"roi_heads.box_detectors.{t - 1}"
+
+
+def _swap_path(t: int) -> str:
+    return "proposal_generator.swap_path" if t == 0 else f"roi_heads.swap_paths.{t - 1}"
+
+
+def _rename_head(name: str, stage) -> str | None:
+    """``head.`` parameters; ``stage`` renames what is in a stage copy."""
+    if match := re.fullmatch(r"feature_head\.emb_pred\.(\w+)", name):
+        return f"proposal_generator.anchor_embedder.conv.{match[1]}"
+    if match := re.fullmatch(r"bridge_layer\.(\d+)\.linear\.(\w+)", name):
+        return f"{_swap_path(int(match[1]))}.bridge.{match[2]}"
+    if match := re.fullmatch(r"regression_head\.(\d+)\.tfm\.(\d)\.(\w+)", name):
+        return f"{_detector(int(match[1]))}.box_head.0.{match[2]}.{match[3]}"
+    if match := re.fullmatch(r"regression_head\.(\d+)\.head\.(\w+)", name):
+        return f"{_detector(int(match[1]))}.box_head.1.{match[2]}"
+    if match := re.fullmatch(r"anchor_classification_head\.logits\.norm\.(\w+)", name):
+        return f"proposal_generator.anchor_logits.norm.{match[1]}"
+    if match := re.fullmatch(r"classification_head\.(\d+)\.head\.norm\.(\w+)", name):
+        return f"{_detector(int(match[1]))}.class_head.logits.norm.{match[2]}"
+    if match := re.fullmatch(r"classification_head\.(\d+)\.tfm\.(\d)\.(\w+)", name):
+        return f"{_detector(int(match[1]))}.class_head.transform.{match[2]}.{match[3]}"
+    if match := re.fullmatch(r"align_emb_head\.emb_head\.head\.(.+)", name):
+        renamed = stage(match[1])
+        return renamed and f"roi_heads.reid_embedder.copy.stage.{renamed}"
+    if match := re.fullmatch(
+        r"align_emb_head\.nae_head\.projectors\.feat_res([45])\.([01])\.(\w+)", name
+    ):
+        level = int(match[1]) - 4
+        return f"roi_heads.reid_embedder.projectors.{level}.{match[2]}.{match[3]}"
+    if match := re.fullmatch(r"align_emb_loc_head\.(\d+)\.emb_head\.head\.(.+)", name):
+        renamed = stage(match[2])
+        return renamed and f"roi_heads.loc_embedders.{int(match[1]) - 1}.copy.stage.{renamed}"
+    if match := re.fullmatch(r"align_emb_loc_head\.(\d+)\.head\.weight", name):
+        return f"roi_heads.loc_embedders.{int(match[1]) - 1}.projection.weight"
+    if match := re.fullmatch(r"reid_loss\.(?:train_reid_loss\.)?(lut|cq)", name):
+        return "roi_heads.reid_loss." + {"lut": "lut", "cq": "queue"}[match[1]]
+    return None
+
+
+def _strip(state_dict: Mapping) -> dict[str, Tensor]:
+    """Parameters by the authors' names, from a Lightning checkpoint or a bare state dict."""
+    state = state_dict.get("state_dict", state_dict)
+    state = {k: v for k, v in state.items() if isinstance(v, Tensor)}
+    if any(k.startswith("model.") for k in state):
+        state = {k.removeprefix("model."): v for k, v in state.items()}
+    if "head.feature_head.emb_pred.weight" not in state:
+        raise ValueError(
+            "This is no checkpoint of the authors' SPNet code: it has no "
+            "'head.feature_head.emb_pred.weight'. First names found: "
+            f"{', '.join(sorted(state)[:5]) or 'none'}."
+        )
+    return state
+
+
+def _trunk_kind(state: Mapping[str, Tensor]) -> tuple[str, str]:
+    """timm's name of the trunk and its family."""
+    if "backbone.body.conv1.weight" in state:
+        return "resnet50", "resnet"
+    if "backbone.body.1.0.block.0.weight" in state:
+        width = len(state["backbone.body.0.0.weight"])
+        depth = sum(f"backbone.body.5.{j}.layer_scale" in state for j in range(64))
+        if (width, depth) in _CONVNEXTS:
+            return _CONVNEXTS[width, depth], "convnext"
+        raise ValueError(
+            f"Unknown ConvNeXt of width {width} with {depth} blocks in its third stage; known "
+            f"(width, blocks): {', '.join(map(str, _CONVNEXTS))}."
+        )
+    raise ValueError(
+        "The checkpoint's trunk is neither torchvision's ConvNeXt nor ResNet-50. Names found: "
+        f"{', '.join([k for k in state if k.startswith('backbone.')][:5]) or 'no backbone.*'}."
+    )
+
+
+def _indices(state: Mapping, pattern: str) -> set[int]:
+    return {int(m[1]) for k in state if (m := re.match(pattern, k))}
+
+
+def infer_config(state_dict: Mapping) -> CfgNode:
+    """
+    Read the architecture of an authors' checkpoint off its names and shapes.
+
+    Args:
+        state_dict: a Lightning checkpoint or a bare state dict.
+
+    Returns:
+        A config with SPNet's keys; random backbone weights, and the constants that the authors
+        pair with this memory.
+    """
+    state = _strip(state_dict)
+    cfg = get_cfg()
+    add_spnet_config(cfg)
+    cfg.MODEL.DEVICE = "cpu"
+    options = cfg.MODEL.SPNET
+    options.BACKBONE.NAME = _trunk_kind(state)[0]
+    options.BACKBONE.PRETRAINED = ""
+    options.EMBED_DIM = len(state["head.feature_head.emb_pred.weight"]) // 9
+    projector = "head.align_emb_head.nae_head.projectors.feat_res{}.0.bias"
+    options.REID_DIM = sum(len(state[projector.format(i)]) for i in (4, 5))
+    options.NUM_CASCADES = len(_indices(state, r"head\.regression_head\.(\d+)\.head\.")) - 1
+    options.SEPARATE_HEADS = bool(_indices(state, r"head\.align_emb_loc_head\.(\d+)\."))
+    if "head.anchor_classification_head.logits.norm.weight" in state:
+        options.ANCHOR_LOGITS = "batch_norm"
+    if "head.classification_head.0.head.norm.weight" in state:
+        options.CLS_LOGITS = "batch_norm"
+    elif "head.classification_head.0.tfm.0.weight" in state:
+        options.CLS_LOGITS = "mlp"
+    for prefix in ("head.reid_loss.", "head.reid_loss.train_reid_loss."):
+        if f"{prefix}lut" in state:
+            options.REID.NUM_IDENTITIES = len(state[f"{prefix}lut"])
+            options.REID.QUEUE_SIZE = len(state[f"{prefix}cq"])
+    return cfg
+
+
+# What training of theirs leaves behind and the model does not have.
+_NOT_OURS = re.compile(r"head\.reid_loss\.test_reid_loss\.|.*\.relative_position_index$")
+
+
+def convert_state_dict(state_dict: Mapping) -> dict[str, Tensor]:
+    """
+    Rename an authors' checkpoint's tensors to ours.
+
+    Args:
+        state_dict: a Lightning checkpoint or a bare state dict.
+
+    Returns:
+        Our names -> tensors. The queue's write position, which they don't save, is 0.
+
+    Raises:
+        ValueError: a name that is not mapped, which it names.
+    """
+    state = _strip(state_dict)
+    family = _trunk_kind(state)[1]
+    trunk = {"convnext": _convnext_trunk, "resnet": _resnet_trunk}[family]
+    stage = {"convnext": _convnext_stage, "resnet": _resnet_stage}[family]
+    converted, unmapped = {}, []
+    for name, tensor in state.items():
+        if _NOT_OURS.match(name):
+            continue
+        part, _, rest = name.partition(".")
+        renamed = None
+        if name.startswith("backbone.body."):
+            renamed = trunk(name.removeprefix("backbone.body."))
+            renamed = renamed and f"backbone.trunk.{renamed}"
+        elif name.startswith("backbone.fpn."):
+            renamed = name
+        elif part == "head":
+            renamed = _rename_head(rest, stage)
+        if renamed is None:
+            unmapped.append(name)
+        else:
+            if renamed.endswith(".gamma"):
+                tensor = tensor.flatten()
+            converted[renamed] = tensor
+    if unmapped:
+        raise ValueError(
+            f"{len(unmapped)} names of the authors' checkpoint are not mapped, the first: "
+            f"{', '.join(unmapped[:5])}."
+        )
+    if "roi_heads.reid_loss.queue" in converted:
+        converted["roi_heads.reid_loss.queue_head"] = torch.zeros((), dtype=torch.int64)
+    return converted
+
+
+def build_from_llnl(
+    state_dict: Mapping, cfg: CfgNode | None = None, overrides: Iterable = ()
+) -> nn.Module:
+    """
+    Build an SPNet with the weights of an authors' checkpoint.
+
+    Args:
+        state_dict: a Lightning checkpoint or a bare state dict.
+        cfg: the model's config; by default :func:`infer_config` reads it off the checkpoint.
+        overrides: config keys and values in turn, on top of either.
+
+    Returns:
+        The model, in training mode like any new one.
+
+    Raises:
+        ValueError: names or shapes that don't fit, naming the first ones.
+    """
+    cfg = infer_config(state_dict) if cfg is None else cfg.clone()
+    cfg.defrost()
+    cfg.merge_from_list(list(overrides))
+    # Every weight comes from the checkpoint.
+    cfg.MODEL.SPNET.BACKBONE.PRETRAINED = ""
+    model = build_model(cfg)
+    converted = convert_state_dict(state_dict)
+    expected = model.state_dict()
+    missing = [k for k in expected if k not in converted]
+    unexpected = [k for k in converted if k not in expected]
+    misshaped = [
+        f"{k} {tuple(converted[k].shape)} instead of {tuple(v.shape)}"
+        for k, v in expected.items()
+        if k in converted and converted[k].shape != v.shape
+    ]
+    if missing or unexpected or misshaped:
+        problems = [
+            f"{len(names)} {what}, the first: {', '.join(names[:3])}"
+            for what, names in (
+                ("missing", missing),
+                ("not in the model", unexpected),
+                ("of another shape", misshaped),
+            )
+            if names
+        ]
+        raise ValueError(f"The checkpoint doesn't fit the config: {'; '.join(problems)}.")
+    model.load_state_dict(converted)
+    return model

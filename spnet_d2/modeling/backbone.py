@@ -1,0 +1,211 @@
+"""Backbone: any timm feature model and an FPN with levels p3..p7 (strides 8..128).
+
+The FPN is torchvision's: laterals and outputs with biases and no norm, nearest top-down
+upsampling to the lateral's exact size, p6 from the raw stride-32 map and p7 from ReLU(p6).
+Its width C is the channel count of the stride-16 map, so that a copy of the trunk's last stage
+can be applied to RoI features of p3 (:class:`~.box_embedder.StageCopy`).
+"""
+
+import copy
+import logging
+import os
+from collections import OrderedDict
+
+import timm
+import torch
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from timm.models import FeatureListNet
+from torch import Tensor, nn
+from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
+
+logger = logging.getLogger(__name__)
+
+FEATURES = ("p3", "p4", "p5", "p6", "p7")
+STRIDES = (8, 16, 32)
+
+# Stochastic depth of the reference's trunks; other models keep timm's own default.
+_DROP_PATH_RATES = {
+    "convnext_tiny": 0.1,
+    "convnext_small": 0.4,
+    "convnext_base": 0.5,
+    "swin_tiny": 0.2,
+    "swin_small": 0.3,
+    "swin_base": 0.5,
+}
+
+
+def create_trunk(
+    name: str,
+    pretrained: str | dict[str, Tensor] = "hub",
+    drop_path_rate: float = -1.0,
+) -> FeatureListNet:
+    """
+    Build a timm model as a list of its maps of strides 8, 16 and 32.
+
+    Args:
+        name: timm model name, e.g. ``convnext_tiny.fb_in1k``.
+        pretrained: ``"hub"`` (timm downloads), ``""`` (random), the path of a checkpoint with
+            timm's names for this model, or such a state dict.
+        drop_path_rate: maximum of stochastic depth, -1 for the reference's.
+
+    Raises:
+        ValueError: no such model, or one without maps of these strides.
+        FileNotFoundError: no weight file at the given path.
+    """
+    kwargs = {"features_only": True, "feature_cls": "list"}
+    if drop_path_rate < 0:
+        rates = [rate for prefix, rate in _DROP_PATH_RATES.items() if name.startswith(prefix)]
+        drop_path_rate = rates[0] if rates else None
+    if drop_path_rate is not None:
+        kwargs["drop_path_rate"] = drop_path_rate
+    if name.startswith("swin"):
+        # Any input size; windows shift at every size, as torchvision's Swin decides at run time.
+        kwargs.update(strict_img_size=False, always_partition=True)
+    if not timm.is_model(name):
+        similar = timm.list_models(f"*{name.split('.')[0].split('_')[0]}*")[:8]
+        raise ValueError(
+            f"MODEL.SPNET.BACKBONE.NAME {name!r} is not a timm {timm.__version__} model"
+            + (f"; similar names: {', '.join(similar)}." if similar else ".")
+        )
+    if pretrained == "hub":
+        kwargs["pretrained"] = True
+    elif isinstance(pretrained, dict) or pretrained:
+        state = pretrained if isinstance(pretrained, dict) else _read_weights(pretrained)
+        kwargs.update(pretrained=True, pretrained_cfg_overlay={"state_dict": state})
+    try:
+        indices = _stride_indices(name, kwargs)
+        trunk = timm.create_model(name, out_indices=indices, **kwargs)
+    except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
+        raise ValueError(
+            f"timm model {name!r} can't serve as a trunk: {error}. Expected a model that "
+            "`timm.create_model(name, features_only=True, feature_cls='list')` builds, with "
+            f"maps of strides {STRIDES}; plain vision transformers have none."
+        ) from error
+    return trunk
+
+
+def _stride_indices(name: str, kwargs: dict) -> list[int]:
+    """Which of the model's maps have strides 8, 16, 32 (the last map of each stride)."""
+    with torch.device("meta"):
+        probe_kwargs = {k: v for k, v in kwargs.items() if not k.startswith("pretrained")}
+        info = timm.create_model(name, pretrained=False, **probe_kwargs).feature_info
+    reductions = [entry["reduction"] for entry in info.info]
+    missing = [stride for stride in STRIDES if stride not in reductions]
+    if missing:
+        raise RuntimeError(f"it has maps of strides {reductions}, none of stride {missing}")
+    return [max(i for i, r in enumerate(reductions) if r == stride) for stride in STRIDES]
+
+
+def _read_weights(path: str) -> dict[str, Tensor]:
+    if not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"No weight file at MODEL.SPNET.BACKBONE.PRETRAINED {os.path.abspath(path)!r}. Give "
+            "the path of a timm checkpoint, 'hub' to download one, or '' for random weights."
+        )
+    if path.endswith(".safetensors"):
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("state_dict", "model"):
+        if isinstance(state.get(key), dict):
+            state = state[key]
+    return state
+
+
+def last_stage(trunk: FeatureListNet) -> nn.Sequential:
+    """
+    A copy of the trunk's layers from behind the stride-16 map to the stride-32 map.
+
+    Layer names are the trunk's, so weights of one load into the other.
+    """
+    start, end = (name.replace(".", "_") for name in trunk.feature_info.module_name()[-2:])
+    names = list(trunk.keys())
+    chosen = names[names.index(start) + 1 : names.index(end) + 1]
+    return nn.Sequential(OrderedDict((name, copy.deepcopy(trunk[name])) for name in chosen))
+
+
+def freeze_batch_norms(module: nn.Module) -> None:
+    """Make every batch norm in ``module`` use its running statistics and stop training."""
+    for norm in module.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            norm.eval()
+            norm.requires_grad_(False)
+
+
+@BACKBONE_REGISTRY.register()
+class TimmFPN(Backbone):
+    """
+    timm trunk and FPN.
+
+    Args of ``forward``: (N, 3, H, W) normalised RGB, any size. Returns ``{"p3": (N, C, H/8,
+    W/8), ...}`` up to p7, every level's size rounded up.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        trunk: FeatureListNet,
+        channels: int = 0,
+        freeze: bool = False,
+        freeze_bn: bool = False,
+    ):
+        """
+        Args:
+            trunk: of :func:`create_trunk`.
+            channels: C, 0 for the stride-16 map's.
+            freeze: run the trunk without gradients.
+            freeze_bn: batch norms of the trunk use their running statistics.
+        """
+        super().__init__()
+        self.trunk = trunk
+        self.frozen = freeze
+        self.freeze_bn = freeze_bn
+        self.trunk_channels = tuple(trunk.feature_info.channels())
+        self.channels_last = getattr(trunk, "output_fmt", "NCHW") == "NHWC"
+        self.channels = channels or self.trunk_channels[1]
+        self.fpn = FeaturePyramidNetwork(
+            list(self.trunk_channels),
+            self.channels,
+            extra_blocks=LastLevelP6P7(self.trunk_channels[2], self.channels),
+        )
+        if freeze:
+            trunk.requires_grad_(False)
+        self.train(self.training)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: ShapeSpec | None = None):
+        options = cfg.MODEL.SPNET.BACKBONE
+        return {
+            "trunk": create_trunk(options.NAME, options.PRETRAINED, options.DROP_PATH_RATE),
+            "channels": options.FPN_CHANNELS,
+            "freeze": options.FREEZE,
+            "freeze_bn": options.FREEZE_BN,
+        }
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        if self.freeze_bn:
+            freeze_batch_norms(self.trunk)
+        return self
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        # A frozen trunk stays in train mode (stochastic depth), as the authors left it.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            maps = self.trunk(x)
+        if self.channels_last:
+            maps = [m.permute(0, 3, 1, 2).contiguous() for m in maps]
+        pyramid = self.fpn(OrderedDict(zip(FEATURES, maps, strict=False)))
+        return dict(pyramid)
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return {
+            name: ShapeSpec(channels=self.channels, stride=8 << level)
+            for level, name in enumerate(FEATURES)
+        }
+
+    @property
+    def size_divisibility(self) -> int:
+        return 32

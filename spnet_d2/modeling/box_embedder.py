@@ -1,0 +1,149 @@
+"""Box embedders (paper section 3.2): RoI features -> re-id or localisation embedding.
+
+RoI features are 14 x 14 and come from p3 alone, for boxes of every size (torchvision RoIAlign,
+not ``aligned``, 2 samples per bin). A copy of the trunk's last stage turns them into two
+vectors by global pooling: ``feat4`` of its input and ``feat5`` of its output.
+
+Shapes: ``n`` boxes, ``C`` FPN channels, ``c5`` stride-32 channels, ``D_r`` re-id size, ``D``
+localisation size.
+"""
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from .backbone import TimmFPN, freeze_batch_norms, last_stage
+from .fixed_norm import SafeBatchNorm1d
+
+ROI_SIZE = 14
+# p3's stride and RoIAlign's samples per bin and axis.
+_SCALE = 1 / 8
+_SAMPLES = 2
+# RoIs at a time at inference, where batches do not change results: bounds the memory of images
+# with many boxes.
+_EVAL_CHUNK = 512
+
+
+def pool_rois(p3: Tensor, boxes: list[Tensor]) -> Tensor:
+    """
+    RoIAlign of boxes on p3.
+
+    Args:
+        p3: (N, C, H/8, W/8).
+        boxes: N tensors (n_i, 4), xyxy in pixels of the network's input.
+
+    Returns:
+        (sum n_i, C, 14, 14), image by image.
+    """
+    boxes = [b.to(p3.dtype) for b in boxes]
+    return roi_align(p3, boxes, ROI_SIZE, _SCALE, _SAMPLES, aligned=False)
+
+
+class StageCopy(nn.Module):
+    """
+    Own copy of the trunk's last stage, applied to RoI features.
+
+    It is taken when the model is built, after the trunk got its pretrained weights.
+    """
+
+    def __init__(self, backbone: TimmFPN):
+        super().__init__()
+        c4, self.out_channels = backbone.trunk_channels[1:]
+        if backbone.channels != c4:
+            raise ValueError(
+                f"MODEL.SPNET.BACKBONE.FPN_CHANNELS is {backbone.channels}, but RoI features "
+                f"pass through the trunk's last stage, which takes {c4}. Set it to 0 or {c4}."
+            )
+        self.in_channels = c4
+        self.stage = last_stage(backbone.trunk)
+        self.channels_last = backbone.channels_last
+        self.freeze_bn = backbone.freeze_bn
+        for block in self.stage.modules():
+            # RoI maps of 7 x 7 are one Swin window: nothing to shift.
+            if hasattr(block, "shift_size"):
+                block.shift_size = (0, 0)
+        self.stage.requires_grad_(True)
+        self.train(self.training)
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        if self.freeze_bn:
+            freeze_batch_norms(self.stage)
+        return self
+
+    def forward(self, rois: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, C, 14, 14) RoI features -> ``feat4`` (n, C) and ``feat5`` (n, c5)."""
+        if len(rois) == 0:
+            # Not every trunk takes empty batches. The zeros keep the graph connected, so that
+            # distributed training finds a gradient for every parameter.
+            zero = sum(p.sum() for p in self.parameters()) * 0.0
+            return rois.flatten(1)[:, : self.in_channels], zero.expand(0, self.out_channels)
+        if self.channels_last:
+            out = self.stage(rois.permute(0, 2, 3, 1)).amax(dim=(1, 2))
+        else:
+            out = self.stage(rois).amax(dim=(2, 3))
+        return rois.amax(dim=(2, 3)), out
+
+
+class ReidEmbedder(nn.Module):
+    """
+    RoI features -> re-id embedding (not L2-normalised).
+
+    ``feat4`` and ``feat5`` are each projected by Linear + non-affine batch norm, to ``D_r // 2``
+    and the rest, and concatenated.
+    """
+
+    def __init__(self, backbone: TimmFPN, dim: int):
+        """
+        Args:
+            backbone: gives the stage copy.
+            dim: D_r.
+        """
+        super().__init__()
+        self.copy = StageCopy(backbone)
+        self.dim = dim
+        sizes = (dim // 2, dim - dim // 2)
+        inputs = (self.copy.in_channels, self.copy.out_channels)
+        self.projectors = nn.ModuleList(
+            nn.Sequential(nn.Linear(i, o), SafeBatchNorm1d(o, affine=False))
+            for i, o in zip(inputs, sizes, strict=True)
+        )
+        for projector in self.projectors:
+            nn.init.normal_(projector[0].weight, std=0.01)
+            nn.init.zeros_(projector[0].bias)
+
+    def forward(self, rois: Tensor) -> Tensor:
+        """(n, C, 14, 14) -> (n, D_r) float32."""
+        features = self.copy(rois)
+        parts = [p(f) for p, f in zip(self.projectors, features, strict=True)]
+        return torch.cat(parts, dim=1).float()
+
+
+class LocalisationEmbedder(nn.Module):
+    """
+    RoI features -> localisation embedding, for separate heads.
+
+    A stage copy and a bias-free projection of ``feat5``: neither batch norm nor ``feat4``.
+    """
+
+    def __init__(self, backbone: TimmFPN, dim: int):
+        """
+        Args:
+            backbone: gives the stage copy.
+            dim: D.
+        """
+        super().__init__()
+        self.copy = StageCopy(backbone)
+        self.dim = dim
+        self.projection = nn.Linear(self.copy.out_channels, dim, bias=False)
+
+    def forward(self, rois: Tensor) -> Tensor:
+        """(n, C, 14, 14) -> (n, D) float32."""
+        return self.projection(self.copy(rois)[1]).float()
+
+
+def embed(embedder: nn.Module, rois: Tensor) -> Tensor:
+    """Apply an embedder: one batch in training (its batch norms see it), chunks at inference."""
+    if embedder.training or len(rois) <= _EVAL_CHUNK:
+        return embedder(rois)
+    return torch.cat([embedder(chunk) for chunk in rois.split(_EVAL_CHUNK)])

@@ -1,0 +1,63 @@
+"""Detection losses of SPNet (paper section 3.4), as the authors' code weights them."""
+
+import torch
+import torch.nn.functional as F
+from detectron2.modeling.box_regression import Box2BoxTransform
+from torch import Tensor
+from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+
+# Faster R-CNN's deltas; sizes are clamped to exp(log(1000 / 16)).
+BOX_TRANSFORM = Box2BoxTransform(weights=(1.0, 1.0, 1.0, 1.0))
+
+
+def anchor_loss(logits: Tensor, labels: Tensor, alpha: float = 0.5, gamma: float = 1.0) -> Tensor:
+    """
+    Focal loss over all anchors that are not ignored, summed, over the number of positives.
+
+    Args:
+        logits: any shape.
+        labels: same shape; 1 foreground, 0 background, -1 ignored.
+        alpha: weight of positives (1 - alpha of negatives).
+        gamma: focusing exponent.
+    """
+    valid = labels >= 0
+    targets = labels[valid].float()
+    total = sigmoid_focal_loss(logits[valid], targets, alpha, gamma, reduction="sum")
+    return total / targets.sum().clamp(min=1)
+
+
+def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Logistic loss of refined boxes (M,), summed, over the number of positives."""
+    valid = labels >= 0
+    targets = labels[valid].float()
+    total = F.binary_cross_entropy_with_logits(logits[valid], targets, reduction="sum")
+    return total / targets.sum().clamp(min=1)
+
+
+def box_loss(deltas: Tensor, boxes: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
+    """
+    Generalised IoU loss, mean over the positives; 0 (with a graph) without any.
+
+    Args:
+        deltas: (M, 4) predictions.
+        boxes: (M, 4) anchors or proposals they refer to, xyxy pixels.
+        targets: (M, 4) ground-truth boxes.
+        labels: (M,) 1 for positives.
+    """
+    positive = labels == 1
+    decoded = BOX_TRANSFORM.apply_deltas(deltas[positive], boxes[positive])
+    losses = generalized_box_iou_loss(decoded, targets[positive], reduction="none")
+    return losses.sum() / max(1, len(losses))
+
+
+def clip_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """
+    Clip boxes to their images.
+
+    Args:
+        boxes: (..., 4) xyxy.
+        sizes: (2,) or (..., 2) height and width.
+    """
+    height, width = sizes.unbind(-1)
+    limits = torch.stack([width, height, width, height], dim=-1).to(boxes.dtype)
+    return torch.minimum(boxes.clamp(min=0), limits)

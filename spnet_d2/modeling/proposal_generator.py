@@ -1,0 +1,221 @@
+"""Anchors -> anchor embeddings x_a -> swap path -> scored, refined proposals (the first round).
+
+Shapes: ``N`` images, ``A`` anchors of an image (all levels), ``D`` embedding size, ``K`` anchors
+sampled per image, ``M`` sampled anchors of the batch, ``k`` detections of an image.
+"""
+
+import torch
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY
+from detectron2.structures import Boxes, ImageList, Instances
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.ops import nms
+
+from .backbone import FEATURES
+from .box_detector import BoxDetector
+from .fixed_norm import NormLogits, offset_norm
+from .losses import BOX_TRANSFORM, anchor_loss, box_loss, clip_boxes
+from .matching import ANCHOR_MATCHER, Samples, gather_samples, match_boxes
+from .sampling import sample_labels
+from .swap_path import SwapPath
+
+# Three scales 2^(0, 1/3, 2/3) per level, truncated, times three height / width ratios.
+ANCHOR_SIZES = tuple(
+    tuple(int(base * 2 ** (i / 3)) for i in range(3)) for base in (32, 64, 128, 256, 512)
+)
+ASPECT_RATIOS = (0.5, 1.0, 2.0)
+ANCHORS_PER_CELL = len(ASPECT_RATIOS) * 3
+
+
+class AnchorEmbedder(nn.Module):
+    """A 3 x 3 convolution, shared by all levels, gives each of a cell's 9 anchors its x_a."""
+
+    def __init__(self, in_channels: int, dim: int):
+        super().__init__()
+        self.dim = dim
+        self.conv = nn.Conv2d(in_channels, ANCHORS_PER_CELL * dim, 3, padding=1)
+        nn.init.normal_(self.conv.weight, std=0.01)
+        # -log(99), the focal loss' prior, on every channel.
+        nn.init.constant_(self.conv.bias, -4.59511985013459)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Levels (N, C, H_l, W_l) -> (N, A, D): level by level, row by row, cell by cell."""
+        levels = []
+        for feature in features:
+            x = self.conv(feature)
+            levels.append(x.permute(0, 2, 3, 1).reshape(len(x), -1, self.dim))
+        return torch.cat(levels, dim=1)
+
+
+@torch.no_grad()
+def grid_anchors(padded_size: tuple[int, int], features: list[Tensor]) -> Tensor:
+    """
+    Anchors of all levels, in the order of :class:`AnchorEmbedder`.
+
+    Corners are integers. Strides are ``floor(padded size / map size)`` per axis, so those of p6
+    and p7 can differ from 64 and 128. Anchors are neither clipped nor dropped, and padding has
+    them too.
+
+    Args:
+        padded_size: height and width of the batch tensor.
+        features: the maps, for their sizes and device.
+
+    Returns:
+        (A, 4) float32 xyxy pixels.
+    """
+    generator = AnchorGenerator(ANCHOR_SIZES, (ASPECT_RATIOS,) * len(ANCHOR_SIZES))
+    device = features[0].device
+    generator.set_cell_anchors(torch.float32, device)
+    sizes = [list(f.shape[-2:]) for f in features]
+    strides = [
+        [torch.tensor(p // s, device=device) for p, s in zip(padded_size, size)] for size in sizes
+    ]
+    return torch.cat(generator.grid_anchors(sizes, strides))
+
+
+@PROPOSAL_GENERATOR_REGISTRY.register()
+class SwapPathProposalGenerator(nn.Module):
+    """The first round: every anchor is scored by the norm of its offset embedding."""
+
+    @configurable
+    def __init__(
+        self,
+        in_channels: int,
+        dim: int = 128,
+        *,
+        id_field: str = "gt_identities",
+        anchor_logits: str = "fixed_norm",
+        cls_logits: str = "fixed_norm",
+        positive_norm: bool = False,
+        bridge: str = "combiner",
+        anchors_per_image: int = 128,
+        focal_alpha: float = 0.5,
+        focal_gamma: float = 1.0,
+        pre_topk: int = 1000,
+        score_thresh: float = 0.5,
+        topk_candidates: int = 300,
+        nms_thresh: float = 0.5,
+        detections_per_image: int = 300,
+    ):
+        """
+        Args:
+            in_channels: C of the pyramid.
+            dim: D.
+            id_field: ground-truth field with the identities that the re-id loss takes.
+            anchor_logits, cls_logits: logits of the anchor loss and of the scores.
+            positive_norm: large norms mean person.
+            bridge: kind of the bridge layer.
+            anchors_per_image: K.
+            focal_alpha, focal_gamma: of the anchor loss.
+            pre_topk: anchors kept by norm at inference.
+            score_thresh: floor of their scores, exclusive.
+            topk_candidates, nms_thresh, detections_per_image: as in Faster R-CNN.
+        """
+        super().__init__()
+        self.id_field = id_field
+        self.positive_norm = positive_norm
+        self.anchors_per_image = anchors_per_image
+        self.focal_alpha = focal_alpha
+        self.focal_gamma = focal_gamma
+        self.pre_topk = pre_topk
+        self.score_thresh = score_thresh
+        self.topk_candidates = topk_candidates
+        self.nms_thresh = nms_thresh
+        self.detections_per_image = detections_per_image
+
+        self.anchor_embedder = AnchorEmbedder(in_channels, dim)
+        self.anchor_logits = NormLogits(dim, anchor_logits, positive_norm)
+        self.swap_path = SwapPath(dim, bridge)
+        self.box_detector = BoxDetector(dim, cls_logits, positive_norm)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
+        options, test = cfg.MODEL.SPNET, cfg.MODEL.SPNET.TEST
+        return {
+            "in_channels": input_shape[FEATURES[0]].channels,
+            "dim": options.EMBED_DIM,
+            "id_field": "gt_identities",
+            "anchor_logits": options.ANCHOR_LOGITS,
+            "cls_logits": options.CLS_LOGITS,
+            "positive_norm": options.POSITIVE_NORM,
+            "bridge": options.BRIDGE,
+            "anchors_per_image": options.ANCHORS_PER_IMAGE,
+            "focal_alpha": options.FOCAL_ALPHA,
+            "focal_gamma": options.FOCAL_GAMMA,
+            "pre_topk": test.PRE_TOPK,
+            "score_thresh": test.SCORE_THRESH,
+            "topk_candidates": test.TOPK_CANDIDATES,
+            "nms_thresh": test.NMS_THRESH,
+            "detections_per_image": test.DETECTIONS_PER_IMAGE,
+        }
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        targets: list[Instances] | None = None,
+        ignore: list[Boxes | None] | None = None,
+    ) -> tuple[Samples | list[Instances], dict[str, Tensor]]:
+        """
+        Args:
+            images: the padded batch.
+            features: pyramid levels.
+            targets: ground truth (training).
+            ignore: per image, regions whose background trains nothing.
+
+        Returns:
+            In training, the sampled anchors with their predictions, and ``loss_anchor`` and
+            ``loss_box_0``. At inference, per image ``Instances`` with ``proposal_boxes`` and
+            ``scores``, best first, and no losses.
+        """
+        levels = [features[name] for name in FEATURES]
+        x_a = self.anchor_embedder(levels)
+        anchors = grid_anchors(images.tensor.shape[-2:], levels)
+        offsets = self.swap_path.object_centric(x_a)
+        if self.training:
+            return self._train(anchors, offsets, targets, ignore)
+        sizes = images.image_sizes
+        return [self._propose(anchors, o, size) for o, size in zip(offsets, sizes)], {}
+
+    def _train(self, anchors, offsets, targets, ignore):
+        """Label all anchors, take the anchor loss over all, and sample K per image."""
+        labels, matched = zip(
+            *(
+                match_boxes(anchors, t.gt_boxes.tensor, ANCHOR_MATCHER, i)
+                for t, i in zip(targets, ignore, strict=True)
+            )
+        )
+        logits = self.anchor_logits(offset_norm(offsets))
+        losses = {
+            "loss_anchor": anchor_loss(
+                logits, torch.stack(labels), self.focal_alpha, self.focal_gamma
+            )
+        }
+        chosen = [sample_labels(label, self.anchors_per_image) for label in labels]
+        samples = gather_samples(
+            [anchors] * len(targets), labels, matched, chosen, targets, self.id_field
+        )
+        sampled = torch.cat([o[index] for o, index in zip(offsets, chosen)])
+        samples.logits, samples.deltas = self.box_detector(sampled)
+        losses["loss_box_0"] = box_loss(
+            samples.deltas, samples.boxes, samples.target_boxes, samples.labels
+        )
+        return samples, losses
+
+    def _propose(self, anchors: Tensor, offsets: Tensor, size: tuple[int, int]) -> Instances:
+        """One image's anchors (A, 4) and offsets (A, D) -> its proposals."""
+        norms = offset_norm(offsets)
+        count = min(self.pre_topk, len(norms))
+        nearest = norms.topk(count, largest=self.positive_norm).indices
+        logits, deltas = self.box_detector(offsets[nearest])
+        scores = logits.sigmoid()
+
+        passed = (scores > self.score_thresh).nonzero()[:, 0]
+        scores, best = scores[passed].topk(min(self.topk_candidates, len(passed)))
+        passed = passed[best]
+        boxes = BOX_TRANSFORM.apply_deltas(deltas[passed], anchors[nearest[passed]])
+        boxes = clip_boxes(boxes, boxes.new_tensor(size))
+        keep = nms(boxes, scores, self.nms_thresh)[: self.detections_per_image]
+        return Instances(size, proposal_boxes=Boxes(boxes[keep]), scores=scores[keep])

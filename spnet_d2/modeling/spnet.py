@@ -1,0 +1,215 @@
+"""SPNet (Jaffe and Zakhor, WACV 2025), the meta architecture: batches of images -> losses or people.
+
+Shapes: ``N`` images, ``n`` boxes of an image, ``D`` / ``D_r`` localisation / re-id embedding size.
+"""
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import (
+    META_ARCH_REGISTRY,
+    Backbone,
+    build_backbone,
+    build_proposal_generator,
+)
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
+from detectron2.structures import Boxes, ImageList, Instances
+from torch import Tensor, nn
+
+PATHWAYS = ("OC",)
+
+
+@META_ARCH_REGISTRY.register()
+class SPNet(nn.Module):
+    """
+    Backbone, proposal generator (first round), RoI heads (further rounds and re-id).
+
+    The input of ``forward`` is Detectron2's ``list[dict]``:
+
+    - ``image``: (3, H, W) RGB, uint8 or float in 0..255; any size;
+    - ``height``, ``width``: original size, which outputs are scaled back to (default: H, W);
+    - ``instances``: ground truth in the frame of ``image``: ``gt_boxes``, ``gt_classes``,
+      ``gt_person_ids``, ``gt_identities``. Needed in training; at inference their embeddings
+      are returned (only ``gt_boxes`` is read then);
+    - ``ignore_boxes``: optional ``Boxes``, regions whose background trains nothing.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        proposal_generator: nn.Module,
+        roi_heads: nn.Module,
+        pixel_mean: tuple[float, ...],
+        pixel_std: tuple[float, ...],
+        pathway: str = "OC",
+    ):
+        """
+        Args:
+            backbone: image -> pyramid.
+            proposal_generator: pyramid -> samples and losses, or proposals.
+            roi_heads: the rounds after it.
+            pixel_mean, pixel_std: RGB statistics on the 0..255 scale.
+            pathway: "OC".
+
+        Raises:
+            ValueError: unknown pathway.
+        """
+        super().__init__()
+        if pathway not in PATHWAYS:
+            raise ValueError(f"MODEL.SPNET.PATHWAY is {pathway!r}, expected one of {PATHWAYS}.")
+        self.pathway = pathway
+        self.backbone = backbone
+        self.proposal_generator = proposal_generator
+        self.roi_heads = roi_heads
+        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (pixel_mean, pixel_std))
+        self.register_buffer("pixel_mean", mean, persistent=False)
+        self.register_buffer("pixel_std", std, persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg):
+        backbone = build_backbone(cfg)
+        return {
+            "backbone": backbone,
+            "proposal_generator": build_proposal_generator(cfg, backbone.output_shape()),
+            # Not Detectron2's builder: the RoI heads copy the trunk's last stage.
+            "roi_heads": ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)(cfg, backbone),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "pathway": cfg.MODEL.SPNET.PATHWAY,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """
+        Args:
+            batched_inputs: see the class.
+
+        Returns:
+            In training, losses: ``loss_anchor``, ``loss_box_t`` (t = 0 .. T), ``loss_cls_t``
+            (t >= 1) and ``loss_reid``. At inference, per image a dict with ``instances``
+            (``pred_boxes``, ``scores``, ``pred_classes``, ``reid_embeddings``; boxes in
+            original-image pixels) and, if the input has ``instances``, ``gt_embeddings``:
+            ``{"reid": (n, D_r), "loc": (n, D)}``.
+
+        Raises:
+            ValueError: an empty batch, images or boxes that can't be used.
+        """
+        if not batched_inputs:
+            raise ValueError("SPNet got an empty list of images; give it at least one.")
+        images = [self._normalise(x) for x in batched_inputs]
+        if self.training:
+            return self._losses(batched_inputs, images)
+        return self._inference(batched_inputs, images)
+
+    def _losses(self, batched_inputs: list[dict], images: list[Tensor]) -> dict[str, Tensor]:
+        targets = [self._targets(x, required=True) for x in batched_inputs]
+        ignore = [x.get("ignore_boxes") for x in batched_inputs]
+        batch = ImageList.from_tensors(images, self.backbone.size_divisibility)
+        features = self.backbone(batch.tensor)
+        samples, losses = self.proposal_generator(batch, features, targets, ignore)
+        losses.update(self.roi_heads.losses(features, batch.image_sizes, samples, targets))
+        return losses
+
+    def _inference(self, batched_inputs: list[dict], images: list[Tensor]) -> list[dict]:
+        """
+        Detect, in groups of images that pad to the same size.
+
+        Padding moves anchors of the coarse levels and reaches into features: padding images to
+        one another's size would make a result depend on what else is in the batch.
+        """
+        div = self.backbone.size_divisibility
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for i, image in enumerate(images):
+            padded = tuple(-(-side // div) * div for side in image.shape[-2:])
+            groups.setdefault(padded, []).append(i)
+        results: list[dict] = [{} for _ in images]
+        for indices in groups.values():
+            batch = ImageList.from_tensors([images[i] for i in indices], div)
+            inputs = [batched_inputs[i] for i in indices]
+            for i, result in zip(indices, self._detect(inputs, batch), strict=True):
+                results[i] = result
+        return results
+
+    def _detect(self, batched_inputs: list[dict], batch: ImageList) -> list[dict]:
+        """Detections, and embeddings of given boxes, of images of one padded size."""
+        features = self.backbone(batch.tensor)
+        proposals, _ = self.proposal_generator(batch, features)
+        detections = self.roi_heads.detect(features, batch.image_sizes, proposals)
+        results = [
+            {"instances": to_original_size(d, x)} for d, x in zip(detections, batched_inputs)
+        ]
+        if any("instances" in x for x in batched_inputs):
+            boxes = [self._targets(x).gt_boxes.tensor for x in batched_inputs]
+            counts = [len(b) for b in boxes]
+            embedded = self.roi_heads.embed_boxes(features, boxes)
+            reid, loc = (embedded[name].split(counts) for name in ("reid", "loc"))
+            for x, result, r, e in zip(batched_inputs, results, reid, loc, strict=True):
+                if "instances" in x:
+                    result["gt_embeddings"] = {"reid": r, "loc": e}
+        return results
+
+    def _normalise(self, x: dict) -> Tensor:
+        """The image of one input, checked, in the network's units."""
+        image = x.get("image")
+        if not isinstance(image, Tensor) or image.dim() != 3 or image.shape[0] != 3:
+            found = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+            raise ValueError(
+                f"Expected 'image' as an RGB tensor (3, H, W) with values 0..255, found {found}"
+                f"{_whose(x)}."
+            )
+        if 0 in image.shape:
+            raise ValueError(f"An image has no pixels, shape {tuple(image.shape)}{_whose(x)}.")
+        image = image.to(self.device)
+        if image.is_floating_point() and not torch.isfinite(image).all():
+            raise ValueError(f"An image has NaN or infinite pixels{_whose(x)}.")
+        return (image.float() - self.pixel_mean) / self.pixel_std
+
+    def _targets(self, x: dict, required: bool = False) -> Instances:
+        """Ground truth of one input on the model's device; an empty one where there is none."""
+        if "instances" not in x:
+            if required:
+                raise ValueError(
+                    f"Training needs 'instances' with ground truth in every input{_whose(x)}; "
+                    "an image without people has instances of length 0."
+                )
+            return Instances((0, 0), gt_boxes=Boxes(torch.zeros(0, 4, device=self.device)))
+        targets = x["instances"].to(self.device)
+        boxes = targets.gt_boxes.tensor
+        # `not (a > b)` is also true of NaN.
+        degenerate = ~((boxes[:, 2:] > boxes[:, :2]).all(dim=1) & boxes.isfinite().all(dim=1))
+        if degenerate.any():
+            raise ValueError(
+                "Ground-truth boxes must have x2 > x1 and y2 > y1, found "
+                f"{boxes[degenerate][0].tolist()}{_whose(x)}; drop or repair such boxes."
+            )
+        return targets
+
+
+def _whose(x: dict) -> str:
+    """Names the image of an input in an error message."""
+    known = [f"{key} {x[key]}" for key in ("image_id", "file_name") if key in x]
+    return f" ({', '.join(known)})" if known else ""
+
+
+def to_original_size(detections: Instances, x: dict) -> Instances:
+    """
+    Scale detections from the network's input to the original image.
+
+    Args:
+        detections: with ``pred_boxes`` and image size (H, W) of the network's input.
+        x: the input, with ``height`` and ``width`` of the original image.
+
+    Returns:
+        The same detections, none dropped, with the original image's size.
+    """
+    height, width = detections.image_size
+    size = (x.get("height", height), x.get("width", width))
+    result = Instances(size, **detections.get_fields())
+    boxes = detections.pred_boxes.clone()
+    boxes.scale(size[1] / width, size[0] / height)
+    result.pred_boxes = boxes
+    return result

@@ -1,0 +1,51 @@
+"""The swap path (paper section 3.2): where an offset embedding comes from.
+
+Query-centric (QC):   x_o = x_q - x_a           offset of anchor embedding x_a from a query's x_q
+Object-centric (OC):  x_o = g_phi(x_a) - x_a    the bridge layer g_phi predicts that query
+
+Everything behind x_o is the same for both, which is why one weight set serves both. This module
+is the only one that knows which pathway makes x_o.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BRIDGE_TYPES = ("combiner", "direct")
+
+
+class SwapPath(nn.Module):
+    """
+    One round's swap path, with the bridge layer of its object-centric side.
+
+    ``combiner``: ``x_o = (W x_a + b) - x_a``, W and b start at zero, so x_o starts at -x_a.
+    ``direct``: ``x_o = W x_a + b``, W starts at -I.
+    """
+
+    def __init__(self, dim: int, bridge: str = "combiner"):
+        """
+        Args:
+            dim: D, size of the localisation embeddings.
+            bridge: one of ``BRIDGE_TYPES``.
+
+        Raises:
+            ValueError: unknown ``bridge``.
+        """
+        super().__init__()
+        if bridge not in BRIDGE_TYPES:
+            raise ValueError(f"Unknown bridge {bridge!r}, expected one of {BRIDGE_TYPES}.")
+        self.kind = bridge
+        self.bridge = nn.Linear(dim, dim)
+        nn.init.zeros_(self.bridge.weight)
+        nn.init.zeros_(self.bridge.bias)
+        if bridge == "direct":
+            with torch.no_grad():
+                self.bridge.weight.fill_diagonal_(-1.0)
+
+    def object_centric(self, x_a: Tensor) -> Tensor:
+        """Offsets of embeddings from the query that the bridge predicts, (..., D) -> (..., D)."""
+        if self.kind == "direct":
+            return self.bridge(x_a)
+        # (W - I) x_a + b: one pass over all anchors instead of two.
+        identity = torch.eye(len(self.bridge.weight), device=x_a.device)
+        return F.linear(x_a, self.bridge.weight - identity, self.bridge.bias)
