@@ -1,0 +1,48 @@
+"""Files that are either complete or not there."""
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that replaces it when the block ends without error.
+
+    Parent folders are made. The temporary name keeps the suffix, so writers that choose the format
+    by suffix work. On an error the temporary file is removed and ``path`` stays as it was.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Not tempfile: its files are private, a data set is readable like any other new file.
+    part = target.with_name(f".{target.stem}.{uuid.uuid4().hex}{target.suffix}")
+    try:
+        yield part
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Write ``content`` as compact JSON, atomically. NumPy scalars and arrays become plain numbers.
+
+    Raises:
+        ValueError: for NaN or infinity, which JSON does not have.
+        TypeError: for a value JSON has no form for.
+    """
+    # One `dumps` runs in C; `json.dump` would go through every token in Python.
+    text = json.dumps(content, default=_plain, allow_nan=False, separators=(",", ":"))
+    with atomic_path(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} has no JSON form: {value!r}")

@@ -1,0 +1,255 @@
+"""Person-search data sets in Detectron2's catalogs.
+
+Registering reads nothing: a JSON is opened when its data set is asked for, so the names exist
+whether or not the corpora do.
+"""
+
+import functools
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
+
+from spnet_d2.data.person_search_json import PREPARE_HINT, count_people, load_person_search_json
+
+logger = logging.getLogger(__name__)
+
+EVALUATOR_TYPE = "person_search"
+CUHK_PROTOCOLS = ("G100", "G50", "G500", "G1000", "G2000", "G4000", "GOcclusion", "GResolution")
+PRW_PROTOCOLS = ("test", "same_cam_id", "cross_cam_id")
+PETS09_PROTOCOLS = ("standard", "reentry")
+# Pieces of trainval, by partition: end of the registered name.
+_CUTS = {
+    "train": "split_train",
+    "val": "split_val",
+    **{
+        name: name
+        for name in (
+            "minitrain",
+            "minival",
+            "tinytrainval4",
+            "tinytrainval8",
+            "tinytrainval12",
+            "tinytrainval16",
+        )
+    },
+}
+_NOISE_PERCENT = (20, 40, 60, 80, 100, 120, 140, 160, 180)
+_COCO_SAMPLES = (10, 100, 1000, 10000)
+
+
+def register_person_search(
+    name: str,
+    json_file: str | os.PathLike,
+    image_root: str | os.PathLike,
+    protocol: str | os.PathLike | Mapping[str, str | os.PathLike] | None = None,
+    hint: str = PREPARE_HINT,
+) -> None:
+    """Register a partition in the generic JSON under ``name``.
+
+    Args:
+        name: for ``cfg.DATASETS``.
+        json_file: the partition, opened when first used.
+        image_root: folder that the ``file_name`` of an image is relative to.
+        protocol: a retrieval protocol (named after its file), or name to path with the default
+            protocol first, or None.
+        hint: what to do when ``json_file`` is missing, for the error message.
+
+    Registering the same again does nothing.
+
+    Raises:
+        ValueError: if ``name`` stands for something else already.
+    """
+    if protocol is None:
+        protocols = {}
+    elif isinstance(protocol, Mapping):
+        protocols = {key: os.fspath(path) for key, path in protocol.items()}
+    else:
+        protocols = {Path(protocol).stem: os.fspath(protocol)}
+    metadata = {
+        "evaluator_type": EVALUATOR_TYPE,
+        "json_file": os.fspath(json_file),
+        "image_root": os.fspath(image_root),
+        "protocols": protocols,
+        "thing_classes": ["person"],
+        "prepare_hint": hint,
+    }
+    if name in DatasetCatalog:
+        found = MetadataCatalog.get(name).as_dict() if name in MetadataCatalog else {}
+        differing = [key for key in metadata if found.get(key) != metadata[key]]
+        # Dictionaries are equal in any order, but the first protocol is the default one.
+        if not differing and list(found["protocols"]) == list(protocols):
+            return
+        raise ValueError(
+            f"the data set {name!r} is registered already, with json_file "
+            f"{found.get('json_file')!r} instead of {metadata['json_file']!r} (differing: "
+            f"{', '.join(differing) or 'protocols'}); choose another name, or call "
+            f"spnet_d2.data.catalog.unregister({name!r}) first"
+        )
+    DatasetCatalog.register(
+        name,
+        functools.partial(load_person_search_json, metadata["json_file"], image_root, hint),
+    )
+    MetadataCatalog.get(name).set(**metadata)
+
+
+def unregister(name: str) -> None:
+    """Remove ``name`` from both catalogs, if it is there."""
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        if name in catalog:
+            catalog.remove(name)
+
+
+def register_builtin_datasets(root: str | os.PathLike | None = None) -> list[str]:
+    """Register the corpora this project prepares; ``datasets/README.md`` lists the names.
+
+    Args:
+        root: folder of the corpora, default ``$DETECTRON2_DATASETS`` or ``./datasets``. Calling
+            again with another root moves the names there.
+
+    Returns:
+        The names.
+    """
+    root = Path(root or os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+    entries = {**_cuhk_sysu(root), **_prw(root), **_cocopersons(root), **_pets09(root)}
+    for name, (json_file, image_root, protocols, script) in entries.items():
+        # PETS09 is the one corpus fetched by its script, into the same place.
+        option = "--output" if script == "prepare_pets09.py" else "--dataset-dir"
+        folder = root / json_file.relative_to(root).parts[0]
+        hint = (
+            f"Prepare it with: python datasets/{script} {option} {folder} (datasets/README.md says "
+            "where to get the corpus; DETECTRON2_DATASETS names the folder of all corpora)"
+        )
+        if (
+            name in DatasetCatalog
+            and MetadataCatalog.get(name).get("evaluator_type") == EVALUATOR_TYPE
+            and MetadataCatalog.get(name).json_file != os.fspath(json_file)
+        ):
+            unregister(name)
+        register_person_search(name, json_file, image_root, protocols, hint)
+    return list(entries)
+
+
+Entry = tuple[Path, Path, dict[str, Path], str]
+
+
+def _protocols(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    return {name: folder / "retrieval" / f"{name}.json" for name in names}
+
+
+def _retrieval_corpus(
+    prefix: str, folder: Path, images: str, protocols: Sequence[str], script: str
+) -> dict[str, Entry]:
+    """Names of a corpus with trainval, test and pieces of trainval."""
+
+    def entry(partition: str, names: Sequence[str] = ()) -> Entry:
+        json_file = folder / "coco" / f"{partition}.json"
+        return json_file, folder / images, _protocols(folder, names), script
+
+    entries = {f"{prefix}_train": entry("trainval"), f"{prefix}_test": entry("test", protocols)}
+    for partition, suffix in _CUTS.items():
+        entries[f"{prefix}_{suffix}"] = entry(partition, ("val",) if partition == "val" else ())
+    return entries
+
+
+def _cuhk_sysu(root: Path) -> dict[str, Entry]:
+    return _retrieval_corpus(
+        "cuhk_sysu", root / "cuhk", "Image/SSM", CUHK_PROTOCOLS, "prepare_cuhk_sysu.py"
+    )
+
+
+def _prw(root: Path) -> dict[str, Entry]:
+    return _retrieval_corpus("prw", root / "prw", "frames", PRW_PROTOCOLS, "prepare_prw.py")
+
+
+def _cocopersons(root: Path) -> dict[str, Entry]:
+    partitions = ["train", *(f"train_p{percent}" for percent in _NOISE_PERCENT)]
+    partitions += [f"G{size}{part}" for size in _COCO_SAMPLES for part in ("train", "val")]
+    folders = {partition: "train2017" for partition in partitions} | {"val": "val2017"}
+    return {
+        f"cocopersons_{partition}": (
+            root / "coco" / "coco" / f"{partition}.json",
+            root / "coco" / images,
+            {},
+            "prepare_cocopersons.py",
+        )
+        for partition, images in folders.items()
+    }
+
+
+def _pets09(root: Path) -> dict[str, Entry]:
+    folder = root / "pets09"
+    return {
+        f"pets09_{part}": (
+            folder / f"{part}.json",
+            folder / "frames",
+            _protocols(folder, PETS09_PROTOCOLS if part == "test" else ()),
+            "prepare_pets09.py",
+        )
+        for part in ("train", "test")
+    }
+
+
+def num_people(name: str) -> tuple[int, int]:
+    """(all people, known people) of a registered data set.
+
+    Data sets registered elsewhere count by the ``person_id`` and ``identity`` of their dicts.
+    """
+    metadata = MetadataCatalog.get(name) if name in DatasetCatalog else None
+    if metadata is not None and metadata.get("evaluator_type") == EVALUATOR_TYPE:
+        json_file = metadata.json_file
+        stamp = os.stat(json_file).st_mtime_ns if os.path.exists(json_file) else None
+        return _count_people(json_file, stamp, metadata.prepare_hint)
+    dicts = DatasetCatalog.get(name)
+    entries: list[dict[str, Any]] = [entry for image in dicts for entry in image["annotations"]]
+    return (
+        max((entry["person_id"] for entry in entries), default=-1) + 1,
+        max((entry["identity"] for entry in entries), default=-1) + 1,
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _count_people(json_file: str, stamp: int | None, hint: str) -> tuple[int, int]:
+    """Counts of a file in the state of ``stamp`` (its time of change)."""
+    return count_people(json_file, hint)
+
+
+def num_identities(names: Sequence[str]) -> int:
+    """Rows L of the look-up table: known people summed over training sets."""
+    return sum(num_people(name)[1] for name in _distinct(names))
+
+
+def get_training_dicts(names: Sequence[str]) -> list[dict[str, Any]]:
+    """Load training sets one after the other; people of different sets are different people.
+
+    ``person_id`` and ``identity`` are counted on from set to set; image and annotation ids stay
+    those of their files and can repeat.
+
+    Raises:
+        ValueError: if a data set is named twice, for its people would become two each.
+    """
+    names = _distinct(names)
+    merged, first_person, first_identity = [], 0, 0
+    for name in names:
+        dicts = DatasetCatalog.get(name)
+        if first_person:
+            for image in dicts:
+                for entry in image["annotations"]:
+                    entry["person_id"] += first_person
+                    if entry["identity"] >= 0:
+                        entry["identity"] += first_identity
+        merged.extend(dicts)
+        if name != names[-1]:
+            people, identities = num_people(name)
+            first_person += people
+            first_identity += identities
+    return merged
+
+
+def _distinct(names: Sequence[str]) -> Sequence[str]:
+    if isinstance(names, str) or len(set(names)) != len(names):
+        raise ValueError(f"expected a sequence of different data set names, found {names!r}")
+    return names

@@ -1,0 +1,105 @@
+"""Read the frame lists, annotations and queries of PRW (version 16.04.20)."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from spnet_d2.data.formats.corpus import Corpus, elements, text
+
+ORIGIN = (
+    "https://github.com/liangzheng06/PRW-baseline links to PRW-v16.04.20.zip; unpack so that "
+    "frames/ and annotations/ lie in this folder"
+)
+IMAGE_FOLDER = "frames"
+UNKNOWN = -2
+# Queries that miss their annotation by a pixel once both are cut to integers.
+PATCHES = {
+    ("c5s2_042630", (1859, 280, 60, 182)): (1859, 280, 59, 182),
+    ("c5s2_082752", (77, 385, 120, 219)): (77, 385, 119, 219),
+    ("c5s2_120599", (241, 390, 120, 315)): (241, 390, 119, 315),
+}
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class FrameQuery:
+    """One line of ``query_info.txt``: who, where (x, y, w, h, patched) and in which frame."""
+
+    person_id: int
+    box: Box
+    frame: str
+    line: int
+
+
+def open_corpus(dataset_dir: str | Path) -> Corpus:
+    """The corpus at ``dataset_dir``, for reading."""
+    return Corpus("PRW", Path(dataset_dir), ORIGIN)
+
+
+def integer_boxes(boxes: np.ndarray) -> np.ndarray:
+    """Cut (n, 4) boxes to int32 and raise negative numbers to 0; a negative x does not shrink w."""
+    return np.maximum(boxes.astype(np.int32), 0)
+
+
+def camera(frame: str) -> int:
+    """Camera of a frame name such as ``c1s3_016471``; raises ``ValueError`` for other names."""
+    if not re.fullmatch(r"c\ds\d+_\d+", frame):
+        raise ValueError(f"expected a frame name like c1s3_016471, found {frame!r}")
+    return int(frame[1])
+
+
+def read_frames(corpus: Corpus, part: str) -> list[str]:
+    """Frame names, without ``.jpg``, of ``part`` (train or test), in file order."""
+    relative = f"frame_{part}.mat"
+    cells = corpus.load_mat(relative, [f"img_index_{part}"])
+    with corpus.reading(corpus.root / relative, "a cell array of frame names without .jpg"):
+        frames = [text(cell) for cell in elements(cells)]
+        for frame in frames:
+            camera(frame)
+    return frames
+
+
+def read_people(corpus: Corpus, frame: str) -> tuple[list[int], list[Box]]:
+    """Ids (-2 = unknown) and boxes of a frame."""
+    # The files are called <frame>.jpg.mat.
+    relative = f"annotations/{frame}.jpg.mat"
+    rows = corpus.load_mat(relative, ["box_new", "anno_file", "anno_previous"])
+    with corpus.reading(corpus.root / relative, "rows of id, x, y, w, h, id >= 1 or -2"):
+        rows = np.asarray(rows, dtype=np.float64).reshape(-1, 5)
+        if not np.isfinite(rows).all():
+            raise ValueError("not all numbers are finite")
+        ids = rows[:, 0].astype(np.int64)
+        if ((ids < 1) & (ids != UNKNOWN)).any():
+            raise ValueError(f"found the ids {ids.tolist()}")
+    boxes = [tuple(box) for box in integer_boxes(rows[:, 1:]).tolist()]
+    return ids.tolist(), boxes
+
+
+def read_all_people(corpus: Corpus, frames: list[str]) -> dict[str, tuple[list[int], list[Box]]]:
+    """:func:`read_people` of many frames, by frame."""
+    progress = tqdm(frames, desc="PRW annotations", disable=None)
+    return {frame: read_people(corpus, frame) for frame in progress}
+
+
+def read_queries(corpus: Corpus) -> list[FrameQuery]:
+    """The queries in file order."""
+    path = corpus.require("query_info.txt")
+    queries = []
+    with corpus.reading(path, "lines of: pid x y w h frame"):
+        # Lines end in CR LF; split() drops both.
+        for number, line in enumerate(path.read_text(encoding="ascii").splitlines(), start=1):
+            if not line.strip():
+                continue
+            person, *box, frame = line.split()
+            if len(box) != 4:
+                raise ValueError(f"line {number}: {line!r}")
+            camera(frame)
+            numbers = np.array([box], dtype=np.float64)
+            box = tuple(integer_boxes(numbers)[0].tolist())
+            box = PATCHES.get((frame, box), box)
+            queries.append(FrameQuery(int(float(person)), box, frame, number))
+    return queries

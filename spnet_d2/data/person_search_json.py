@@ -1,0 +1,279 @@
+"""Write and load the generic person-search JSON (fields: ``person_search_schema``).
+
+Every corpus becomes this format, so nothing downstream knows where the data came from.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.structures import BoxMode
+
+from spnet_d2.data.atomic_io import write_json
+from spnet_d2.data.person_search_schema import (
+    CATEGORIES,
+    HELP,
+    PersonSearchFormatError,
+    check_person_search,
+)
+
+logger = logging.getLogger(__name__)
+
+PREPARE_HINT = "The scripts datasets/prepare_*.py write it from the official files."
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Which images are searched, and for whom.
+
+    Attributes:
+        images: ids of all images that take part (query frames included).
+        queries: either ``{annotation id: [gallery image ids]}``, order and repetitions as listed,
+            or a list of annotation ids whose gallery is ``images`` without the query's own image.
+    """
+
+    images: list[int]
+    queries: dict[int, list[int]] | list[int]
+
+
+def write_person_search_json(
+    path: str | os.PathLike,
+    images: Sequence[Mapping[str, Any]],
+    annotations: Sequence[Mapping[str, Any]],
+    info: Mapping[str, Any] | None = None,
+    categories: Sequence[Mapping[str, Any]] | None = CATEGORIES,
+) -> None:
+    """Write one partition, atomically and deterministically: entries ascend by id.
+
+    Args:
+        path: target; parent folders are made.
+        images, annotations: entries with at least the required fields; more keys are kept.
+        info: COCO's free-form ``info`` object.
+        categories: None leaves the key out.
+
+    Raises:
+        PersonSearchFormatError: if the result would not load.
+    """
+    images = sorted((dict(entry) for entry in images), key=lambda entry: entry["id"])
+    annotations = sorted((dict(entry) for entry in annotations), key=lambda entry: entry["id"])
+    check_person_search(images, annotations, str(path))
+    content = {
+        "info": dict(info or {}),
+        "licenses": [],
+        "images": images,
+        "annotations": annotations,
+    }
+    if categories is not None:
+        content["categories"] = list(categories)
+    write_json(path, content)
+
+
+def write_protocol(
+    path: str | os.PathLike,
+    images: Sequence[int],
+    queries: Mapping[int, Sequence[int]] | Sequence[int],
+) -> None:
+    """Write a retrieval protocol (see :class:`Protocol`) atomically.
+
+    ``images`` are written in ascending order; queries and galleries keep the order given.
+    """
+    images = sorted(int(image_id) for image_id in images)
+    if isinstance(queries, Mapping):
+        queries = {int(query): [int(image) for image in queries[query]] for query in queries}
+    else:
+        queries = [int(query) for query in queries]
+    _check_protocol(Protocol(images, queries), str(path))
+    write_json(path, {"images": images, "queries": queries})
+
+
+def load_protocol(path: str | os.PathLike) -> Protocol:
+    """Read a retrieval protocol.
+
+    Raises:
+        FileNotFoundError: if there is none at ``path``.
+        PersonSearchFormatError: if it is malformed, or a gallery leaves ``images``.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict) or not {"images", "queries"} <= content.keys():
+        raise PersonSearchFormatError(
+            f'{path}: expected an object with "images" and "queries". {HELP}'
+        )
+    try:
+        queries = content["queries"]
+        if isinstance(queries, dict):
+            queries = {int(query): gallery for query, gallery in queries.items()}
+        protocol = Protocol(list(content["images"]), queries)
+        _check_protocol(protocol, str(path))
+    except PersonSearchFormatError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise PersonSearchFormatError(f"{path}: {error}. {HELP}") from error
+    return protocol
+
+
+def _check_protocol(protocol: Protocol, where: str) -> None:
+    images = set(protocol.images)
+    if len(images) != len(protocol.images):
+        raise PersonSearchFormatError(f'{where}: "images" lists an image twice. {HELP}')
+    queries = protocol.queries
+    ids = [*protocol.images, *queries]
+    if not isinstance(queries, dict | list) or any(type(value) is not int for value in ids):
+        raise PersonSearchFormatError(
+            f'{where}: "images" must be a list of image ids and "queries" a list of annotation '
+            f"ids, or an object from annotation id to gallery. {HELP}"
+        )
+    if isinstance(queries, list):
+        if len(set(queries)) != len(queries):
+            raise PersonSearchFormatError(f"{where}: a query is listed twice. {HELP}")
+        return
+    for query, gallery in queries.items():
+        if not isinstance(gallery, list) or not images.issuperset(gallery):
+            raise PersonSearchFormatError(
+                f"{where}: the gallery of query {query} must be a list of ids out of "
+                f'"images"; {_strangers(gallery, images)}. {HELP}'
+            )
+
+
+def _strangers(gallery: Any, images: set[int]) -> str:
+    if not isinstance(gallery, list):
+        return f"found {type(gallery).__name__}"
+    return f"not among them: {[image for image in gallery if image not in images][:5]}"
+
+
+def read_json(path: str | os.PathLike, hint: str = PREPARE_HINT) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        FileNotFoundError: naming the place looked at and what to do, given by ``hint``.
+        PersonSearchFormatError: if it is no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        message = f"No such file: {os.path.abspath(path)}. {hint}"
+        raise FileNotFoundError(message) from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise PersonSearchFormatError(f"{path} is not valid JSON ({error}). {hint}") from error
+
+
+def count_people(json_file: str | os.PathLike, hint: str = PREPARE_HINT) -> tuple[int, int]:
+    """Count distinct people of a partition: (all person ids, known ones only)."""
+    annotations = _partition(json_file, hint)[1]
+    known = {entry["person_id"] for entry in annotations if entry["is_known"]}
+    return len({entry["person_id"] for entry in annotations}), len(known)
+
+
+def _partition(json_file: str | os.PathLike, hint: str) -> tuple[list, list, np.ndarray]:
+    content = read_json(json_file, hint)
+    if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
+        raise PersonSearchFormatError(
+            f'{json_file}: expected an object with "images" and "annotations". {HELP}'
+        )
+    images, annotations = content["images"], content["annotations"]
+    return images, annotations, check_person_search(images, annotations, str(json_file))
+
+
+def load_person_search_json(
+    json_file: str | os.PathLike, image_root: str | os.PathLike, hint: str = PREPARE_HINT
+) -> list[dict[str, Any]]:
+    """Load a partition as Detectron2 dataset dicts, in ascending order of image id.
+
+    Boxes are clipped to ``[0, W] x [0, H]`` and dropped when nothing is left; images keep their
+    place even without a box. Person numbers are ranks over *all* annotations of the file, so they
+    do not depend on what clipping drops.
+
+    Args:
+        json_file: the partition.
+        image_root: folder that ``file_name`` is relative to.
+        hint: what to do if the file is missing, appended to the error.
+
+    Returns:
+        list of dicts with ``file_name`` (absolute), ``image_id``, ``height``, ``width``,
+        ``cam_id``, ``ignore_regions`` (x, y, w, h) and ``annotations``; each of these has
+        ``annotation_id``, ``bbox`` (x, y, w, h; original pixels), ``bbox_mode``,
+        ``category_id`` 0, ``iscrowd`` 0, ``person_id`` (0 .. people - 1, unknown people each
+        their own), ``identity`` (row of the look-up table, 0 .. L - 1 in ascending order of the
+        known ids, -1 if unknown), ``is_known`` and ``iou_thresh`` (of the unclipped box).
+
+    Raises:
+        FileNotFoundError: if ``json_file`` is missing.
+        PersonSearchFormatError: if it is malformed.
+    """
+    images, annotations, boxes = _partition(json_file, hint)
+    images = sorted(images, key=lambda entry: entry["id"])
+    row_of_image = {entry["id"]: row for row, entry in enumerate(images)}
+    root = os.path.abspath(image_root)
+    dicts = [
+        {
+            "file_name": os.path.join(root, entry["file_name"]),
+            "image_id": entry["id"],
+            "height": entry["height"],
+            "width": entry["width"],
+            "cam_id": entry.get("cam_id", -1),
+            "ignore_regions": entry.get("ignore_regions", []),
+            "annotations": [],
+        }
+        for entry in images
+    ]
+    rows = np.array([row_of_image[entry["image_id"]] for entry in annotations], dtype=np.int64)
+    sizes = np.array([(entry["width"], entry["height"]) for entry in images], dtype=np.float64)
+    clipped = clip_boxes(boxes, sizes.reshape(-1, 2)[rows])
+    keep = (clipped[:, 2] > 0) & (clipped[:, 3] > 0)
+    person_ids, identities = _number_people(annotations)
+
+    columns = (rows.tolist(), clipped.tolist(), person_ids.tolist(), identities.tolist())
+    for entry, kept, row, box, person_id, identity in zip(annotations, keep.tolist(), *columns):
+        if kept:
+            dicts[row]["annotations"].append(
+                {
+                    "annotation_id": entry["id"],
+                    "bbox": box,
+                    "bbox_mode": BoxMode.XYWH_ABS,
+                    "category_id": 0,
+                    "iscrowd": 0,
+                    "person_id": person_id,
+                    "identity": identity,
+                    "is_known": entry["is_known"],
+                    "iou_thresh": entry["iou_thresh"],
+                }
+            )
+    dropped = len(annotations) - int(keep.sum())
+    empty = sum(not entry["annotations"] for entry in dicts)
+    logger.info(
+        "%s: %d images (%d without a box), %d boxes (%d more are empty inside the image), "
+        "%d known people",
+        json_file,
+        len(dicts),
+        empty,
+        len(annotations) - dropped,
+        dropped,
+        int(identities.max(initial=-1)) + 1,
+    )
+    return dicts
+
+
+def clip_boxes(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Clip (n, 4) boxes x, y, w, h to images of (n, 2) width, height pixels.
+
+    Extents below 0 become 0; sides that need no clipping keep their exact value.
+    """
+    start = np.clip(boxes[:, :2], 0, sizes)
+    end = boxes[:, :2] + boxes[:, 2:]
+    untouched = (start == boxes[:, :2]) & (end <= sizes)
+    extent = np.where(untouched, boxes[:, 2:], np.clip(end, 0, sizes) - start)
+    return np.concatenate([start, np.maximum(extent, 0)], axis=1)
+
+
+def _number_people(annotations: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Dense person numbers (n,) and look-up table rows (n,), -1 if unknown."""
+    ids = np.array([entry["person_id"] for entry in annotations], dtype=np.int64)
+    known = np.array([entry["is_known"] for entry in annotations], dtype=bool)
+    person_ids = np.unique(ids, return_inverse=True)[1].reshape(-1)
+    identities = np.full(len(ids), -1, dtype=np.int64)
+    identities[known] = np.unique(ids[known], return_inverse=True)[1].reshape(-1)
+    return person_ids, identities
