@@ -25,6 +25,7 @@ from pathlib import Path
 
 import cv2
 
+from spnet_d2.data.atomic_io import atomic_path
 from spnet_d2.data.formats import pets09
 from spnet_d2.data.person_search_json import write_person_search_json, write_protocol
 
@@ -71,9 +72,8 @@ def fetch_video(output: Path, video: Path | None) -> Path:
             raise FileNotFoundError(f"--video {video} does not exist. {GET_IT_BY_HAND}")
         check_video(video)
         if video.resolve() != target.resolve():
-            part = Path(work) / "vtest.part"
-            shutil.copyfile(video, part)
-            os.replace(part, target)
+            with atomic_path(target) as part:
+                shutil.copyfile(video, part)
     return target
 
 
@@ -133,9 +133,8 @@ def extract_frames(video: Path, folder: Path, frames: list[int]) -> int:
                 continue
             _, picture = capture.retrieve()
             target = folder / pets09.frame_file_name(number)
-            part = target.with_suffix(".part.png")
-            cv2.imwrite(str(part), picture, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-            os.replace(part, target)
+            with atomic_path(target) as part:
+                cv2.imwrite(str(part), picture, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     finally:
         capture.release()
     return len(missing)
@@ -162,7 +161,6 @@ def prepare(output: Path, video: Path | None = None, annotations: Path = ANNOTAT
         )
     for name, protocol in pets09.build_protocols(raw, partitions["test"]).items():
         path = output / "retrieval" / f"{name}.json"
-        path.parent.mkdir(exist_ok=True)
         write_protocol(path, protocol["images"], protocol["queries"])
         counts[name] = f"{len(protocol['queries'])} queries"
     return counts

@@ -28,6 +28,8 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
+from spnet_d2.data.person_search_schema import make_annotation
+
 TRAIN_FRAMES = (1, 301)
 TEST_FRAMES = (341, 791)
 MIN_VISIBILITY = 0.4
@@ -107,7 +109,13 @@ def build_partitions(raw: dict, min_visibility: float = MIN_VISIBILITY) -> dict[
                 if annotation["visibility"] < min_visibility:
                     regions.append(list(map(float, annotation["bbox"])))
                     continue
-                part["annotations"].append(_convert_box(annotation, annotation_id, image_id))
+                person_id = annotation["person_id"]
+                entry = make_annotation(
+                    annotation_id, image_id, annotation["bbox"], person_id, is_known=True
+                )
+                entry["track_id"] = annotation["track_id"]
+                entry["visibility"] = annotation["visibility"]
+                part["annotations"].append(entry)
                 annotation_id += 1
             part["images"].append(
                 {
@@ -169,21 +177,3 @@ def _group_by_image(items: list[dict]) -> defaultdict:
     for item in items:
         groups[item["image_id"]].append(item)
     return groups
-
-
-def _convert_box(annotation: dict, annotation_id: int, image_id: int) -> dict:
-    x, y, w, h = map(float, annotation["bbox"])
-    return {
-        "id": annotation_id,
-        "image_id": image_id,
-        "bbox": [x, y, w, h],
-        "area": w * h,
-        "category_id": 1,
-        "iscrowd": 0,
-        "person_id": annotation["person_id"],
-        "is_known": True,
-        # Small people may be matched less exactly: 10 px of slack, as CUHK-SYSU and PRW score.
-        "iou_thresh": min(0.5, w * h / ((w + 10) * (h + 10))),
-        "track_id": annotation["track_id"],
-        "visibility": annotation["visibility"],
-    }

@@ -1,0 +1,130 @@
+"""Training and test loaders; neither draws from a global random number generator."""
+
+import logging
+
+import cv2
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, DatasetFromList
+from detectron2.data.samplers import InferenceSampler
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset
+
+from spnet_d2.data.catalog import get_training_dicts
+from spnet_d2.data.mapper import PersonSearchMapper
+from spnet_d2.data.samplers import EpochBatchSampler, batches_per_epoch
+
+logger = logging.getLogger(__name__)
+
+
+class _TrainDataset(Dataset):
+    """Indexed by ``(dataset index, sample seed)``, so workers carry no random state."""
+
+    def __init__(self, dicts: list[dict], mapper):
+        # Serialised, or every worker would copy all annotations as reference counts change.
+        self.dicts = DatasetFromList(dicts, copy=False)
+        self.mapper = mapper
+
+    def __len__(self) -> int:
+        return len(self.dicts)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict:
+        index, seed = item
+        return self.mapper(self.dicts[index], np.random.default_rng(seed))
+
+
+class _TestDataset(Dataset):
+    def __init__(self, dicts: list[dict], mapper):
+        self.dicts = DatasetFromList(dicts, copy=False)
+        self.mapper = mapper
+
+    def __len__(self) -> int:
+        return len(self.dicts)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.mapper(self.dicts[index])
+
+
+def build_train_loader(cfg, start_iter: int = 0) -> DataLoader:
+    """Endless loader of ``DATASETS.TRAIN``; each batch is this process's list of dicts.
+
+    The sequence is a function of ``SEED`` and the iteration only. With a negative ``SEED`` one is
+    drawn, and a resumed run does not continue the interrupted one's order.
+
+    Args:
+        start_iter: iteration to start at, to continue an interrupted run.
+    """
+    dicts = _training_dicts(cfg)
+    world_size, rank = comm.get_world_size(), comm.get_rank()
+    seed = cfg.SEED if cfg.SEED >= 0 else _drawn_seed()
+    sampler = EpochBatchSampler(
+        len(dicts),
+        cfg.SOLVER.IMS_PER_BATCH,
+        cfg.DATALOADER.VIEWS_PER_IMAGE,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+        start_iter=start_iter,
+    )
+    logger.info(
+        "%d training pictures, %d iterations per epoch", len(dicts), sampler.batches_per_epoch
+    )
+    return DataLoader(
+        _TrainDataset(dicts, PersonSearchMapper(cfg, is_train=True)),
+        batch_sampler=sampler,
+        **_worker_settings(cfg.DATALOADER.NUM_WORKERS),
+    )
+
+
+def build_test_loader(cfg, dataset_name: str, batch_size: int = 1) -> DataLoader:
+    """Loader of one pass over a data set in ascending image id, ground-truth boxes included.
+
+    Each process gets a contiguous part. Results do not depend on ``batch_size``.
+    """
+    dicts = DatasetCatalog.get(dataset_name)
+    return DataLoader(
+        _TestDataset(dicts, PersonSearchMapper(cfg, is_train=False)),
+        batch_size=batch_size,
+        sampler=InferenceSampler(len(dicts)),
+        **_worker_settings(cfg.DATALOADER.NUM_WORKERS),
+    )
+
+
+def iterations_per_epoch(cfg) -> int:
+    """Iterations in which every training picture is shown ``VIEWS_PER_IMAGE`` times."""
+    return batches_per_epoch(
+        len(_training_dicts(cfg)), cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.VIEWS_PER_IMAGE
+    )
+
+
+def _training_dicts(cfg) -> list[dict]:
+    dicts = get_training_dicts(cfg.DATASETS.TRAIN)
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        dicts = [entry for entry in dicts if entry["annotations"]]
+    return dicts
+
+
+def _drawn_seed() -> int:
+    """The same fresh seed on all ranks, drawn from the system's entropy."""
+    return comm.all_gather(int(np.random.SeedSequence().entropy % 2**31))[0]
+
+
+def _worker_settings(num_workers: int) -> dict:
+    # A generator of its own: the DataLoader draws its workers' base seed from it.
+    generator = torch.Generator()
+    generator.manual_seed(0)
+    return {
+        "num_workers": num_workers,
+        "collate_fn": _as_list,
+        "generator": generator,
+        "worker_init_fn": _start_worker,
+    }
+
+
+def _as_list(batch: list[dict]) -> list[dict]:
+    return batch
+
+
+def _start_worker(worker_id: int) -> None:
+    # Workers are the parallelism; threads of each would only fight for the same cores.
+    cv2.setNumThreads(0)

@@ -1,0 +1,234 @@
+"""The augmentations ``wrs``, ``rrc2`` and ``rrc_scale``: random numbers in, a :class:`View` out.
+
+* ``wrs``, window resize: shorter side to 900, longer side at most 1500.
+* ``rrc2``, fine-tuning: wrs, centre pad to at least 3R x 3R, then RFC2 or RSC, then flip.
+* ``rrc_scale``, pre-training: scale by a factor from SCALE_RANGE, pad to at least 4R x 4R, then the same.
+
+RFC2 (random focused crop) cuts an R x R square that contains one randomly chosen person; RSC (random
+sized bbox-safe crop) cuts a rectangle around all people and squeezes it to R x R. The paper's section
+on implementation names both "random crops"; padding, erosion and the 50/50 mix are those of the
+authors' code. The paper says that pre-training scales by 0.5 to 2; the authors' code trained with 1.5
+to 3.0, because its scale operator adds 1 to both ends. ``INPUT.SCALE_RANGE`` reaches either.
+"""
+
+import math
+
+import numpy as np
+
+from spnet_d2.data.geometry import Crop, Size, View, boxes_on_canvas
+
+
+def window_size(size: Size, min_size: int, max_size: int) -> Size:
+    """Size of a picture whose shorter side becomes ``min_size`` unless the longer one exceeds
+    ``max_size``; halves are rounded to even. (480, 640) -> (900, 1200) for 900 and 1500."""
+    factor = min_size / min(size)
+    if factor * max(size) > max_size:
+        factor = max_size / max(size)
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def focused_crop(
+    boxes: np.ndarray, known: np.ndarray, canvas: Size, side: int, rng: np.random.Generator
+) -> Crop:
+    """RFC2: a square that contains one person, chosen among the known ones if there are any.
+
+    Args:
+        boxes: ``(N, 4)`` xyxy on the canvas.
+        known: ``(N,)`` bool, the identity is known.
+        canvas: size of the canvas.
+        side: R; the square is larger only if the chosen person is.
+
+    Returns:
+        The crop, which holds the chosen box up to a pixel; the whole canvas without boxes.
+    """
+    if len(boxes) == 0:
+        return 0, 0, canvas[1], canvas[0]
+    candidates = np.flatnonzero(known) if np.any(known) else np.arange(len(boxes))
+    x1, y1, x2, y2 = boxes[candidates[rng.integers(len(candidates))]]
+    side = math.floor(max(side, x2 - x1, y2 - y1))
+    x = _focused_start(x1, x2, side, canvas[1], rng)
+    y = _focused_start(y1, y2, side, canvas[0], rng)
+    # A person longer than the other side of a narrow canvas: the square ends at the canvas.
+    return x, y, min(side, canvas[1] - x), min(side, canvas[0] - y)
+
+
+def _focused_start(low: float, high: float, side: int, limit: int, rng: np.random.Generator) -> int:
+    """Uniform integer start of an interval of length ``side`` that contains [low, high]."""
+    first = min(math.floor(low), math.floor(max(0, high - side)))
+    last = max(first, math.floor(min(limit - side, low)))
+    return int(rng.integers(first, last + 1))
+
+
+def bbox_safe_crop(
+    boxes: np.ndarray, canvas: Size, erosion: float, rng: np.random.Generator
+) -> Crop:
+    """RSC: a rectangle of random extent around the union of all boxes.
+
+    Args:
+        boxes: ``(N, 4)`` xyxy on the canvas.
+        canvas: size of the canvas.
+        erosion: e, share of its width and height cut off each side of every box before the union;
+            a box therefore keeps at least (1 - 2e)^2 of its area.
+
+    Returns:
+        The crop; without boxes, one of 1 - e to 1 times the canvas.
+    """
+    height, width = canvas
+    if len(boxes) == 0:
+        crop_h = int(rng.integers(int((1 - erosion) * height), height + 1))
+        crop_w = max(1, int(crop_h * width / height))
+        start_x, start_y = rng.random(2)
+    else:
+        margin = erosion * (boxes[:, 2:] - boxes[:, :2])
+        lower = (boxes[:, :2] + margin).min(axis=0) / (width, height)
+        upper = (boxes[:, 2:] - margin).max(axis=0) / (width, height)
+        lower = lower * rng.random(2)
+        upper = upper + (1 - upper) * rng.random(2)
+        extent_x, extent_y = upper - lower
+        crop_w = width if extent_x >= 1 else max(1, int(width * extent_x))
+        crop_h = height if extent_y >= 1 else max(1, int(height * extent_y))
+        start_x = 0.0 if extent_x >= 1 else min(max(lower[0] / (1 - extent_x), 0), 1)
+        start_y = 0.0 if extent_y >= 1 else min(max(lower[1] / (1 - extent_y), 0), 1)
+    # A start of exactly 1 would end one pixel beyond the canvas.
+    x = min(int((width - crop_w + 1) * start_x), width - crop_w)
+    y = min(int((height - crop_h + 1) * start_y), height - crop_h)
+    return x, y, crop_w, crop_h
+
+
+class NativeSize:
+    """``none``: the picture as it is."""
+
+    def __call__(self, size: Size, boxes, known, rng=None) -> View:
+        return View.resize(size, size)
+
+
+class WindowResize:
+    """``wrs``: resize as :func:`window_size` says; in training flipped half of the time.
+
+    Args:
+        min_size, max_size: limits of the shorter and of the longer side, pixels.
+        flip_prob: probability of mirroring.
+    """
+
+    def __init__(self, min_size: int = 900, max_size: int = 1500, flip_prob: float = 0.0):
+        self.min_size, self.max_size, self.flip_prob = min_size, max_size, flip_prob
+
+    def __call__(self, size: Size, boxes, known, rng: np.random.Generator | None = None) -> View:
+        """Sample a view; ``rng`` is not used without flips."""
+        flip = self.flip_prob > 0 and rng.random() < self.flip_prob
+        return View.resize(size, window_size(size, self.min_size, self.max_size), flip)
+
+
+class PadAndCrop:
+    """``rrc2`` and ``rrc_scale``: resize, centre pad, RFC2 or RSC to R x R, flip.
+
+    Args:
+        resize: maps ``(size, rng)`` to the size before padding.
+        crop_size: R, pixels.
+        canvas_factor: the canvas is at least ``canvas_factor * R`` wide and high.
+        focused_prob, safe_prob: odds of RFC2 and of RSC; they need not add up to 1.
+        erosion: see :func:`bbox_safe_crop`.
+        flip_prob: probability of mirroring.
+    """
+
+    def __init__(
+        self,
+        resize,
+        crop_size: int = 512,
+        canvas_factor: int = 3,
+        focused_prob: float = 1.0,
+        safe_prob: float = 1.0,
+        erosion: float = 0.1,
+        flip_prob: float = 0.5,
+    ):
+        if focused_prob < 0 or safe_prob < 0 or focused_prob + safe_prob <= 0:
+            raise ValueError(
+                "INPUT.RFC_PROB and INPUT.RSC_PROB are odds: expected two numbers >= 0, not both 0, "
+                f"found {focused_prob} and {safe_prob}."
+            )
+        if not 0 <= erosion < 0.5:
+            raise ValueError(f"INPUT.RSC_EROSION must lie in [0, 0.5), found {erosion}.")
+        self.resize = resize
+        self.crop_size = crop_size
+        self.canvas_factor = canvas_factor
+        self.focused_prob = focused_prob / (focused_prob + safe_prob)
+        self.erosion = erosion
+        self.flip_prob = flip_prob
+
+    def __call__(
+        self, size: Size, boxes: np.ndarray, known: np.ndarray, rng: np.random.Generator
+    ) -> View:
+        """Sample a view.
+
+        Args:
+            size: (height, width) of the source picture.
+            boxes: ``(N, 4)`` xyxy in the source picture.
+            known: ``(N,)`` bool, the identity is known.
+            rng: all randomness comes from here.
+        """
+        resized = self.resize(size, rng)
+        side = self.canvas_factor * self.crop_size
+        canvas = max(resized[0], side), max(resized[1], side)
+        output = self.crop_size, self.crop_size
+        boxes = boxes_on_canvas(boxes, size, resized, canvas)
+        if rng.random() < self.focused_prob:
+            crop = focused_crop(boxes, known, canvas, self.crop_size, rng)
+        else:
+            crop = bbox_safe_crop(boxes, canvas, self.erosion, rng)
+        return View(size, resized, canvas, crop, output, bool(rng.random() < self.flip_prob))
+
+
+def build_augmentation(cfg, is_train: bool):
+    """Build the augmentation that ``INPUT.AUG_TRAIN`` or ``INPUT.AUG_TEST`` names.
+
+    Raises:
+        ValueError: if there is no such augmentation.
+    """
+    inputs = cfg.INPUT
+    if not is_train:
+        if inputs.AUG_TEST == "none":
+            return NativeSize()
+        if inputs.AUG_TEST == "wrs":
+            return WindowResize(inputs.MIN_SIZE_TEST, inputs.MAX_SIZE_TEST)
+        raise ValueError(f'INPUT.AUG_TEST must be "wrs" or "none", found "{inputs.AUG_TEST}".')
+
+    if inputs.RANDOM_FLIP not in ("horizontal", "none"):
+        raise ValueError(
+            f'INPUT.RANDOM_FLIP must be "horizontal" or "none", found "{inputs.RANDOM_FLIP}".'
+        )
+    if len(inputs.MIN_SIZE_TRAIN) != 1:
+        raise ValueError(
+            f"INPUT.MIN_SIZE_TRAIN must hold one size, found {tuple(inputs.MIN_SIZE_TRAIN)}; "
+            "the crops of rrc2 and rrc_scale give the variety of sizes."
+        )
+    flip_prob = 0.5 if inputs.RANDOM_FLIP == "horizontal" else 0.0
+    (min_size,), max_size = inputs.MIN_SIZE_TRAIN, inputs.MAX_SIZE_TRAIN
+    if inputs.AUG_TRAIN == "wrs":
+        return WindowResize(min_size, max_size, flip_prob)
+    if inputs.AUG_TRAIN == "rrc2":
+        canvas_factor = 3
+
+        def resize(size, rng):
+            return window_size(size, min_size, max_size)
+    elif inputs.AUG_TRAIN == "rrc_scale":
+        canvas_factor = 4
+        low, high = inputs.SCALE_RANGE
+        if not 0 < low <= high:
+            raise ValueError(f"INPUT.SCALE_RANGE must be 0 < low <= high, found {low}, {high}.")
+
+        def resize(size, rng):
+            factor = rng.uniform(low, high)
+            return max(1, int(size[0] * factor)), max(1, int(size[1] * factor))
+    else:
+        raise ValueError(
+            f'INPUT.AUG_TRAIN must be "wrs", "rrc2" or "rrc_scale", found "{inputs.AUG_TRAIN}".'
+        )
+    return PadAndCrop(
+        resize,
+        crop_size=inputs.CROP_SIZE,
+        canvas_factor=canvas_factor,
+        focused_prob=inputs.RFC_PROB,
+        safe_prob=inputs.RSC_PROB,
+        erosion=inputs.RSC_EROSION,
+        flip_prob=flip_prob,
+    )
