@@ -10,7 +10,7 @@ Writes below ``--output`` (default ``$DETECTRON2_DATASETS/pets09``)::
     vtest.avi, frames/frame_000001.png ..., train.json, test.json,
     retrieval/standard.json, retrieval/reentry.json
 
-See ``spnet_d2/data/formats/pets09.py`` for the split and the protocols. Work already done is skipped.
+Work already done is skipped. ``spnet_d2/data/formats/pets09.py`` explains split and protocols.
 """
 
 import argparse
@@ -54,8 +54,8 @@ def check_video(path: Path) -> None:
     found = sha256(path)
     if found != VIDEO_SHA256:
         raise ValueError(
-            f"{path} is not the annotated vtest.avi: expected sha256 {VIDEO_SHA256}, found {found}. "
-            "Boxes would not fit another encoding. " + GET_IT_BY_HAND
+            f"{path} is not the annotated vtest.avi: expected sha256 {VIDEO_SHA256}, "
+            f"found {found}. Boxes would not fit another encoding. " + GET_IT_BY_HAND
         )
 
 

@@ -168,7 +168,7 @@ def _prw(root: Path) -> dict[str, Entry]:
 def _cocopersons(root: Path) -> dict[str, Entry]:
     partitions = ["train", *(f"train_p{percent}" for percent in _NOISE_PERCENT)]
     partitions += [f"G{size}{part}" for size in _COCO_SAMPLES for part in ("train", "val")]
-    folders = {partition: "train2017" for partition in partitions} | {"val": "val2017"}
+    folders = dict.fromkeys(partitions, "train2017") | {"val": "val2017"}
     return {
         f"cocopersons_{partition}": (
             root / "coco" / "coco" / f"{partition}.json",

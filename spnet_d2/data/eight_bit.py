@@ -1,10 +1,10 @@
 """The authors' 8-bit detour: pictures are normalised, quantised to 8 bit, augmented, and restored.
 
-n = (rgb / 255 - mean) / std is stretched from its own minimum m and range r to 0..255 and truncated,
-the spatial augmentations act on these bytes, and the result is byte / 255 * r + m. So each picture
-loses up to one step r / 255 (0.0187 for a full-range picture, -0.0093 on average), and padding, byte
-0, comes back as the minimum m in all three channels instead of black. Only needed to reproduce the
-authors' numbers to the bit (``INPUT.EXACT_8BIT``).
+n = (rgb / 255 - mean) / std is stretched from its own minimum m and range r to 0..255 and
+truncated, the spatial augmentations act on these bytes, and the result is byte / 255 * r + m. So
+each picture loses up to one step r / 255 (0.0187 for a full-range picture, 0.0093 on average), and
+padding, byte 0, comes back as the minimum m in all three channels instead of black. Only needed to
+repeat how the authors' models were trained and measured (``INPUT.EXACT_8BIT``).
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""One augmented view as a chain resize -> centre pad -> crop -> resize -> flip, kept apart from pixels.
+"""One augmented view: resize -> centre pad -> crop -> resize -> flip, kept apart from pixels.
 
 A :class:`View` says where everything goes; pixels and boxes then follow it. Boxes are float64 xyxy
 pixel corners, ``(N, 4)``; sizes are ``(height, width)``; a crop is ``(x, y, width, height)``.
@@ -41,7 +41,7 @@ class View:
     def apply_image(self, image: np.ndarray, fill: int = 0) -> np.ndarray:
         """Resample a ``(H, W, C)`` picture with OpenCV's bilinear ``INTER_LINEAR``.
 
-        The padded canvas (up to 3072 x 3072) is never built: only the part of it inside the crop is.
+        The padded canvas (up to 3072 x 3072) is never built, only its part inside the crop.
 
         Args:
             image: picture of size ``source``.

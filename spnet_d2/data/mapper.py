@@ -110,7 +110,7 @@ class PersonSearchMapper:
         return result
 
     def _apply(self, view, image: np.ndarray) -> np.ndarray:
-        """Resample the picture to ``(3, h, w)``; padding is black, or the minimum with the detour."""
+        """Resample to ``(3, h, w)``; padding is black, with the detour the picture's minimum."""
         if self.exact_8bit:
             coded, found = quantize(image, self.pixel_mean, self.pixel_std)
             image = restore(view.apply_image(coded), found, self.pixel_mean, self.pixel_std)

@@ -92,11 +92,9 @@ class EpochBatchSampler:
         """Dataset indices of all slots of an epoch, over all ranks."""
         order = np.random.default_rng((self.seed, epoch)).permutation(self.num_images)
         if self.views_per_image > 1:
-            # Multiples of k are never split, so whole pictures fill the last batch up.
+            # B / k is a multiple of the ranks, so only the last batch can need these.
             missing = -self.num_images % self.world_size
-            last_is_short = self.num_images * self.views_per_image % self.batch_size
-            if last_is_short:
-                order = np.concatenate([order, np.resize(order, missing)])
+            order = np.concatenate([order, np.resize(order, missing)])
         return np.repeat(order, self.views_per_image)
 
 

@@ -2,13 +2,13 @@
 
 * ``wrs``, window resize: shorter side to 900, longer side at most 1500.
 * ``rrc2``, fine-tuning: wrs, centre pad to at least 3R x 3R, then RFC2 or RSC, then flip.
-* ``rrc_scale``, pre-training: scale by a factor from SCALE_RANGE, pad to at least 4R x 4R, then the same.
+* ``rrc_scale``, pre-training: scale by a random factor, pad to at least 4R x 4R, then the same.
 
-RFC2 (random focused crop) cuts an R x R square that contains one randomly chosen person; RSC (random
-sized bbox-safe crop) cuts a rectangle around all people and squeezes it to R x R. The paper's section
-on implementation names both "random crops"; padding, erosion and the 50/50 mix are those of the
-authors' code. The paper says that pre-training scales by 0.5 to 2; the authors' code trained with 1.5
-to 3.0, because its scale operator adds 1 to both ends. ``INPUT.SCALE_RANGE`` reaches either.
+RFC2 (random focused crop) cuts an R x R square that contains one randomly chosen person; RSC
+(random sized bbox-safe crop) cuts a rectangle around all people and squeezes it to R x R. Padding,
+erosion and the 50/50 mix are those of the authors' code. Pre-training scales by 0.5 to 2 in the
+paper; the authors' code trained with 1.5 to 3.0, because its scale operator adds 1 to both ends.
+``INPUT.SCALE_RANGE`` reaches either.
 """
 
 import math
@@ -143,8 +143,8 @@ class PadAndCrop:
     ):
         if focused_prob < 0 or safe_prob < 0 or focused_prob + safe_prob <= 0:
             raise ValueError(
-                "INPUT.RFC_PROB and INPUT.RSC_PROB are odds: expected two numbers >= 0, not both 0, "
-                f"found {focused_prob} and {safe_prob}."
+                "INPUT.RFC_PROB and INPUT.RSC_PROB are odds: expected two numbers >= 0, not both "
+                f"0, found {focused_prob} and {safe_prob}."
             )
         if not 0 <= erosion < 0.5:
             raise ValueError(f"INPUT.RSC_EROSION must lie in [0, 0.5), found {erosion}.")

@@ -54,7 +54,13 @@ def create_trunk(
         ValueError: no such model, or one without maps of these strides.
         FileNotFoundError: no weight file at the given path.
     """
-    kwargs = {"features_only": True, "feature_cls": "list"}
+    if not timm.is_model(name):
+        similar = timm.list_models(f"*{name.split('.')[0].split('_')[0]}*")[:8]
+        raise ValueError(
+            f"MODEL.SPNET.BACKBONE.NAME {name!r} is not a timm {timm.__version__} model"
+            + (f"; similar names: {', '.join(similar)}." if similar else ".")
+        )
+    kwargs: dict = {"features_only": True}
     if drop_path_rate < 0:
         rates = [rate for prefix, rate in _DROP_PATH_RATES.items() if name.startswith(prefix)]
         drop_path_rate = rates[0] if rates else None
@@ -63,39 +69,47 @@ def create_trunk(
     if name.startswith("swin"):
         # Any input size; windows shift at every size, as torchvision's Swin decides at run time.
         kwargs.update(strict_img_size=False, always_partition=True)
-    if not timm.is_model(name):
-        similar = timm.list_models(f"*{name.split('.')[0].split('_')[0]}*")[:8]
-        raise ValueError(
-            f"MODEL.SPNET.BACKBONE.NAME {name!r} is not a timm {timm.__version__} model"
-            + (f"; similar names: {', '.join(similar)}." if similar else ".")
-        )
+    kwargs.update(_feature_options(name, kwargs))
     if pretrained == "hub":
         kwargs["pretrained"] = True
-    elif isinstance(pretrained, dict) or pretrained:
+    elif pretrained:
         state = pretrained if isinstance(pretrained, dict) else _read_weights(pretrained)
         kwargs.update(pretrained=True, pretrained_cfg_overlay={"state_dict": state})
-    try:
-        indices = _stride_indices(name, kwargs)
-        trunk = timm.create_model(name, out_indices=indices, **kwargs)
-    except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
-        raise ValueError(
-            f"timm model {name!r} can't serve as a trunk: {error}. Expected a model that "
-            "`timm.create_model(name, features_only=True, feature_cls='list')` builds, with "
-            f"maps of strides {STRIDES}; plain vision transformers have none."
-        ) from error
-    return trunk
+    return timm.create_model(name, **kwargs)
 
 
-def _stride_indices(name: str, kwargs: dict) -> list[int]:
-    """Which of the model's maps have strides 8, 16, 32 (the last map of each stride)."""
-    with torch.device("meta"):
-        probe_kwargs = {k: v for k, v in kwargs.items() if not k.startswith("pretrained")}
-        info = timm.create_model(name, pretrained=False, **probe_kwargs).feature_info
-    reductions = [entry["reduction"] for entry in info.info]
-    missing = [stride for stride in STRIDES if stride not in reductions]
-    if missing:
-        raise RuntimeError(f"it has maps of strides {reductions}, none of stride {missing}")
-    return [max(i for i, r in enumerate(reductions) if r == stride) for stride in STRIDES]
+# Most models list their layers by themselves; EfficientNets keep all stages in one Sequential,
+# and say so only if asked.
+_LISTINGS = (
+    {"feature_cls": "list"},
+    {"feature_cfg": {"feature_cls": "list", "flatten_sequential": True}},
+)
+
+
+def _feature_options(name: str, kwargs: dict) -> dict:
+    """How timm lists this model's layers, and which maps have strides 8, 16 and 32."""
+    errors = []
+    for listing in _LISTINGS:
+        try:
+            # timm changes the options it is given.
+            with torch.device("meta"):
+                info = timm.create_model(name, **kwargs, **copy.deepcopy(listing)).feature_info
+        except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
+            errors.append(str(error))
+            continue
+        reductions = [entry["reduction"] for entry in info.info]
+        missing = [stride for stride in STRIDES if stride not in reductions]
+        if missing:
+            errors.append(f"its maps have strides {reductions}, none has {missing}")
+            continue
+        # The last map of each stride.
+        last = [max(i for i, r in enumerate(reductions) if r == stride) for stride in STRIDES]
+        return {**copy.deepcopy(listing), "out_indices": tuple(last)}
+    raise ValueError(
+        f"timm model {name!r} can't serve as a trunk: {'; '.join(dict.fromkeys(errors))}. SPNet "
+        f"needs a `features_only` model that lists its layers, with maps of strides {STRIDES}; "
+        "plain vision transformers have none."
+    )
 
 
 def _read_weights(path: str) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
-"""SPNet (Jaffe and Zakhor, WACV 2025), the meta architecture: batches of images -> losses or people.
+"""The meta architecture SPNet (Jaffe and Zakhor, WACV 2025): images -> losses or people.
 
-Shapes: ``N`` images, ``n`` boxes of an image, ``D`` / ``D_r`` localisation / re-id embedding size.
+Shapes: ``N`` images, ``n`` boxes of an image, ``D`` / ``D_r`` localisation / re-id size.
 """
 
 import torch

@@ -21,7 +21,8 @@ def export_crops(
 ) -> tuple[int, list[str]]:
     """Write one PNG per box of ``coco/<partition>.json``.
 
-    They are ``crops/<partition>/person/<annotation id>.png``. No context, no resizing and no least size; the part of a box outside its image is black.
+    They are ``crops/<partition>/person/<annotation id>.png``. No context, no resizing and no least
+    size; the part of a box outside its image is black.
 
     Args:
         corpus: COCO 2017, prepared.
