@@ -1,0 +1,5 @@
+"""The one error of this package that is the user's to mend."""
+
+
+class SearchInputError(ValueError):
+    """A file, folder, box or weight file given by the user cannot be used; the message says why."""

@@ -1,0 +1,129 @@
+"""Index of all people of a folder of pictures or a video.
+
+Memory is a box, a score and an embedding per person, however many frames there are.
+"""
+
+import logging
+import os
+import zipfile
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+from tqdm import tqdm
+
+from spnet_d2.data.atomic_io import atomic_path
+
+from .errors import SearchInputError
+from .frames import ImageFolder, VideoFile
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """
+    People found in ``F`` frames; ``N`` people in all, ordered by frame, then by falling score.
+
+    Attributes:
+        source: folder or video it was made from.
+        frame_numbers: (F,) int64, number of each frame in the source.
+        frame_files: (F,) text, its file.
+        frame_times: (F,) float64, seconds; NaN for pictures.
+        frame_index: (N,) int64, which of the F frames each person is in.
+        boxes: (N, 4) float32 xyxy, pixels.
+        scores: (N,) float32.
+        embeddings: (N, D_r) float32, as the model gave them.
+        skipped: (S,) text, picture files that could not be read.
+    """
+
+    source: str
+    frame_numbers: np.ndarray
+    frame_files: np.ndarray
+    frame_times: np.ndarray
+    frame_index: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    embeddings: np.ndarray
+    skipped: np.ndarray = field(default_factory=lambda: np.zeros(0, "U1"))
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.frame_numbers)
+
+    @classmethod
+    def build(
+        cls,
+        predictor,
+        frames: ImageFolder | VideoFile,
+        min_score: float = 0.5,
+        progress: bool = True,
+    ) -> "Gallery":
+        """
+        Detect and embed everyone in a source of frames.
+
+        Args:
+            predictor: a :class:`~.predictor.PersonSearchPredictor`.
+            frames: of :func:`~.frames.open_frames`.
+            min_score: people the detector is less sure of are left out.
+            progress: show a progress bar.
+
+        Raises:
+            SearchInputError: not one frame could be read.
+        """
+        numbers, files, times, found = [], [], [], []
+        # A header may lack or exaggerate the count; the bar then shows no end.
+        total = len(frames) or None
+        for frame in tqdm(frames, total=total, unit="frame", disable=not progress):
+            found.append(predictor.detect([frame.image])[0].above(min_score))
+            numbers.append(frame.number)
+            files.append(frame.file)
+            times.append(np.nan if frame.time is None else frame.time)
+        if frames.skipped:
+            logger.warning(
+                "%d of %d pictures could not be read and were skipped.",
+                len(frames.skipped),
+                len(frames.skipped) + len(found),
+            )
+        if not found:
+            raise SearchInputError(f"Not one frame of {frames.name} could be read.")
+        return cls(
+            source=frames.name,
+            frame_numbers=np.array(numbers, np.int64),
+            frame_files=np.array(files, np.str_),
+            frame_times=np.array(times, np.float64),
+            frame_index=np.repeat(np.arange(len(found)), [len(people) for people in found]),
+            boxes=np.concatenate([people.boxes for people in found]),
+            scores=np.concatenate([people.scores for people in found]),
+            embeddings=np.concatenate([people.embeddings for people in found]),
+            skipped=np.array(frames.skipped, np.str_),
+        )
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write everything as an ``.npz`` file, atomically."""
+        arrays = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
+        with atomic_path(path) as part, open(part, "wb") as file:
+            np.savez(file, **arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Gallery":
+        """
+        Read what :meth:`save` wrote.
+
+        Raises:
+            SearchInputError: no such file, or not a gallery.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = {f.name: archive[f.name] for f in fields(cls)}
+        except FileNotFoundError:
+            raise SearchInputError(f"No gallery file at {os.path.abspath(path)}.") from None
+        # numpy reports what is no archive, or holds pickles, in several ways.
+        except (KeyError, ValueError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as e:
+            raise SearchInputError(
+                f"{path} is not a gallery written by Gallery.save: {e}. Build it again."
+            ) from e
+        arrays["source"] = str(arrays["source"])
+        return cls(**arrays)

@@ -1,0 +1,230 @@
+"""A trained SPNet as an object: pictures in, people out."""
+
+import logging
+import os
+import pickle
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import configurable
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from torch import nn
+
+import spnet_d2.modeling  # noqa: F401  (registers the model)
+from spnet_d2.data.eight_bit import quantize, restore
+from spnet_d2.data.transforms import build_augmentation
+
+from .errors import SearchInputError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PersonDetections:
+    """
+    People of one picture, by falling score.
+
+    Attributes:
+        boxes: (N, 4) float32 xyxy, pixels of the picture.
+        scores: (N,) float32 in [0, 1].
+        embeddings: (N, D_r) float32 re-id embeddings, compared by cosine similarity.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    embeddings: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def above(self, min_score: float) -> "PersonDetections":
+        """Those with ``score >= min_score``."""
+        keep = self.scores >= min_score
+        return PersonDetections(self.boxes[keep], self.scores[keep], self.embeddings[keep])
+
+
+class PersonSearchPredictor:
+    """
+    Detect people and embed them, one picture at a time, with the evaluation's own resize.
+
+    ``PersonSearchPredictor(cfg, weights="model_final.pth")`` builds and loads the model;
+    ``PersonSearchPredictor(model=..., augmentation=...)`` takes a ready one.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        augmentation,
+        image_format: str = "BGR",
+        exact_8bit: bool = False,
+        pixel_mean=(123.675, 116.28, 103.53),
+        pixel_std=(58.395, 57.12, 57.375),
+    ):
+        """
+        Args:
+            model: SPNet, or anything with its input and output; it is put into eval mode.
+            augmentation: of :func:`spnet_d2.data.transforms.build_augmentation` for testing.
+            image_format: channel order of the pictures given: "BGR" (OpenCV) or "RGB".
+            exact_8bit, pixel_mean, pixel_std: as for
+                :class:`~spnet_d2.data.mapper.PersonSearchMapper`.
+
+        Raises:
+            ValueError: another channel order.
+        """
+        if image_format not in ("BGR", "RGB"):
+            raise ValueError(f'image_format must be "BGR" or "RGB", found {image_format!r}.')
+        self.model = model.eval()
+        self.augmentation = augmentation
+        self.image_format = image_format
+        self.exact_8bit = exact_8bit
+        self.pixel_mean = pixel_mean
+        self.pixel_std = pixel_std
+
+    @classmethod
+    def from_config(cls, cfg, weights: str | None = None, image_format: str = "BGR"):
+        """
+        Args:
+            cfg: Detectron2 config with SPNet's keys.
+            weights: checkpoint; None: ``cfg.MODEL.WEIGHTS``.
+            image_format: see ``__init__``.
+
+        Raises:
+            SearchInputError: no weights, or weights of another model.
+        """
+        return {
+            "model": load_model(cfg, cfg.MODEL.WEIGHTS if weights is None else weights),
+            "augmentation": build_augmentation(cfg, is_train=False),
+            "image_format": image_format,
+            "exact_8bit": cfg.INPUT.EXACT_8BIT,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+        }
+
+    def detect(self, images: Iterable[np.ndarray]) -> list[PersonDetections]:
+        """
+        Find the people of each picture.
+
+        Args:
+            images: (H, W, 3) uint8 arrays; an iterator is consumed one picture at a time.
+
+        Returns:
+            One result per picture, empty where nobody is found.
+        """
+        return [_people(self._run(self._input(image))["instances"]) for image in images]
+
+    def embed(self, image: np.ndarray, boxes) -> np.ndarray:
+        """
+        Embed given people, each in its scene, in one pass.
+
+        Args:
+            image: (H, W, 3) uint8.
+            boxes: (N, 4) xyxy, pixels of ``image``; clip them first.
+
+        Returns:
+            (N, D_r) float32, in the order of ``boxes``.
+        """
+        boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+        return _array(self._run(self._input(image, boxes))["gt_embeddings"]["reid"])
+
+    def _run(self, model_input: dict) -> dict:
+        with torch.inference_mode():
+            return self.model([model_input])[0]
+
+    def _input(self, image: np.ndarray, boxes: np.ndarray | None = None) -> dict:
+        """The model's input for one picture, as the evaluation's mapper makes it."""
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+            raise ValueError(
+                f"Expected a picture as a non-empty (H, W, 3) uint8 array, found {image.dtype} "
+                f"{image.shape}."
+            )
+        height, width = image.shape[:2]
+        none = np.zeros((0, 4))
+        view = self.augmentation((height, width), none, np.zeros(0, bool), None)
+        if self.image_format == "BGR":
+            image = image[:, :, ::-1]
+        if self.exact_8bit:
+            coded, found = quantize(image, self.pixel_mean, self.pixel_std)
+            image = restore(view.apply_image(coded), found, self.pixel_mean, self.pixel_std)
+        else:
+            image = view.apply_image(np.ascontiguousarray(image))
+        chw = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        result = {"image": chw, "height": height, "width": width}
+        if boxes is not None:
+            moved = torch.from_numpy(view.apply_boxes(boxes))
+            result["instances"] = Instances(view.output, gt_boxes=Boxes(moved))
+        return result
+
+
+class _WholeCheckpointer(DetectionCheckpointer):
+    """Refuses weights that leave a part of the model untrained, instead of logging it."""
+
+    def _log_incompatible_keys(self, incompatible) -> None:
+        broken = [*incompatible.missing_keys, *(key for key, *_ in incompatible.incorrect_shapes)]
+        # The re-id memory serves training only.
+        broken = [key for key in broken if ".reid_loss." not in key]
+        if broken:
+            shown = ", ".join(broken[:3]) + (", ..." if len(broken) > 3 else "")
+            raise SearchInputError(
+                f"{self.path} does not fit the config: {len(broken)} of the model's tensors are "
+                f"missing or of another shape ({shown}). Give --config-file and --weights of the "
+                "same training run (its output folder has both)."
+            )
+
+
+def load_model(cfg, weights: str) -> nn.Module:
+    """
+    Build the config's model and load a checkpoint that has to cover all of it.
+
+    Args:
+        cfg: Detectron2 config; not changed.
+        weights: path of the checkpoint.
+
+    Returns:
+        The model in eval mode; on the CPU if the config asks for CUDA and there is none.
+
+    Raises:
+        SearchInputError: no weights given, no such file, or weights of another model.
+    """
+    if not weights:
+        raise SearchInputError("No weights given; set --weights (MODEL.WEIGHTS) to a checkpoint.")
+    if "://" not in weights and not os.path.isfile(weights):
+        raise SearchInputError(
+            f"No weight file at {os.path.abspath(weights)}; give the checkpoint of a training run, "
+            "e.g. output/model_final.pth."
+        )
+    cfg = cfg.clone()
+    cfg.defrost()
+    # The checkpoint holds the trunk's weights and says how long the look-up table is.
+    cfg.MODEL.SPNET.BACKBONE.PRETRAINED = ""
+    cfg.MODEL.SPNET.REID.NUM_IDENTITIES = -1
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.warning("MODEL.DEVICE is %s, but there is no CUDA; using the CPU.", cfg.MODEL.DEVICE)
+        cfg.MODEL.DEVICE = "cpu"
+    model = build_model(cfg)
+    checkpointer = _WholeCheckpointer(model)
+    checkpointer.path = weights
+    try:
+        checkpointer.load(weights, checkpointables=[])
+    except SearchInputError:
+        raise
+    # How torch reports what is no checkpoint.
+    except (RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, KeyError) as error:
+        raise SearchInputError(f"Cannot read the weights {weights}: {error}") from error
+    return model.eval()
+
+
+def _people(instances: Instances) -> PersonDetections:
+    scores = _array(instances.scores)
+    order = np.argsort(-scores, kind="stable")
+    boxes = _array(instances.pred_boxes.tensor)
+    return PersonDetections(boxes[order], scores[order], _array(instances.reid_embeddings)[order])
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().float().cpu().numpy()

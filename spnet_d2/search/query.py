@@ -1,0 +1,141 @@
+"""Rank the people of a gallery by similarity to one person."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import SearchInputError
+from .gallery import Gallery
+
+
+@dataclass(frozen=True)
+class Match:
+    """
+    A person of the gallery.
+
+    Attributes:
+        rank: 1 is the most similar.
+        similarity: cosine of the embeddings, -1..1.
+        score: of the detection, 0..1.
+        box: xyxy, pixels of the frame.
+        frame: number of the frame in the folder or video, from 0.
+        file: of the picture or video.
+        time: seconds from the start of the video; None for pictures.
+    """
+
+    rank: int
+    similarity: float
+    score: float
+    box: tuple[float, float, float, float]
+    frame: int
+    file: str
+    time: float | None
+
+    def to_json(self) -> dict:
+        """Plain values; the box both as ``box_xywh`` and ``box_xyxy``, in 1/100 pixels."""
+        return {
+            "rank": self.rank,
+            "file": self.file,
+            "frame": self.frame,
+            "time": None if self.time is None else round(self.time, 3),
+            **box_to_json(self.box),
+            "score": round(self.score, 6),
+            "similarity": round(self.similarity, 6),
+        }
+
+
+def box_to_json(box) -> dict:
+    """``{"box_xywh", "box_xyxy"}`` of an xyxy box."""
+    x1, y1, x2, y2 = (float(v) for v in box)
+    return {
+        "box_xywh": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)],
+        "box_xyxy": [round(v, 2) for v in (x1, y1, x2, y2)],
+    }
+
+
+def search(
+    gallery: Gallery,
+    query_embedding: np.ndarray,
+    topk: int = 10,
+    min_similarity: float = -1.0,
+) -> list[Match]:
+    """
+    The people most similar to the query.
+
+    Args:
+        gallery: index to search.
+        query_embedding: (D_r,), of any length; e.g. from ``predictor.embed``.
+        topk: at most so many.
+        min_similarity: less similar people are left out.
+
+    Returns:
+        Matches by falling similarity, equal ones in the gallery's order; [] if there are none.
+
+    Raises:
+        SearchInputError: the embedding is of another model than the gallery's.
+    """
+    query = np.asarray(query_embedding, np.float32)
+    if len(gallery) == 0 or topk < 1:
+        return []
+    if query.shape != gallery.embeddings.shape[1:]:
+        raise SearchInputError(
+            f"The query's embedding has shape {query.shape}, the gallery's have "
+            f"{gallery.embeddings.shape[1:]}: index the gallery with the same model."
+        )
+    similarities = cosine_similarities(gallery.embeddings, query)
+    order = np.argsort(-similarities, kind="stable")[:topk]
+    order = order[similarities[order] >= min_similarity]
+    return [
+        Match(
+            rank=rank,
+            similarity=float(similarities[i]),
+            score=float(gallery.scores[i]),
+            box=tuple(float(v) for v in gallery.boxes[i]),
+            frame=int(gallery.frame_numbers[f]),
+            file=str(gallery.frame_files[f]),
+            time=None if np.isnan(gallery.frame_times[f]) else float(gallery.frame_times[f]),
+        )
+        for rank, (i, f) in enumerate(zip(order, gallery.frame_index[order]), start=1)
+    ]
+
+
+def cosine_similarities(embeddings: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """(N,) cosines of (N, D) embeddings with (D,); 0 where a vector is zero or not finite."""
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        query = query / np.linalg.norm(query)
+        similarities = embeddings @ query / np.linalg.norm(embeddings, axis=1)
+    # Rounding can leave the range by an ulp.
+    return np.clip(np.where(np.isfinite(similarities), similarities, 0.0), -1.0, 1.0)
+
+
+def clip_query_box(
+    xywh: tuple[float, float, float, float], size: tuple[int, int]
+) -> tuple[float, float, float, float]:
+    """
+    Check a user's box and clip it to the picture.
+
+    Args:
+        xywh: left, top, width, height in pixels.
+        size: (height, width) of the picture.
+
+    Returns:
+        xyxy.
+
+    Raises:
+        SearchInputError: not finite, no area, or nothing of it (less than a pixel each way) in
+            the picture.
+    """
+    x, y, w, h = xywh
+    where = f"the box x,y,w,h = {x:g},{y:g},{w:g},{h:g}"
+    if not all(math.isfinite(v) for v in xywh) or w <= 0 or h <= 0:
+        raise SearchInputError(f"Expected a box of positive width and height, found {where}.")
+    height, width = size
+    x1, x2 = (min(max(v, 0.0), float(width)) for v in (x, x + w))
+    y1, y2 = (min(max(v, 0.0), float(height)) for v in (y, y + h))
+    if x2 - x1 < 1 or y2 - y1 < 1:
+        raise SearchInputError(
+            f"Nothing of {where} lies inside the picture of {width} x {height} pixels; note that "
+            "w,h is the size of the box, not its other corner."
+        )
+    return x1, y1, x2, y2

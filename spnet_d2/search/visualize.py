@@ -1,0 +1,215 @@
+"""Picture of a search: the query in its scene beside its ranked hits, drawn with OpenCV only."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from .query import Match
+
+# BGR.
+WHITE = (255, 255, 255)
+PAPER = (247, 247, 247)
+INK = (40, 40, 40)
+GREY = (120, 120, 120)
+QUERY = (200, 110, 20)  # blue
+NEUTRAL = (150, 150, 150)
+HIT = (70, 150, 40)  # green
+MISS = (50, 50, 215)  # red
+
+MARGIN = 16
+GAP = 12
+BORDER = 4
+CROP_SIZE = (140, 210)  # width, height of a person's panel
+CAPTION = 42
+COLUMNS = 5
+QUERY_WIDTH = 420
+
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def draw_search(
+    query_image: np.ndarray,
+    query_box: Sequence[float],
+    matches: Sequence[Match],
+    images: Mapping[tuple[str, int], np.ndarray],
+    hits: Sequence[bool] | None = None,
+    title: str = "",
+) -> np.ndarray:
+    """
+    Draw the query's scene and crop at the left, and a card for each match at the right.
+
+    A card shows the person's crop, its scene with the box, rank, similarity, and where it is from.
+
+    Args:
+        query_image: (H, W, 3) BGR.
+        query_box: xyxy in it.
+        matches: of :func:`~.query.search`.
+        images: the matches' frames by ``(file, frame)``.
+        hits: for each match whether it is the right person, if that is known: green or red.
+        title: a line above the matches; a summary if empty.
+
+    Returns:
+        (H', W', 3) uint8 BGR.
+    """
+    query_panel = _query_panel(query_image, query_box)
+    cards = [
+        _card(
+            match,
+            images[match.file, match.frame],
+            NEUTRAL if hits is None else (HIT if hits[i] else MISS),
+        )
+        for i, match in enumerate(matches)
+    ]
+    if not title:
+        title = f"{len(matches)} most similar people" if matches else "Nobody found"
+        if hits is not None and matches:
+            title += f": {sum(hits)} of {len(matches)} are the right person (green)"
+    grid = _grid(cards) if cards else _label_panel("No match above the limits", 420, 80)
+    right = _stack([_line(title, grid.shape[1], 0.6, INK), grid])
+    left = _stack([_line("Query", QUERY_WIDTH, 0.6, INK), query_panel])
+    height = max(left.shape[0], right.shape[0])
+    sheet = np.hstack(
+        [
+            _pad(left, height, left.shape[1]),
+            np.full((height, 2 * GAP, 3), PAPER, np.uint8),
+            _pad(right, height, right.shape[1]),
+        ]
+    )
+    return cv2.copyMakeBorder(
+        sheet, MARGIN, MARGIN, MARGIN, MARGIN, cv2.BORDER_CONSTANT, value=PAPER
+    )
+
+
+def draw_box(image: np.ndarray, box: Sequence[float], color, thickness: int = 2) -> np.ndarray:
+    """A copy of ``image`` with one xyxy box, in ``color`` between thin white lines."""
+    image = image.copy()
+    low = tuple(int(round(v)) for v in box[:2])
+    high = tuple(int(round(v)) for v in box[2:])
+    cv2.rectangle(image, low, high, WHITE, thickness + 2, cv2.LINE_AA)
+    cv2.rectangle(image, low, high, color, thickness, cv2.LINE_AA)
+    return image
+
+
+def crop_person(image: np.ndarray, box: Sequence[float], context: float = 0.08) -> np.ndarray:
+    """The box's part of the picture with some surroundings, at least one pixel."""
+    height, width = image.shape[:2]
+    x1, y1, x2, y2 = box
+    pad_x, pad_y = context * (x2 - x1), context * (y2 - y1)
+    left = int(min(max(x1 - pad_x, 0), width - 1))
+    top = int(min(max(y1 - pad_y, 0), height - 1))
+    right = int(min(max(np.ceil(x2 + pad_x), left + 1), width))
+    bottom = int(min(max(np.ceil(y2 + pad_y), top + 1), height))
+    return image[top:bottom, left:right]
+
+
+def _query_panel(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
+    scene, scale = _fit(image, QUERY_WIDTH - 2 * BORDER, QUERY_WIDTH)
+    scene = _frame(draw_box(scene, np.multiply(box, scale), QUERY, 3), QUERY)
+    crop_height = round(1.6 * CROP_SIZE[1])
+    crop = _letterbox(crop_person(image, box), QUERY_WIDTH - 2 * BORDER, crop_height)
+    return _stack([scene, _frame(crop, QUERY)])
+
+
+def _card(match: Match, image: np.ndarray, color) -> np.ndarray:
+    width, height = CROP_SIZE
+    crop = _letterbox(crop_person(image, match.box), width, height)
+    scene, scale = _fit(image, width, height)
+    scene = draw_box(scene, np.multiply(match.box, scale), QUERY if color == NEUTRAL else color)
+    scene = _pad(scene, max(scene.shape[0], round(width * 0.75)), width, center=True)
+    body = _frame(np.vstack([crop, np.full((3, width, 3), color, np.uint8), scene]), color)
+    caption = np.full((CAPTION, body.shape[1], 3), PAPER, np.uint8)
+    _text(caption, f"#{match.rank}", (0, 16), 0.52, INK, 2)
+    value = f"{match.similarity:.3f}"
+    _text(caption, value, (body.shape[1] - _text_width(value, 0.52, 1), 16), 0.52, INK)
+    _text(caption, _whence(match, body.shape[1]), (0, 35), 0.4, GREY)
+    return np.vstack([caption, body])
+
+
+def _whence(match: Match, width: int) -> str:
+    if match.time is not None:
+        minutes, seconds = divmod(match.time, 60)
+        return f"frame {match.frame}   {int(minutes)}:{seconds:04.1f}"
+    return _shorten(Path(match.file).name, width, 0.4)
+
+
+def _grid(cards: list[np.ndarray]) -> np.ndarray:
+    columns = min(COLUMNS, len(cards))
+    rows = []
+    for start in range(0, len(cards), columns):
+        row = cards[start : start + columns]
+        height = max(card.shape[0] for card in row)
+        cells = []
+        for card in row:
+            cells += [_pad(card, height, card.shape[1]), np.full((height, GAP, 3), PAPER, np.uint8)]
+        rows.append(np.hstack(cells[:-1]))
+    return _stack(rows)
+
+
+def _stack(parts: list[np.ndarray]) -> np.ndarray:
+    """Parts below one another, left-aligned, with a gap."""
+    width = max(part.shape[1] for part in parts)
+    gap = np.full((GAP, width, 3), PAPER, np.uint8)
+    spaced = [piece for part in parts for piece in (_pad(part, part.shape[0], width), gap)]
+    return np.vstack(spaced[:-1])
+
+
+def _pad(image: np.ndarray, height: int, width: int, center: bool = False) -> np.ndarray:
+    down, right = height - image.shape[0], width - image.shape[1]
+    top, left = (down // 2, right // 2) if center else (0, 0)
+    return cv2.copyMakeBorder(
+        image, top, down - top, left, right - left, cv2.BORDER_CONSTANT, value=PAPER
+    )
+
+
+def _frame(image: np.ndarray, color) -> np.ndarray:
+    return cv2.copyMakeBorder(image, *[BORDER] * 4, cv2.BORDER_CONSTANT, value=color)
+
+
+def _fit(image: np.ndarray, width: int, height: int) -> tuple[np.ndarray, float]:
+    """Scale into width x height, keeping the aspect ratio; also the factor."""
+    scale = min(width / image.shape[1], height / image.shape[0])
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    return cv2.resize(image, size, interpolation=way), scale
+
+
+def _letterbox(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    return _pad(_fit(image, width, height)[0], height, width, center=True)
+
+
+def _line(text: str, width: int, size: float, color) -> np.ndarray:
+    line = np.full((24, max(width, _text_width(text, size, 1) + 4), 3), PAPER, np.uint8)
+    _text(line, text, (0, 17), size, color)
+    return line
+
+
+def _label_panel(text: str, width: int, height: int) -> np.ndarray:
+    panel = np.full((height, width, 3), PAPER, np.uint8)
+    _text(panel, text, (0, height // 2), 0.55, GREY)
+    return panel
+
+
+def _text(image, text: str, origin, size: float, color, thickness: int = 1) -> None:
+    cv2.putText(image, _ascii(text), origin, _FONT, size, color, thickness, cv2.LINE_AA)
+
+
+def _text_width(text: str, size: float, thickness: int) -> int:
+    return cv2.getTextSize(_ascii(text), _FONT, size, thickness)[0][0]
+
+
+def _shorten(text: str, width: int, size: float) -> str:
+    """Drop characters from the middle until the text is narrow enough."""
+    if _text_width(text, size, 1) <= width:
+        return text
+    for keep in range(len(text) - 1, 2, -1):
+        short = f"{text[: keep // 2]}..{text[len(text) - (keep + 1) // 2 :]}"
+        if _text_width(short, size, 1) <= width:
+            return short
+    return ".."
+
+
+def _ascii(text: str) -> str:
+    """OpenCV's fonts have ASCII only."""
+    return text.encode("ascii", "replace").decode()
