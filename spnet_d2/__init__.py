@@ -8,7 +8,11 @@ from spnet_d2.env import require_detectron2
 
 require_detectron2()
 
+from spnet_d2 import modeling  # noqa: E402, F401  (fills the registries)
 from spnet_d2.config import add_spnet_config  # noqa: E402
+from spnet_d2.data.catalog import register_builtin_datasets  # noqa: E402
+
+register_builtin_datasets()
 
 __version__ = "0.1.0"
 

@@ -1,0 +1,9 @@
+"""Training and evaluation jobs: config, optimiser, schedule, checkpoints, exact resume."""
+
+from spnet_d2.engine.checkpointer import Checkpointer
+from spnet_d2.engine.job import setup
+from spnet_d2.engine.optimizer import build_optimizer
+from spnet_d2.engine.schedule import resolve_schedule
+from spnet_d2.engine.trainer import Trainer
+
+__all__ = ["Checkpointer", "Trainer", "build_optimizer", "resolve_schedule", "setup"]

@@ -1,0 +1,64 @@
+"""From command-line arguments to the final, frozen config of a job."""
+
+import argparse
+import logging
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from spnet_d2.config import add_spnet_config
+from spnet_d2.data.catalog import num_identities
+from spnet_d2.data.loaders import iterations_per_epoch
+from spnet_d2.engine.schedule import prefer_explicit_iterations, resolve_schedule
+
+logger = logging.getLogger(__name__)
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """
+    Build the config of a job and set the process up for it (logging, seeds, output folder).
+
+    Defaults, then ``args.config_file``, then ``args.opts``. For training, whatever depends on the
+    training data is filled in: see :func:`spnet_d2.engine.schedule.resolve_schedule`, and
+    ``MODEL.SPNET.REID.NUM_IDENTITIES`` -1 becomes the number of identities. For evaluation that
+    number is the checkpoint's, so the training data need not be there.
+
+    Args:
+        args: of ``detectron2.engine.default_argument_parser``; only ``config_file`` and ``opts``
+            must be there.
+
+    Returns:
+        CfgNode: frozen.
+    """
+    cfg = get_cfg()
+    add_spnet_config(cfg)
+    if args.config_file:
+        cfg.merge_from_file(args.config_file)
+    opts = list(args.opts or [])
+    cfg.merge_from_list(opts)
+
+    # Detectron2 sets up its own loggers only.
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="spnet_d2")
+    _choose_device(cfg, use_gpu=getattr(args, "num_gpus", 1) > 0)
+    if not getattr(args, "eval_only", False):
+        prefer_explicit_iterations(cfg, opts[0::2])
+        resolve_schedule(cfg, iterations_per_epoch(cfg))
+        if cfg.MODEL.SPNET.REID.NUM_IDENTITIES < 0:
+            cfg.MODEL.SPNET.REID.NUM_IDENTITIES = num_identities(cfg.DATASETS.TRAIN)
+    cfg.freeze()
+    default_setup(cfg, args)
+    return cfg
+
+
+def _choose_device(cfg: CfgNode, use_gpu: bool) -> None:
+    """Fall back to the CPU, without mixed precision, where there is no GPU to use."""
+    if cfg.MODEL.DEVICE.startswith("cuda") and not (use_gpu and torch.cuda.is_available()):
+        reason = "PyTorch finds no usable GPU" if use_gpu else "--num-gpus is 0"
+        logger.info("MODEL.DEVICE is cpu instead of %s: %s.", cfg.MODEL.DEVICE, reason)
+        cfg.MODEL.DEVICE = "cpu"
+    if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED:
+        logger.info("SOLVER.AMP.ENABLED is False on the CPU: mixed precision needs a GPU.")
+        cfg.SOLVER.AMP.ENABLED = False

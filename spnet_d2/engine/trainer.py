@@ -1,0 +1,124 @@
+"""Detectron2's default trainer, with SPNet's data, optimiser, evaluation and an exact resume."""
+
+import os
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer, HookBase, hooks
+from detectron2.evaluation import DatasetEvaluator
+from torch import nn, optim
+from torch.utils.data import DataLoader
+
+from spnet_d2.data.loaders import build_test_loader, build_train_loader
+from spnet_d2.engine import random_state
+from spnet_d2.engine.checkpointer import Checkpointer
+from spnet_d2.engine.optimizer import build_optimizer
+from spnet_d2.evaluation import PersonSearchEvaluator
+
+
+class TrainLoader:
+    """Batches from ``start_iter`` on. It is built when iterated over: after a resume."""
+
+    def __init__(self, cfg: CfgNode):
+        self.cfg = cfg
+        self.start_iter = 0
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        return iter(build_train_loader(self.cfg, self.start_iter))
+
+
+class Trainer(DefaultTrainer):
+    """
+    Trains what ``cfg`` describes. Use it as Detectron2's ``DefaultTrainer``::
+
+        trainer = Trainer(cfg)            # cfg of spnet_d2.engine.setup
+        trainer.resume_or_load(resume=args.resume)
+        results = trainer.train()
+
+    A run that is interrupted and resumed from a checkpoint continues as if it had not been: the
+    checkpoint holds the model with its re-id memories, the optimiser, the schedule, the iteration
+    and the random generators of all processes; the data are a function of seed and iteration. On
+    the CPU the results are equal bit by bit (with ``SEED`` >= 0).
+    """
+
+    def build_hooks(self) -> list[HookBase]:
+        # The one place between Detectron2's making its checkpointer and giving it to the hooks.
+        self.checkpointer = Checkpointer(
+            self._trainer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
+        result = [hook for hook in super().build_hooks() if hook is not None]
+        saves = [i for i, h in enumerate(result) if isinstance(h, hooks.PeriodicCheckpointer)]
+        # Only the main process saves. The others take part right after what comes before saving.
+        place = saves[0] if saves else _index_of(result, hooks.EvalHook)
+        result.insert(place, random_state.RandomState(self.cfg.SOLVER.CHECKPOINT_PERIOD))
+        return result
+
+    def train(self) -> OrderedDict | None:
+        """
+        Train from the current iteration to ``SOLVER.MAX_ITER``, then evaluate.
+
+        Returns:
+            The last evaluation's results; None on all but the main process.
+
+        Raises:
+            FloatingPointError: a loss or the gradient became infinite or NaN.
+        """
+        self._trainer.data_loader.start_iter = self.start_iter
+        super().train()
+        return getattr(self, "_last_eval_results", None)
+
+    def run_step(self) -> None:
+        try:
+            super().run_step()
+        except FloatingPointError as error:
+            raise FloatingPointError(self._explain(error)) from error
+        grad_norm = getattr(self.optimizer, "grad_norm", None)
+        if grad_norm is not None:
+            self.storage.put_scalar("grad_norm", grad_norm)
+
+    def _explain(self, error: FloatingPointError) -> str:
+        last = self.checkpointer.get_checkpoint_file()
+        rescue = (
+            f"The last checkpoint, {last}, is from before that: continue from it with --resume"
+            if last
+            else "No checkpoint was written yet: start again"
+        )
+        return (
+            f"Training stopped at iteration {self.iter}. {error}\n{rescue}, with a smaller "
+            "SOLVER.BASE_LR, a longer SOLVER.WARMUP_ITERS or, if it is on, without "
+            "SOLVER.AMP.ENABLED."
+        )
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
+        return TrainLoader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        return PersonSearchEvaluator(dataset_name, cfg.TEST.PROTOCOLS, folder)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None) -> OrderedDict:
+        """
+        Evaluate on every set of ``DATASETS.TEST``, leaving the random generators alone.
+
+        Returns:
+            The evaluator's results; of several test sets, one entry for each by name.
+        """
+        with random_state.preserved():
+            return super().test(cfg, model, evaluators)
+
+
+def _index_of(items: list[HookBase], kind: type) -> int:
+    return next(i for i, item in enumerate(items) if isinstance(item, kind))

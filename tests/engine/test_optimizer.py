@@ -1,0 +1,152 @@
+"""Parameter groups by prefix and clipping by the global norm."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from spnet_d2.engine import build_optimizer
+from spnet_d2.engine.optimizer import clip_by_global_norm, parameter_groups
+
+
+class Toy(nn.Module):
+    """Names as in SPNet: a trunk, an FPN beside it, and a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Module()
+        self.backbone.trunk = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3))
+        self.backbone.fpn = nn.Linear(3, 3)
+        self.head = nn.Linear(3, 1)
+
+    def forward(self, x):
+        return self.head(self.backbone.fpn(self.backbone.trunk(x)))
+
+
+def names_of(model, group):
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {names[id(p)] for p in group["params"]}
+
+
+def test_one_group_without_a_backbone_rate(default_cfg):
+    (group,) = parameter_groups(default_cfg, Toy())
+    assert (group["lr"], group["weight_decay"]) == (1e-4, 5e-4)
+    assert len(group["params"]) == 8  # norms and biases as well
+
+
+def test_trunk_has_its_own_rate_and_decay(default_cfg):
+    default_cfg.SOLVER.BACKBONE_LR, default_cfg.SOLVER.BACKBONE_WEIGHT_DECAY = 1e-5, 0.0
+    model = Toy()
+    trunk, rest = parameter_groups(default_cfg, model)
+    assert (trunk["lr"], trunk["weight_decay"]) == (1e-5, 0.0)
+    assert (rest["lr"], rest["weight_decay"]) == (1e-4, 5e-4)
+    assert all(name.startswith("backbone.trunk.") for name in names_of(model, trunk))
+    assert {"backbone.fpn.weight", "head.bias"} <= names_of(model, rest)
+    assert len(trunk["params"]) + len(rest["params"]) == 8
+
+
+def test_frozen_parameters_are_left_out_and_shared_ones_counted_once(default_cfg):
+    model = Toy()
+    model.backbone.trunk.requires_grad_(False)
+    model.twin = model.head
+    (group,) = parameter_groups(default_cfg, model)
+    assert names_of(model, group) == {
+        "backbone.fpn.weight",
+        "backbone.fpn.bias",
+        "head.weight",
+        "head.bias",
+    }
+
+
+def test_decay_of_norms_and_biases_can_be_set(default_cfg):
+    default_cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
+    default_cfg.SOLVER.WEIGHT_DECAY_BIAS = 0.1
+    model = Toy()
+    decays = {g["weight_decay"]: names_of(model, g) for g in parameter_groups(default_cfg, model)}
+    assert decays[0.0] == {"backbone.trunk.1.weight"}
+    assert all(name.endswith("bias") for name in decays[0.1]) and len(decays[0.1]) == 4
+
+
+def test_adamw_and_sgd(default_cfg):
+    adamw = build_optimizer(default_cfg, Toy())
+    assert isinstance(adamw, torch.optim.AdamW)
+    assert adamw.defaults["betas"] == (0.9, 0.999) and adamw.defaults["eps"] == 1e-8
+    default_cfg.SOLVER.OPTIMIZER = "SGD"
+    sgd = build_optimizer(default_cfg, Toy())
+    assert isinstance(sgd, torch.optim.SGD) and sgd.defaults["momentum"] == 0.9
+
+
+def test_errors_list_the_choices(default_cfg):
+    default_cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "global"
+    with pytest.raises(ValueError, match="'global', expected 'full_model'.*'norm'.*'value'"):
+        build_optimizer(default_cfg, Toy())
+    default_cfg.SOLVER.OPTIMIZER = "LION"
+    with pytest.raises(ValueError, match="'LION', expected one of ADAMW, SGD"):
+        build_optimizer(default_cfg, Toy())
+    with pytest.raises(ValueError, match="no trainable parameter"):
+        build_optimizer(default_cfg, Toy().requires_grad_(False))
+
+
+def two_parameters():
+    a, b = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))
+    a.grad, b.grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
+    return a, b
+
+
+def test_clip_is_by_the_norm_over_all_groups():
+    a, b = two_parameters()
+    optimizer = torch.optim.SGD([{"params": [a]}, {"params": [b]}], lr=1.0)
+    optimizer = clip_by_global_norm(optimizer, max_norm=1.0)
+    assert optimizer.grad_norm is None
+    optimizer.step()
+    assert optimizer.grad_norm == pytest.approx(5.0)
+    # Detectron2's own "norm" would make both of them 1.
+    assert a.tolist() == pytest.approx([-0.6, 0.0], abs=1e-5)
+    assert b.tolist() == pytest.approx([-0.8], abs=1e-5)
+
+
+def test_small_gradients_are_not_touched():
+    a, b = two_parameters()
+    clip_by_global_norm(torch.optim.SGD([a, b], lr=1.0), max_norm=5.1).step()
+    assert a.tolist() == [-3.0, 0.0] and b.tolist() == [-4.0]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_bad_gradient_stops_before_the_parameters_change(bad):
+    a, b = two_parameters()
+    b.grad = torch.tensor([bad])
+    optimizer = clip_by_global_norm(torch.optim.SGD([a, b], lr=1.0), max_norm=1.0)
+    with pytest.raises(FloatingPointError, match=r"norm of the gradient is (nan|inf)"):
+        optimizer.step()
+    assert a.tolist() == [0.0, 0.0] and b.tolist() == [0.0]
+
+
+def test_clip_sees_unscaled_gradients_under_a_grad_scaler():
+    a, b = two_parameters()
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    optimizer = clip_by_global_norm(torch.optim.SGD([a, b], lr=1.0), max_norm=1.0)
+    a.grad, b.grad = None, None
+    scaler.scale(3.0 * a[0] + 4.0 * b[0]).backward()
+    scaler.step(optimizer)
+    assert optimizer.grad_norm == pytest.approx(5.0)
+    assert b.tolist() == pytest.approx([-0.8], abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["norm", "value"])
+def test_detectron2_clip_types_still_work(default_cfg, kind):
+    default_cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = kind
+    default_cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.5
+    default_cfg.SOLVER.OPTIMIZER, default_cfg.SOLVER.BASE_LR = "SGD", 1.0
+    model = nn.Linear(1, 1, bias=False)
+    before = model.weight.item()
+    optimizer = build_optimizer(default_cfg, model)
+    model.weight.grad = torch.tensor([[9.0]])
+    optimizer.step()
+    decay = default_cfg.SOLVER.WEIGHT_DECAY * before
+    assert model.weight.item() == pytest.approx(before - 0.5 - decay, abs=1e-5)
+
+
+def test_clipping_can_be_off(default_cfg):
+    default_cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False
+    assert type(build_optimizer(default_cfg, Toy())) is torch.optim.AdamW

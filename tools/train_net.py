@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""Train an SPNet, or evaluate one (--eval-only).
+
+Train, evaluating at the end and every TEST.EVAL_EPOCHS epochs:
+
+    python tools/train_net.py --config-file projects_configs/NAME.yaml OUTPUT_DIR outputs/NAME
+
+Continue an interrupted run as if it had not been interrupted: the same command with --resume.
+Evaluate: --eval-only with MODEL.WEIGHTS FILE, or with --resume for the last checkpoint. Settings
+follow at the end as KEY VALUE pairs. Without a GPU everything runs on the CPU.
+"""
+
+import logging
+import os
+from argparse import Namespace
+
+import torch
+from detectron2.engine import default_argument_parser, launch
+
+from spnet_d2.engine import Checkpointer, Trainer, setup
+
+logger = logging.getLogger("spnet_d2.train_net")
+
+
+def main(args: Namespace) -> dict | None:
+    cfg = setup(args)
+    if args.eval_only:
+        model = Trainer.build_model(cfg)
+        checkpointer = Checkpointer(model, cfg.OUTPUT_DIR)
+        if not cfg.MODEL.WEIGHTS and not (args.resume and checkpointer.has_checkpoint()):
+            logger.warning(
+                "No weights to evaluate: MODEL.WEIGHTS is empty%s. The heads are untrained.",
+                f" and {cfg.OUTPUT_DIR} has no checkpoint" if args.resume else "",
+            )
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        return Trainer.test(cfg, model)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+def run() -> None:
+    parser = default_argument_parser(epilog=__doc__)
+    args = parser.parse_args()
+    if len(args.opts) % 2:
+        parser.error(f"settings are KEY VALUE pairs, found {len(args.opts)} words: {args.opts}")
+    if args.config_file and not os.path.isfile(args.config_file):
+        parser.error(f"no config file at {os.path.abspath(args.config_file)}")
+    if args.num_gpus > max(1, torch.cuda.device_count()):
+        parser.error(f"--num-gpus {args.num_gpus}, but PyTorch finds {torch.cuda.device_count()}")
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
+
+
+if __name__ == "__main__":
+    run()
