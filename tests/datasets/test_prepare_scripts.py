@@ -1,0 +1,59 @@
+"""The command-line tools: arguments, results and error messages."""
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[2] / "datasets"
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_prepare_cuhk_sysu(cuhk_sysu_files, tmp_path, capsys):
+    folder = shutil.copytree(cuhk_sysu_files, tmp_path / "cuhk")
+    script("prepare_cuhk_sysu").main(["--dataset-dir", str(folder), "--val-gallery-size", "3"])
+    assert "13 files written" in capsys.readouterr().out
+    assert (folder / "coco/trainval.json").is_file() and (folder / "retrieval/val.json").is_file()
+
+
+def test_prepare_prw(prw_files, tmp_path, capsys):
+    folder = shutil.copytree(prw_files, tmp_path / "prw")
+    arguments = ["--dataset-dir", str(folder), "--same-cam-own-frame", "--ignored-people", "1"]
+    script("prepare_prw").main([*arguments, "--val-gallery-size", "1"])
+    assert "files written" in capsys.readouterr().out
+    assert (folder / "retrieval/same_cam_id.json").is_file()
+
+
+def test_prepare_cocopersons(coco_files, tmp_path, capsys):
+    folder = shutil.copytree(coco_files, tmp_path / "coco")
+    main = script("prepare_cocopersons").main
+    main(["--dataset-dir", str(folder)])
+    assert "11 files written" in capsys.readouterr().out
+    main(["--dataset-dir", str(folder), "--partition", "all", "--no-noise"])
+    assert (folder / "cocoa/train.json").is_file()
+    main(["--dataset-dir", str(folder), "--crops", "val"])
+    assert "5 crops written" in capsys.readouterr().out
+    assert len(list((folder / "crops/val/person").iterdir())) == 5
+
+
+@pytest.mark.parametrize(
+    "name, origin",
+    [
+        ("prepare_cuhk_sysu", "github.com/ShuangLI59/person_search"),
+        ("prepare_prw", "github.com/liangzheng06/PRW-baseline"),
+        ("prepare_cocopersons", "cocodataset.org"),
+    ],
+)
+def test_a_missing_corpus_ends_with_a_message(name, origin, tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        script(name).main(["--dataset-dir", str(tmp_path / "nowhere")])
+    message = capsys.readouterr().err
+    assert exit_.value.code == 1 and "Traceback" not in message
+    assert str(tmp_path / "nowhere") in message and origin in message
