@@ -1,7 +1,7 @@
 """Find a person in pictures or a video: predictor, gallery, ranking, picture of the result."""
 
 from .errors import SearchInputError
-from .frames import Frame, ImageFolder, VideoFile, open_frames, read_picture
+from .frames import Frame, ImageFolder, VideoFile, open_frames, read_frames, read_picture
 from .gallery import Gallery
 from .predictor import PersonDetections, PersonSearchPredictor
 from .query import Match, clip_query_box, search
@@ -19,6 +19,7 @@ __all__ = [
     "clip_query_box",
     "draw_search",
     "open_frames",
+    "read_frames",
     "read_picture",
     "search",
 ]

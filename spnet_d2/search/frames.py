@@ -113,10 +113,6 @@ class ImageFolder:
                 continue
             yield Frame(number, str(path), None, image)
 
-    def read(self, numbers: Iterable[int]) -> dict[int, np.ndarray]:
-        """Pictures (H, W, 3) BGR by frame number."""
-        return {n: read_picture(self.files[n]) for n in set(numbers)}
-
 
 class VideoFile:
     """
@@ -184,26 +180,6 @@ class VideoFile:
         """Seconds from the start to frame ``number``; None if the file does not say its rate."""
         return number / self.fps if np.isfinite(self.fps) and self.fps > 0 else None
 
-    def read(self, numbers: Iterable[int]) -> dict[int, np.ndarray]:
-        """Frames (H, W, 3) BGR by frame number; stops reading after the last one."""
-        wanted = set(numbers)
-        images: dict[int, np.ndarray] = {}
-        capture = cv2.VideoCapture(self.name)
-        try:
-            for number in range(max(wanted, default=-1) + 1):
-                if not capture.grab():
-                    break
-                if number in wanted:
-                    images[number] = capture.retrieve()[1]
-        finally:
-            capture.release()
-        if len(images) < len(wanted):
-            raise SearchInputError(
-                f"{self.name} no longer has frame {min(wanted - images.keys())}; it has changed "
-                "since it was indexed."
-            )
-        return images
-
 
 def open_frames(path: str | os.PathLike, every: int = 1) -> ImageFolder | VideoFile:
     """
@@ -228,6 +204,40 @@ def open_frames(path: str | os.PathLike, every: int = 1) -> ImageFolder | VideoF
             f"{path} is a single picture; expected a folder of pictures or a video file."
         )
     return VideoFile(path, every)
+
+
+def read_frames(wanted: Iterable[tuple[str, int]]) -> dict[tuple[str, int], np.ndarray]:
+    """
+    Read single frames again, e.g. those of matches.
+
+    Args:
+        wanted: ``(file, number)`` as in :class:`Frame`; the number counts in videos only.
+
+    Returns:
+        ``{(file, number): (H, W, 3) uint8 BGR}``.
+
+    Raises:
+        SearchInputError: a file is gone or has fewer frames.
+    """
+    images: dict[tuple[str, int], np.ndarray] = {}
+    in_videos: dict[str, set[int]] = {}
+    for file, number in wanted:
+        if Path(file).suffix.lower() in IMAGE_SUFFIXES:
+            images[file, number] = read_picture(file)
+        else:
+            in_videos.setdefault(file, set()).add(number)
+    for file, numbers in in_videos.items():
+        for frame in VideoFile(file):
+            if frame.number in numbers:
+                images[file, frame.number] = frame.image
+            if frame.number == max(numbers):
+                break
+        missing = [number for number in numbers if (file, number) not in images]
+        if missing:
+            raise SearchInputError(
+                f"{file} has no frame {min(missing)} any more; it changed since it was indexed."
+            )
+    return images
 
 
 def _check_every(every: int) -> int:

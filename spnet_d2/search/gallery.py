@@ -6,7 +6,7 @@ Memory is a box, a score and an embedding per person, however many frames there 
 import logging
 import os
 import zipfile
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from tqdm import tqdm
@@ -33,6 +33,7 @@ class Gallery:
         boxes: (N, 4) float32 xyxy, pixels.
         scores: (N,) float32.
         embeddings: (N, D_r) float32, as the model gave them.
+        fingerprint: of the predictor that made it.
         skipped: (S,) text, picture files that could not be read.
     """
 
@@ -44,6 +45,7 @@ class Gallery:
     boxes: np.ndarray
     scores: np.ndarray
     embeddings: np.ndarray
+    fingerprint: str = ""
     skipped: np.ndarray = field(default_factory=lambda: np.zeros(0, "U1"))
 
     def __len__(self) -> int:
@@ -98,8 +100,15 @@ class Gallery:
             boxes=np.concatenate([people.boxes for people in found]),
             scores=np.concatenate([people.scores for people in found]),
             embeddings=np.concatenate([people.embeddings for people in found]),
+            fingerprint=predictor.fingerprint,
             skipped=np.array(frames.skipped, np.str_),
         )
+
+    def above(self, min_score: float) -> "Gallery":
+        """The same frames with only the people of ``score >= min_score``."""
+        keep = self.scores >= min_score
+        names = ("frame_index", "boxes", "scores", "embeddings")
+        return replace(self, **{name: getattr(self, name)[keep] for name in names})
 
     def save(self, path: str | os.PathLike) -> None:
         """Write everything as an ``.npz`` file, atomically."""
@@ -125,5 +134,5 @@ class Gallery:
             raise SearchInputError(
                 f"{path} is not a gallery written by Gallery.save: {e}. Build it again."
             ) from e
-        arrays["source"] = str(arrays["source"])
-        return cls(**arrays)
+        texts = {name: str(arrays.pop(name)) for name in ("source", "fingerprint")}
+        return cls(**texts, **arrays)

@@ -1,14 +1,14 @@
 """A trained SPNet as an object: pictures in, people out."""
 
+import hashlib
 import logging
 import os
-import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import configurable
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
@@ -17,6 +17,7 @@ from torch import nn
 import spnet_d2.modeling  # noqa: F401  (registers the model)
 from spnet_d2.data.eight_bit import quantize, restore
 from spnet_d2.data.transforms import build_augmentation
+from spnet_d2.engine.checkpointer import Checkpointer
 
 from .errors import SearchInputError
 
@@ -132,6 +133,15 @@ class PersonSearchPredictor:
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
         return _array(self._run(self._input(image, boxes))["gt_embeddings"]["reid"])
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Text that tells models apart, whose embeddings can't be compared."""
+        digest = hashlib.sha256()
+        for name, parameter in self.model.named_parameters():
+            digest.update(name.encode())
+            digest.update(parameter.detach().float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
     def _run(self, model_input: dict) -> dict:
         with torch.inference_mode():
             return self.model([model_input])[0]
@@ -161,7 +171,7 @@ class PersonSearchPredictor:
         return result
 
 
-class _WholeCheckpointer(DetectionCheckpointer):
+class _WholeCheckpointer(Checkpointer):
     """Refuses weights that leave a part of the model untrained, instead of logging it."""
 
     def _log_incompatible_keys(self, incompatible) -> None:
@@ -194,6 +204,7 @@ def load_model(cfg, weights: str) -> nn.Module:
     if not weights:
         raise SearchInputError("No weights given; set --weights (MODEL.WEIGHTS) to a checkpoint.")
     if "://" not in weights and not os.path.isfile(weights):
+        # Before the model is built, which takes a while.
         raise SearchInputError(
             f"No weight file at {os.path.abspath(weights)}; give the checkpoint of a training run, "
             "e.g. output/model_final.pth."
@@ -211,11 +222,8 @@ def load_model(cfg, weights: str) -> nn.Module:
     checkpointer.path = weights
     try:
         checkpointer.load(weights, checkpointables=[])
-    except SearchInputError:
-        raise
-    # How torch reports what is no checkpoint.
-    except (RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, KeyError) as error:
-        raise SearchInputError(f"Cannot read the weights {weights}: {error}") from error
+    except (FileNotFoundError, ValueError) as error:
+        raise SearchInputError(str(error)) from error
     return model.eval()
 
 

@@ -25,8 +25,10 @@ CROP_SIZE = (140, 210)  # width, height of a person's panel
 CAPTION = 42
 COLUMNS = 5
 QUERY_WIDTH = 420
+QUERY_CROP_HEIGHT = 390
+SMALL = 0.4
 
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_FONT = cv2.FONT_HERSHEY_DUPLEX
 
 
 def draw_search(
@@ -35,7 +37,7 @@ def draw_search(
     matches: Sequence[Match],
     images: Mapping[tuple[str, int], np.ndarray],
     hits: Sequence[bool] | None = None,
-    title: str = "",
+    query_name: str = "",
 ) -> np.ndarray:
     """
     Draw the query's scene and crop at the left, and a card for each match at the right.
@@ -48,7 +50,7 @@ def draw_search(
         matches: of :func:`~.query.search`.
         images: the matches' frames by ``(file, frame)``.
         hits: for each match whether it is the right person, if that is known: green or red.
-        title: a line above the matches; a summary if empty.
+        query_name: what to call the query's picture.
 
     Returns:
         (H', W', 3) uint8 BGR.
@@ -62,13 +64,15 @@ def draw_search(
         )
         for i, match in enumerate(matches)
     ]
-    if not title:
-        title = f"{len(matches)} most similar people" if matches else "Nobody found"
-        if hits is not None and matches:
-            title += f": {sum(hits)} of {len(matches)} are the right person (green)"
-    grid = _grid(cards) if cards else _label_panel("No match above the limits", 420, 80)
+    title = f"{len(matches)} most similar people" if matches else "Nobody found"
+    if hits is not None and matches:
+        title += f": {sum(hits)} of {len(matches)} are the right person (green)"
+    grid = (
+        _grid(cards) if cards else _label_panel("No one in the gallery passes the limits.", 420, 80)
+    )
     right = _stack([_line(title, grid.shape[1], 0.6, INK), grid])
-    left = _stack([_line("Query", QUERY_WIDTH, 0.6, INK), query_panel])
+    name = _shorten(f"Query: {query_name}" if query_name else "Query", QUERY_WIDTH, 0.6)
+    left = _stack([_line(name, QUERY_WIDTH, 0.6, INK), query_panel])
     height = max(left.shape[0], right.shape[0])
     sheet = np.hstack(
         [
@@ -83,55 +87,76 @@ def draw_search(
 
 
 def draw_box(image: np.ndarray, box: Sequence[float], color, thickness: int = 2) -> np.ndarray:
-    """A copy of ``image`` with one xyxy box, in ``color`` between thin white lines."""
+    """A copy of ``image`` with one xyxy box around, not over, its content; white outside."""
     image = image.copy()
-    low = tuple(int(round(v)) for v in box[:2])
-    high = tuple(int(round(v)) for v in box[2:])
-    cv2.rectangle(image, low, high, WHITE, thickness + 2, cv2.LINE_AA)
-    cv2.rectangle(image, low, high, color, thickness, cv2.LINE_AA)
+    low = np.floor(box[:2]).astype(int) - thickness
+    high = np.ceil(box[2:]).astype(int) + thickness
+    cv2.rectangle(image, low.tolist(), high.tolist(), WHITE, thickness + 2, cv2.LINE_AA)
+    cv2.rectangle(image, low.tolist(), high.tolist(), color, thickness, cv2.LINE_AA)
     return image
 
 
-def crop_person(image: np.ndarray, box: Sequence[float], context: float = 0.08) -> np.ndarray:
-    """The box's part of the picture with some surroundings, at least one pixel."""
+def crop_person(image: np.ndarray, box: Sequence[float], aspect: float) -> np.ndarray:
+    """
+    A person with a little of the surroundings.
+
+    Args:
+        image: (H, W, 3).
+        box: xyxy.
+        aspect: width / height that is filled up with surroundings, as far as the picture goes.
+
+    Returns:
+        A view of the picture, at least one pixel.
+    """
     height, width = image.shape[:2]
     x1, y1, x2, y2 = box
-    pad_x, pad_y = context * (x2 - x1), context * (y2 - y1)
-    left = int(min(max(x1 - pad_x, 0), width - 1))
-    top = int(min(max(y1 - pad_y, 0), height - 1))
-    right = int(min(max(np.ceil(x2 + pad_x), left + 1), width))
-    bottom = int(min(max(np.ceil(y2 + pad_y), top + 1), height))
+    h = 1.1 * max(y2 - y1, (x2 - x1) / aspect)
+    w = h * aspect
+    left = int(min(max((x1 + x2 - w) / 2, 0), width - 1))
+    top = int(min(max((y1 + y2 - h) / 2, 0), height - 1))
+    right = int(min(max(np.ceil((x1 + x2 + w) / 2), left + 1), width))
+    bottom = int(min(max(np.ceil((y1 + y2 + h) / 2), top + 1), height))
     return image[top:bottom, left:right]
 
 
 def _query_panel(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
-    scene, scale = _fit(image, QUERY_WIDTH - 2 * BORDER, QUERY_WIDTH)
-    scene = _frame(draw_box(scene, np.multiply(box, scale), QUERY, 3), QUERY)
-    crop_height = round(1.6 * CROP_SIZE[1])
-    crop = _letterbox(crop_person(image, box), QUERY_WIDTH - 2 * BORDER, crop_height)
-    return _stack([scene, _frame(crop, QUERY)])
+    width = QUERY_WIDTH - 2 * BORDER
+    scene, scale = _fit(image, width, QUERY_WIDTH)
+    scene = draw_box(scene, np.multiply(box, scale), QUERY, 3)
+    scene = _frame(_pad(scene, scene.shape[0], width, center=True), QUERY)
+    size = (round(QUERY_CROP_HEIGHT * CROP_SIZE[0] / CROP_SIZE[1]), QUERY_CROP_HEIGHT)
+    return _stack([scene, _frame(_person(image, box, size), QUERY)])
 
 
 def _card(match: Match, image: np.ndarray, color) -> np.ndarray:
     width, height = CROP_SIZE
-    crop = _letterbox(crop_person(image, match.box), width, height)
     scene, scale = _fit(image, width, height)
     scene = draw_box(scene, np.multiply(match.box, scale), QUERY if color == NEUTRAL else color)
     scene = _pad(scene, max(scene.shape[0], round(width * 0.75)), width, center=True)
-    body = _frame(np.vstack([crop, np.full((3, width, 3), color, np.uint8), scene]), color)
+    line = np.full((3, width, 3), color, np.uint8)
+    body = _frame(np.vstack([_person(image, match.box, CROP_SIZE), line, scene]), color)
     caption = np.full((CAPTION, body.shape[1], 3), PAPER, np.uint8)
-    _text(caption, f"#{match.rank}", (0, 16), 0.52, INK, 2)
+    _text(caption, f"{match.rank}.", (0, 16), 0.55, INK)
     value = f"{match.similarity:.3f}"
-    _text(caption, value, (body.shape[1] - _text_width(value, 0.52, 1), 16), 0.52, INK)
-    _text(caption, _whence(match, body.shape[1]), (0, 35), 0.4, GREY)
+    _text(caption, value, (body.shape[1] - _text_width(value, 0.5), 16), 0.5, INK)
+    _text(caption, _whence(match, body.shape[1]), (0, 35), SMALL, GREY)
     return np.vstack([caption, body])
+
+
+def _person(image: np.ndarray, box: Sequence[float], size: tuple[int, int]) -> np.ndarray:
+    """The person in a panel of ``size`` (width, height), letterboxed at the picture's edges."""
+    crop = _fit(crop_person(image, box, size[0] / size[1]), *size)[0]
+    if max(size[0] - crop.shape[1], size[1] - crop.shape[0]) <= 4:
+        # Crops have whole pixels, so their aspect is off by a little.
+        return cv2.resize(crop, size)
+    return _pad(crop, size[1], size[0], center=True)
 
 
 def _whence(match: Match, width: int) -> str:
     if match.time is not None:
         minutes, seconds = divmod(match.time, 60)
         return f"frame {match.frame}   {int(minutes)}:{seconds:04.1f}"
-    return _shorten(Path(match.file).name, width, 0.4)
+    return _shorten(Path(match.file).name, width, SMALL)
 
 
 def _grid(cards: list[np.ndarray]) -> np.ndarray:
@@ -175,12 +200,8 @@ def _fit(image: np.ndarray, width: int, height: int) -> tuple[np.ndarray, float]
     return cv2.resize(image, size, interpolation=way), scale
 
 
-def _letterbox(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    return _pad(_fit(image, width, height)[0], height, width, center=True)
-
-
 def _line(text: str, width: int, size: float, color) -> np.ndarray:
-    line = np.full((24, max(width, _text_width(text, size, 1) + 4), 3), PAPER, np.uint8)
+    line = np.full((24, max(width, _text_width(text, size) + 4), 3), PAPER, np.uint8)
     _text(line, text, (0, 17), size, color)
     return line
 
@@ -191,21 +212,21 @@ def _label_panel(text: str, width: int, height: int) -> np.ndarray:
     return panel
 
 
-def _text(image, text: str, origin, size: float, color, thickness: int = 1) -> None:
-    cv2.putText(image, _ascii(text), origin, _FONT, size, color, thickness, cv2.LINE_AA)
+def _text(image, text: str, origin, size: float, color) -> None:
+    cv2.putText(image, _ascii(text), origin, _FONT, size, color, 1, cv2.LINE_AA)
 
 
-def _text_width(text: str, size: float, thickness: int) -> int:
-    return cv2.getTextSize(_ascii(text), _FONT, size, thickness)[0][0]
+def _text_width(text: str, size: float) -> int:
+    return cv2.getTextSize(_ascii(text), _FONT, size, 1)[0][0]
 
 
 def _shorten(text: str, width: int, size: float) -> str:
     """Drop characters from the middle until the text is narrow enough."""
-    if _text_width(text, size, 1) <= width:
+    if _text_width(text, size) <= width:
         return text
     for keep in range(len(text) - 1, 2, -1):
         short = f"{text[: keep // 2]}..{text[len(text) - (keep + 1) // 2 :]}"
-        if _text_width(short, size, 1) <= width:
+        if _text_width(short, size) <= width:
             return short
     return ".."
 

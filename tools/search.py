@@ -1,0 +1,198 @@
+#!/usr/bin/env python3
+"""Find a person in a folder of pictures or in a video.
+
+    python tools/search.py --query scene.jpg --box 412,180,64,170 --gallery video.mp4 \\
+        --every 10 --output outputs/search
+
+The box is left, top, width, height in pixels. Written to --output: matches.json (the query and its
+matches, most similar first), search.png (a picture of them) and gallery.npz (everyone found; give
+it as --gallery to search the same frames again at once). Without --config-file and --weights the
+model of `make demo` is used. Settings may follow at the end as KEY VALUE pairs.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+
+import cv2
+from detectron2.config import CfgNode, get_cfg
+from tabulate import tabulate
+
+from spnet_d2.config import add_spnet_config
+from spnet_d2.data.atomic_io import atomic_path
+from spnet_d2.search import (
+    Gallery,
+    Match,
+    PersonSearchPredictor,
+    SearchInputError,
+    clip_query_box,
+    draw_search,
+    open_frames,
+    read_frames,
+    read_picture,
+    search,
+)
+from spnet_d2.search.query import box_to_json
+
+DEMO = Path(__file__).resolve().parents[1] / "outputs" / "demo"
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--query", type=Path, required=True, help="picture that shows the person")
+    parser.add_argument("--box", type=_box, required=True, metavar="x,y,w,h", help="where")
+    parser.add_argument(
+        "--gallery", type=Path, required=True, help="folder of pictures, video, or gallery.npz"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--config-file", type=Path, help="default: the demo's")
+    parser.add_argument("--weights", type=Path, help="default: the demo's, or MODEL.WEIGHTS")
+    parser.add_argument("--topk", type=int, default=10, help="most matches (%(default)s)")
+    parser.add_argument(
+        "--every", type=int, default=1, metavar="N", help="take each N-th frame (%(default)s)"
+    )
+    parser.add_argument(
+        "--min-score", type=float, default=0.5, help="least detection score (%(default)s)"
+    )
+    parser.add_argument(
+        "--min-similarity", type=float, default=-1.0, help="least cosine similarity (%(default)s)"
+    )
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings")
+    args = parser.parse_args(argv)
+    if args.topk < 1:
+        parser.error(f"--topk must be 1 or more, found {args.topk}")
+    if len(args.opts) % 2:
+        parser.error(f"settings are KEY VALUE pairs, found {len(args.opts)} words: {args.opts}")
+    return args
+
+
+def _box(text: str) -> tuple[float, ...]:
+    try:
+        x, y, w, h = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected four numbers x,y,w,h such as 412,180,64,170, found {text!r}"
+        ) from None
+    return x, y, w, h
+
+
+def load_config(args: argparse.Namespace) -> tuple[CfgNode, str]:
+    """The config and the path of the weights, the demo's if none are named."""
+    config_file, weights = args.config_file, args.weights
+    if config_file is None and weights is None:
+        config_file, weights = DEMO / "config.yaml", DEMO / "model_final.pth"
+        if not (config_file.is_file() and weights.is_file()):
+            raise SearchInputError(
+                f"No model: {DEMO} holds no trained demo. Run `make demo` once, or give "
+                "--config-file and --weights of your own training run."
+            )
+    elif config_file is None:
+        config_file = weights.parent / "config.yaml"
+    if not config_file.is_file():
+        raise SearchInputError(
+            f"No config file at {config_file.absolute()}; give --config-file. A training run "
+            "writes config.yaml into its output folder."
+        )
+    cfg = get_cfg()
+    add_spnet_config(cfg)
+    try:
+        cfg.merge_from_file(str(config_file))
+        cfg.merge_from_list(args.opts)
+    # How yacs and PyYAML report unknown keys, values of the wrong type, and broken files.
+    except (KeyError, ValueError, AssertionError, AttributeError, TypeError) as error:
+        raise SearchInputError(f"Cannot use {config_file} with {args.opts}: {error}") from error
+    return cfg, str(weights or cfg.MODEL.WEIGHTS)
+
+
+def run(args: argparse.Namespace) -> list[Match]:
+    """
+    Search and write the results.
+
+    Raises:
+        SearchInputError: something given by the user can't be used.
+    """
+    # Whatever can be checked is checked before the slow part.
+    image = read_picture(args.query)
+    box = clip_query_box(args.box, image.shape[:2])
+    indexed = args.gallery.suffix == ".npz"
+    gallery = Gallery.load(args.gallery) if indexed else None
+    frames = None if indexed else open_frames(args.gallery, args.every)
+    cfg, weights = load_config(args)
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SearchInputError(f"Cannot make the folder {args.output}: {error}") from error
+
+    predictor = PersonSearchPredictor(cfg, weights=weights)
+    embedding = predictor.embed(image, [box])[0]
+    if gallery is None:
+        gallery = Gallery.build(predictor, frames, args.min_score)
+        gallery.save(args.output / "gallery.npz")
+    elif gallery.fingerprint != predictor.fingerprint:
+        raise SearchInputError(
+            f"{args.gallery} was made with other weights than {weights}; index "
+            f"{gallery.source} again."
+        )
+    else:
+        gallery = gallery.above(args.min_score)
+    matches = search(gallery, embedding, args.topk, args.min_similarity)
+
+    report = {
+        "query": {"file": str(args.query), **box_to_json(box)},
+        "gallery": {
+            "source": gallery.source,
+            "frames": gallery.num_frames,
+            "people": len(gallery),
+            "skipped": gallery.skipped.tolist(),
+        },
+        "matches": [match.to_json() for match in matches],
+    }
+    with atomic_path(args.output / "matches.json") as part:
+        part.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    images = read_frames((match.file, match.frame) for match in matches)
+    picture = draw_search(image, box, matches, images, query_name=args.query.name)
+    with atomic_path(args.output / "search.png") as part:
+        cv2.imwrite(str(part), picture)
+
+    print(f"{len(gallery)} people in {gallery.num_frames} frames of {gallery.source}")
+    if len(gallery.skipped):
+        print(f"{len(gallery.skipped)} unreadable pictures were skipped")
+    if matches:
+        rows = [
+            [m.rank, f"{m.similarity:.3f}", m.frame, _when(m), *(round(v) for v in _xywh(m.box))]
+            for m in matches
+        ]
+        headers = ["rank", "similarity", "frame", "where", "x", "y", "w", "h"]
+        print(tabulate(rows, headers, disable_numparse=True, stralign="right"))
+    else:
+        print("no match")
+    print(f"results: {args.output / 'matches.json'}, {args.output / 'search.png'}")
+    return matches
+
+
+def _when(match: Match) -> str:
+    return Path(match.file).name if match.time is None else f"{match.time:.2f} s"
+
+
+def _xywh(box) -> tuple[float, ...]:
+    return box[0], box[1], box[2] - box[0], box[3] - box[1]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    args = parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        run(args)
+    except SearchInputError as error:
+        print(f"search: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
