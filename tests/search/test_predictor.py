@@ -1,0 +1,142 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+
+from spnet_d2.config import add_spnet_config
+from spnet_d2.data.mapper import PersonSearchMapper
+from spnet_d2.search import PersonSearchPredictor, SearchInputError
+
+from .scenes import BLUE, GREEN, RED, draw_scene, make_predictor
+
+
+def tiny_config():
+    cfg = get_cfg()
+    add_spnet_config(cfg)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.SPNET.BACKBONE.NAME = "test_efficientnet"
+    cfg.MODEL.SPNET.BACKBONE.PRETRAINED = ""
+    cfg.MODEL.SPNET.EMBED_DIM = cfg.MODEL.SPNET.REID_DIM = 16
+    cfg.MODEL.SPNET.REID.NUM_IDENTITIES = 5
+    cfg.MODEL.SPNET.REID.QUEUE_SIZE = 8
+    # Untrained scores lie anywhere.
+    cfg.MODEL.SPNET.TEST.SCORE_THRESH = 0.0
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 96, 160
+    return cfg
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Config, weight file and model of a tiny SPNet."""
+    cfg = tiny_config()
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    path = tmp_path_factory.mktemp("model") / "model_final.pth"
+    torch.save({"model": model.state_dict()}, path)
+    return cfg, str(path), model
+
+
+def test_boxes_are_in_pixels_of_the_picture():
+    image = draw_scene({RED: (20, 30, 20, 50), BLUE: (100, 40, 24, 60)})
+    (people,) = make_predictor().detect([image])
+    assert people.scores[0] > people.scores[1]
+    np.testing.assert_allclose(people.boxes, [[20, 30, 40, 80], [100, 40, 124, 100]], atol=1)
+    assert people.boxes.dtype == people.scores.dtype == people.embeddings.dtype == np.float32
+    assert len(people.above(0.9)) == 1
+
+
+def test_channel_order():
+    image = draw_scene({RED: (20, 30, 20, 50)})
+    bgr = make_predictor().detect([image])[0].embeddings
+    rgb = make_predictor(image_format="RGB").detect([image[:, :, ::-1]])[0].embeddings
+    np.testing.assert_array_equal(bgr, rgb)
+    assert bgr[0].argmax() == 0  # red comes first in the model's RGB
+    with pytest.raises(ValueError, match="image_format"):
+        make_predictor(image_format="YUV")
+
+
+def test_embed_given_boxes_in_order():
+    image = draw_scene({RED: (20, 30, 20, 50), GREEN: (60, 30, 20, 50), BLUE: (100, 40, 24, 60)})
+    embeddings = make_predictor().embed(image, [(102, 42, 120, 90), (20, 30, 40, 80)])
+    assert embeddings.shape == (2, 3)
+    assert embeddings.argmax(axis=1).tolist() == [2, 0]
+
+
+def test_nobody_there_and_a_generator_of_pictures():
+    results = make_predictor().detect(image for image in [draw_scene({})] * 2)
+    assert [len(people) for people in results] == [0, 0]
+    assert results[0].boxes.shape == (0, 4) and results[0].embeddings.shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((5, 5), np.uint8), np.zeros((5, 5, 3)), np.zeros((0, 5, 3), np.uint8)]
+)
+def test_what_is_no_picture(image):
+    with pytest.raises(ValueError, match="uint8 array, found"):
+        make_predictor().detect([image])
+
+
+@pytest.mark.parametrize("exact_8bit", [False, True])
+def test_same_input_as_in_evaluation(tmp_path, exact_8bit):
+    """The predictor's model input equals the mapper's, bit by bit."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "x.png"), image)
+    cfg = tiny_config()
+    cfg.INPUT.EXACT_8BIT = exact_8bit
+    predictor = make_predictor(exact_8bit=exact_8bit)
+    mapper = PersonSearchMapper(cfg, is_train=False)
+    predictor.augmentation = mapper.augmentation
+    annotation = {"bbox": [10, 12, 30, 40], "bbox_mode": 1, "category_id": 0}
+    annotation.update(person_id=0, identity=0, annotation_id=7)
+    want = mapper({"file_name": str(tmp_path / "x.png"), "annotations": [annotation]})
+    got = predictor._input(image, np.array([[10, 12, 40, 52]], float))
+    assert got["image"].dtype == want["image"].dtype and torch.equal(got["image"], want["image"])
+    assert (got["height"], got["width"]) == (want["height"], want["width"])
+    torch.testing.assert_close(got["instances"].gt_boxes.tensor, want["instances"].gt_boxes.tensor)
+
+
+def test_real_model_end_to_end(trained):
+    cfg, path, model = trained
+    cfg = cfg.clone()
+    cfg.MODEL.SPNET.BACKBONE.PRETRAINED = "no/such/file.pth"  # the checkpoint has these weights
+    cfg.MODEL.SPNET.REID.NUM_IDENTITIES = -1
+    cfg.freeze()
+    predictor = PersonSearchPredictor(cfg, weights=path)
+    image = draw_scene({RED: (20, 30, 20, 50), BLUE: (100, 40, 24, 60)})
+    (people,) = predictor.detect([image])
+    with torch.no_grad():
+        want = model([predictor._input(image)])[0]["instances"]
+    assert len(people) == len(want) > 0
+    np.testing.assert_allclose(people.scores, want.scores.sort(descending=True).values, rtol=1e-6)
+    embeddings = predictor.embed(image, [(20, 30, 40, 80), (100, 40, 124, 100)])
+    assert embeddings.shape == (2, 16) and np.isfinite(embeddings).all()
+    # The re-id embedding of a detection is that of its box.
+    again = predictor.embed(image, people.boxes[:1])
+    np.testing.assert_allclose(again[0], people.embeddings[0], rtol=1e-3, atol=1e-4)
+    assert predictor.fingerprint == PersonSearchPredictor(cfg, weights=path).fingerprint
+
+
+def test_bad_weights(trained, tmp_path):
+    cfg, path, model = trained
+    with pytest.raises(SearchInputError, match="No weights given"):
+        PersonSearchPredictor(cfg)
+    with pytest.raises(SearchInputError, match="No weight file at .*missing.pth"):
+        PersonSearchPredictor(cfg, weights=str(tmp_path / "missing.pth"))
+
+    broken = tmp_path / "broken.pth"
+    broken.write_bytes(b"not a checkpoint")
+    with pytest.raises(SearchInputError, match="broken.pth"):
+        PersonSearchPredictor(cfg, weights=str(broken))
+
+    state = {k: v for k, v in model.state_dict().items() if not k.startswith("backbone.fpn")}
+    torch.save({"model": state}, tmp_path / "part.pth")
+    with pytest.raises(SearchInputError, match="does not fit the config.*backbone.fpn"):
+        PersonSearchPredictor(cfg, weights=str(tmp_path / "part.pth"))
+
+    other = cfg.clone()
+    other.MODEL.SPNET.EMBED_DIM = other.MODEL.SPNET.REID_DIM = 8
+    with pytest.raises(SearchInputError, match="does not fit the config"):
+        PersonSearchPredictor(other, weights=path)
