@@ -9,6 +9,7 @@ repeat how the authors' models were trained and measured (``INPUT.EXACT_8BIT``).
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 
@@ -34,15 +35,14 @@ def quantize(
     """
     # 256 values per channel, so the per-pixel work is a table look-up.
     table = (np.arange(256)[:, None] - np.asarray(pixel_mean)) / np.asarray(pixel_std)
-    lowest = [table[image[..., c].min(), c] for c in range(3)]
-    highest = [table[image[..., c].max(), c] for c in range(3)]
-    minimum = min(lowest)
+    channels = cv2.split(image)
+    minimum = min(table[values.min(), c] for c, values in enumerate(channels))
+    maximum = max(table[values.max(), c] for c, values in enumerate(channels))
     # No extent only if all channels agree after normalisation, never with ImageNet's statistics.
-    extent = (max(highest) - minimum) or 1.0
+    extent = (maximum - minimum) or 1.0
     # Truncated, not rounded. Values that this picture does not have may fall outside 0..1.
     steps = (np.clip((table - minimum) / extent, 0, 1) * 255).astype(np.uint8)
-    coded = np.stack([steps[image[..., c], c] for c in range(3)], axis=-1)
-    return coded, EightBitRange(float(minimum), float(extent))
+    return cv2.LUT(image, steps[None]), EightBitRange(float(minimum), float(extent))
 
 
 def restore(
@@ -54,8 +54,6 @@ def restore(
         ``(H, W, 3)`` float32 on the scale 0..255, which the model's own normalisation turns into
         byte / 255 * r + m.
     """
-    mean, std = np.asarray(pixel_mean, np.float32), np.asarray(pixel_std, np.float32)
-    normalised = coded.astype(np.float32) * np.float32(found.range / 255) + np.float32(
-        found.minimum
-    )
-    return normalised * std + mean
+    normalised = np.arange(256)[:, None] * (found.range / 255) + found.minimum
+    table = normalised * np.asarray(pixel_std) + np.asarray(pixel_mean)
+    return cv2.LUT(coded, table.astype(np.float32)[None])

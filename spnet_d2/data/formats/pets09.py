@@ -44,7 +44,7 @@ INFO = {
 
 def frame_file_name(frame: int) -> str:
     """Name of the picture of a 1-based frame number."""
-    return f"frame_{frame:06d}.png"
+    return f"frame_{frame:06d}.jpg"
 
 
 def load_annotations(path) -> dict:
