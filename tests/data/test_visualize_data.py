@@ -1,0 +1,91 @@
+"""The preview tool, from registered data set to sheets."""
+
+import importlib.util
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from spnet_d2.data.catalog import register_person_search, unregister
+from spnet_d2.data.person_search_json import write_person_search_json
+from spnet_d2.data.person_search_schema import make_annotation
+
+NAME = "preview_test_people"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    path = Path(__file__).resolve().parents[2] / "tools" / "visualize_data.py"
+    spec = importlib.util.spec_from_file_location("visualize_data", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Five black 80 x 60 pictures with a known and an unknown person each."""
+    images, annotations = [], []
+    for number in range(5):
+        Image.new("RGB", (80, 60)).save(tmp_path / f"{number}.png")
+        images.append(
+            {
+                "id": number,
+                "file_name": f"{number}.png",
+                "width": 80,
+                "height": 60,
+                "ignore_regions": [[60, 5, 15, 20]],
+            }
+        )
+        for place, known in enumerate((True, False)):
+            annotations.append(
+                make_annotation(
+                    2 * number + place,
+                    number,
+                    (10 + 25 * place, 20, 12, 30),
+                    1 if known else 100 + number,
+                    known,
+                )
+            )
+    write_person_search_json(tmp_path / "people.json", images, annotations)
+    register_person_search(NAME, tmp_path / "people.json", tmp_path)
+    yield tmp_path
+    unregister(NAME)
+
+
+def run(tool, folder, *arguments):
+    output = folder / "sheets"
+    tool.main(["--dataset", NAME, "--output", str(output), "--height", "120", *arguments])
+    return [cv2.imread(str(path)) for path in sorted(output.glob("*.png"))]
+
+
+def test_annotated_pictures(tool, dataset):
+    (sheet,) = run(tool, dataset)
+    # Five pictures of 160 x 120 in rows of three.
+    assert sheet.shape == (2 * 124, 3 * 160 + 2 * 4, 3)
+    # The known person's coloured frame at twice its place, grey for the unknown one.
+    red, green, blue = tool.person_colour(0)
+    assert sheet[80, 20].tolist() == [blue, green, red]
+    assert sheet[80, 70].tolist() == list(tool.UNKNOWN_COLOUR)
+    # An ignore region's cross runs through its centre.
+    assert sheet[28:33, 133:138].any()
+    # White where the second row is short.
+    assert (sheet[124:, -150:] == 255).all()
+
+
+def test_training_views(tool, dataset):
+    arguments = ("--augmented", "--views", "2", "--images", "3", "--rows", "2")
+    sheets = run(tool, dataset, *arguments, "INPUT.CROP_SIZE", "64")
+    assert [sheet.shape for sheet in sheets] == [(2 * 124, 408, 3), (124, 408, 3)]
+    again = run(tool, dataset, *arguments, "INPUT.CROP_SIZE", "64")
+    assert all(np.array_equal(one, other) for one, other in zip(sheets, again))
+
+
+def test_unknown_names_and_missing_pictures(tool, dataset):
+    with pytest.raises(SystemExit, match='No data set "nobody" is registered; there are: '):
+        tool.main(["--dataset", "nobody", "--output", str(dataset)])
+    (dataset / "0.png").unlink()
+    with pytest.raises(SystemExit, match=r"No picture at .*0\.png"):
+        run(tool, dataset)

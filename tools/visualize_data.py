@@ -1,0 +1,185 @@
+#!/usr/bin/env python
+"""Save pictures of a data set with its boxes, as annotated or as training sees them.
+
+    tools/visualize_data.py --dataset pets09_train --output outputs/data
+    tools/visualize_data.py --dataset pets09_train --output outputs/data --augmented --views 4 \
+        --config-file projects_configs/demo.yaml INPUT.CROP_SIZE 512
+
+Each person has a colour and a label p<number> (counted from 0 within the data set, as training sees
+them); unknown people are grey and marked ``?``; ignore regions are crossed out. With
+``--augmented`` a row shows the annotated picture and then ``--views`` independent training views of
+it. Sheets of ``--rows`` rows are written as ``<dataset>_<number>.png``. No display is needed.
+"""
+
+import argparse
+import colorsys
+import logging
+from pathlib import Path
+
+import cv2
+import numpy as np
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog
+
+from spnet_d2.config import add_spnet_config
+from spnet_d2.data.geometry import View
+from spnet_d2.data.mapper import PersonSearchMapper
+from spnet_d2.data.samplers import sample_seed
+
+UNKNOWN_COLOUR = (150, 150, 150)
+GAP = 4
+
+
+def person_colour(person_id: int) -> tuple[int, int, int]:
+    """RGB colour of a person; neighbouring numbers get hues far apart."""
+    hue = person_id * 0.618034 % 1
+    return tuple(int(255 * value) for value in colorsys.hsv_to_rgb(hue, 0.9, 1.0))
+
+
+def draw(sample: dict) -> np.ndarray:
+    """Draw the boxes of a mapped sample onto its picture: ``(h, w, 3)`` uint8 RGB."""
+    picture = sample["image"].numpy().clip(0, 255).astype(np.uint8).transpose(1, 2, 0).copy()
+    for box in (
+        sample["ignore_boxes"].tensor.round().int().tolist() if "ignore_boxes" in sample else []
+    ):
+        x1, y1, x2, y2 = box
+        cv2.rectangle(picture, (x1, y1), (x2, y2), UNKNOWN_COLOUR, 1)
+        cv2.line(picture, (x1, y1), (x2, y2), UNKNOWN_COLOUR, 1)
+        cv2.line(picture, (x1, y2), (x2, y1), UNKNOWN_COLOUR, 1)
+    people = sample["instances"]
+    for box, person_id, identity in zip(
+        people.gt_boxes.tensor.round().int().tolist(),
+        people.gt_person_ids.tolist(),
+        people.gt_identities.tolist(),
+    ):
+        known = identity >= 0
+        colour = person_colour(person_id) if known else UNKNOWN_COLOUR
+        cv2.rectangle(picture, tuple(box[:2]), tuple(box[2:]), colour, 1)
+        label(picture, f"p{person_id}" if known else f"p{person_id}?", box[:2], colour)
+    return picture
+
+
+def label(picture: np.ndarray, text: str, corner: list[int], colour) -> None:
+    """Write black text on a coloured plate whose lower left corner is ``corner``, kept inside."""
+    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)
+    x = max(0, min(corner[0], picture.shape[1] - width - 4))
+    y = max(height + 4, corner[1])
+    cv2.rectangle(picture, (x, y - height - 4), (x + width + 4, y), colour, -1)
+    cv2.putText(
+        picture, text, (x + 2, y - 3), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA
+    )
+
+
+class FixedHeight:
+    """Augmentation of the preview: the whole picture, ``height`` pixels high."""
+
+    def __init__(self, height: int):
+        self.height = height
+
+    def __call__(self, size, boxes, known, rng=None) -> View:
+        return View.resize(size, (self.height, max(1, round(size[1] * self.height / size[0]))))
+
+
+def row_of(pictures: list[np.ndarray], height: int) -> np.ndarray:
+    """Pictures side by side, each scaled to ``height``."""
+    scaled = []
+    for picture in pictures:
+        width = max(1, round(picture.shape[1] * height / picture.shape[0]))
+        interpolation = cv2.INTER_AREA if height < picture.shape[0] else cv2.INTER_LINEAR
+        scaled += [cv2.resize(picture, (width, height), interpolation=interpolation)]
+        scaled += [np.full((height, GAP, 3), 255, np.uint8)]
+    return np.concatenate(scaled[:-1], axis=1)
+
+
+def sheet_of(rows: list[np.ndarray]) -> np.ndarray:
+    """Rows below each other, white where a row is short."""
+    width = max(row.shape[1] for row in rows)
+    padded = [
+        cv2.copyMakeBorder(
+            row, 0, GAP, 0, width - row.shape[1], cv2.BORDER_CONSTANT, value=(255, 255, 255)
+        )
+        for row in rows
+    ]
+    return np.concatenate(padded, axis=0)
+
+
+def choose(number: int, limit: int) -> list[int]:
+    """Up to ``limit`` indices out of ``number``, evenly spread."""
+    return np.linspace(0, number - 1, min(number, limit)).round().astype(int).tolist()
+
+
+def make_rows(cfg, dicts: list[dict], args) -> list[np.ndarray]:
+    """One row per picture, or pictures in rows of three without ``--augmented``."""
+    preview = PersonSearchMapper(augmentation=FixedHeight(args.height), is_train=False)
+    plain = [draw(preview(entry)) for entry in dicts]
+    if not args.augmented:
+        return [row_of(plain[i : i + 3], args.height) for i in range(0, len(plain), 3)]
+    train = PersonSearchMapper(cfg, is_train=True)
+    rows = []
+    for place, (entry, picture) in enumerate(zip(dicts, plain)):
+        generators = (
+            np.random.default_rng(sample_seed(args.seed, view, place)) for view in range(args.views)
+        )
+        rows.append(
+            row_of([picture, *(draw(train(entry, rng)) for rng in generators)], args.height)
+        )
+    return rows
+
+
+def save_sheets(rows: list[np.ndarray], args) -> list[Path]:
+    """Write the sheets and return their paths."""
+    args.output.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for number, start in enumerate(range(0, len(rows), args.rows)):
+        paths.append(args.output / f"{args.dataset}_{number:03d}.png")
+        sheet = cv2.cvtColor(sheet_of(rows[start : start + args.rows]), cv2.COLOR_RGB2BGR)
+        if not cv2.imwrite(str(paths[-1]), sheet):
+            raise OSError(f"Cannot write {paths[-1]}.")
+    return paths
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", type=Path, help="its INPUT section is used by --augmented")
+    parser.add_argument("--dataset", required=True, help="a registered name, e.g. pets09_train")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the sheets")
+    parser.add_argument("--augmented", action="store_true", help="add training views")
+    parser.add_argument("--views", type=int, default=4, help="training views of each picture")
+    parser.add_argument("--images", type=int, default=12, help="pictures, evenly spread")
+    parser.add_argument("--rows", type=int, default=6, help="rows of a sheet")
+    parser.add_argument("--height", type=int, default=320, help="height of a row in pixels")
+    parser.add_argument("--seed", type=int, default=0, help="of the training views")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config KEY VALUE pairs")
+    args = parser.parse_args(argv)
+    for name in ("views", "images", "rows", "height"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} must be at least 1")
+    return args
+
+
+def main(argv=None) -> None:
+    args = parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    cfg = get_cfg()
+    add_spnet_config(cfg)
+    if args.config_file:
+        cfg.merge_from_file(str(args.config_file))
+    cfg.merge_from_list(args.opts)
+    if args.dataset not in DatasetCatalog:
+        names = ", ".join(sorted(DatasetCatalog.list()))
+        raise SystemExit(f'No data set "{args.dataset}" is registered; there are: {names}')
+    try:
+        dicts = DatasetCatalog.get(args.dataset)
+        chosen = [dicts[index] for index in choose(len(dicts), args.images)]
+        if not chosen:
+            raise ValueError(f"{args.dataset} has no pictures.")
+        for path in save_sheets(make_rows(cfg, chosen, args), args):
+            print(path)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"visualize_data: {error}") from error
+
+
+if __name__ == "__main__":
+    main()
