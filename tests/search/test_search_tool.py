@@ -1,0 +1,175 @@
+"""tools/search.py end to end, with a model that finds coloured rectangles."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from .scenes import BLUE, RED, draw_scene, make_predictor, write_video
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "search.py"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("search_tool", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "frames").mkdir()
+    for i in range(6):
+        people = {BLUE: (10 + 5 * i, 20, 20, 60)}
+        if i in (1, 4):
+            people[RED] = (100, 30, 20, 60)
+        cv2.imwrite(str(tmp_path / "frames" / f"{i}.png"), draw_scene(people))
+    (tmp_path / "frames" / "broken.png").write_bytes(b"broken")
+    cv2.imwrite(str(tmp_path / "query.png"), draw_scene({RED: (40, 30, 20, 60)}))
+    return tmp_path
+
+
+@pytest.fixture
+def run(tool, folder, monkeypatch, capsys):
+    """Call the tool with the query's defaults; returns (status, text, report)."""
+    monkeypatch.setattr(tool, "PersonSearchPredictor", lambda cfg, weights: make_predictor())
+    (folder / "config.yaml").write_text("VERSION: 2\n")
+
+    def call(*extra, box="40,30,20,60", query="query.png", gallery="frames", output="out"):
+        report = folder / output / "matches.json"
+        if report.is_file():
+            report.unlink()
+        argv = ["--query", str(folder / query), f"--box={box}", "--gallery", str(folder / gallery)]
+        argv += ["--output", str(folder / output), "--weights", str(folder / "model_final.pth")]
+        status = tool.main([*argv, *map(str, extra)])
+        captured = capsys.readouterr()
+        return (
+            status,
+            captured.out + captured.err,
+            json.loads(report.read_text()) if report.is_file() else None,
+        )
+
+    return call
+
+
+def test_folder(run, folder):
+    status, text, report = run("--topk", 3)
+    assert status == 0
+    query, gallery, matches = report["query"], report["gallery"], report["matches"]
+    assert query["box_xywh"] == [40, 30, 20, 60] and query["box_xyxy"] == [40, 30, 60, 90]
+    assert gallery["frames"] == 6 and gallery["people"] == 8
+    assert [Path(p).name for p in gallery["skipped"]] == ["broken.png"]
+    assert "1 unreadable pictures were skipped" in text
+    assert [Path(m["file"]).name for m in matches] == ["1.png", "4.png", matches[2]["file"][-5:]]
+    assert matches[0]["time"] is None and matches[0]["similarity"] > 0.99 > matches[2]["similarity"]
+    np.testing.assert_allclose(matches[0]["box_xywh"], [100, 30, 20, 60], atol=1.5)
+    assert set(matches[0]) == {
+        "rank", "file", "frame", "time", "box_xywh", "box_xyxy", "score", "similarity"
+    }  # fmt: skip
+    picture = cv2.imread(str(folder / "out" / "search.png"))
+    assert (picture == RED).all(axis=2).sum() > 1000
+    assert sorted(p.name for p in (folder / "out").iterdir()) == [
+        "gallery.npz", "matches.json", "search.png"
+    ]  # fmt: skip
+
+
+def test_saved_gallery_gives_the_same(run, folder):
+    _, _, first = run()
+    status, _, again = run(gallery="out/gallery.npz", output="again")
+    assert status == 0 and again["matches"] == first["matches"]
+    _, _, surest = run("--min-score", 0.85, gallery="out/gallery.npz", output="again")
+    assert 0 < len(surest["matches"]) < len(first["matches"])
+
+
+def test_saved_gallery_of_another_model(run, tool, monkeypatch):
+    run()
+
+    def other(cfg, weights):
+        predictor = make_predictor()
+        with torch.no_grad():
+            predictor.model.weight.mul_(2)
+        return predictor
+
+    monkeypatch.setattr(tool, "PersonSearchPredictor", other)
+    status, text, _ = run(gallery="out/gallery.npz", output="again")
+    assert status == 1 and "made with other weights" in text
+
+
+def test_video(run, folder):
+    images = [draw_scene({BLUE: (10, 20, 20, 60), RED: (60 + i, 30, 20, 60)}) for i in range(20)]
+    write_video(folder / "v.avi", images, fps=5)
+    status, text, report = run("--every", 4, "--topk", 5, gallery="v.avi")
+    assert status == 0
+    assert report["gallery"]["frames"] == 5 and report["gallery"]["people"] == 10
+    assert {m["frame"] for m in report["matches"]} == {0, 4, 8, 12, 16}
+    for match in report["matches"]:
+        assert match["time"] == pytest.approx(match["frame"] / 5)
+        assert match["box_xywh"][0] == pytest.approx(60 + match["frame"], abs=3)
+
+
+def test_nobody_found_is_an_empty_result(run, folder):
+    (folder / "empty_scenes").mkdir()
+    cv2.imwrite(str(folder / "empty_scenes" / "a.png"), draw_scene({}))
+    status, text, report = run(gallery="empty_scenes")
+    assert status == 0 and report["matches"] == [] and report["gallery"]["people"] == 0
+    assert "no match" in text and (folder / "out" / "search.png").is_file()
+    status, _, report = run("--min-similarity", 1.1)
+    assert status == 0 and report["matches"] == []
+
+
+def test_clear_errors(run, folder):
+    (folder / "text.mp4").write_text("text")
+    (folder / "nothing").mkdir()
+    (folder / "file").write_text("")
+    for kwargs, message in (
+        ({"query": "missing.png"}, "No picture at .*missing.png"),
+        ({"query": "text.mp4"}, "not a picture"),
+        ({"box": "500,10,20,20"}, "lies inside the picture of 160 x 120"),
+        ({"box": "10,10,0,20"}, "positive width and height"),
+        ({"gallery": "missing"}, "No gallery at"),
+        ({"gallery": "text.mp4"}, "nor a video"),
+        ({"gallery": "nothing"}, "No pictures in"),
+        ({"gallery": "query.png"}, "is a single picture"),
+        ({"gallery": "missing.npz"}, "No gallery file at"),
+        ({"output": "file/sub"}, "Cannot make the folder"),
+    ):
+        status, text, _ = run(**kwargs)
+        assert status == 1
+        assert len(text.strip().splitlines()) == 1, text
+        assert re.search(message, text), text
+    status, text, _ = run("--every", 0)
+    assert status == 1 and "n >= 1" in text
+    status, text, _ = run("MODEL.NO_SUCH_KEY", 1)
+    assert status == 1 and "Cannot use" in text
+    (folder / "config.yaml").unlink()
+    status, text, _ = run()
+    assert status == 1 and "No config file at" in text
+
+
+def test_arguments(run, capsys):
+    for extra, message in (
+        (("--topk", 0), "--topk must be 1 or more"),
+        (("MODEL.DEVICE",), "KEY VALUE pairs"),
+    ):
+        with pytest.raises(SystemExit):
+            run(*extra)
+        assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(box="1,2,3")
+    assert "expected four numbers" in capsys.readouterr().err
+
+
+def test_without_a_model(tool, folder, capsys, monkeypatch):
+    monkeypatch.setattr(tool, "DEMO", folder / "no_demo")
+    argv = ["--query", str(folder / "query.png"), "--box", "40,30,20,60"]
+    argv += ["--gallery", str(folder / "frames"), "--output", str(folder / "out")]
+    assert tool.main(argv) == 1
+    assert "Run `make demo` once" in capsys.readouterr().err
+    assert not (folder / "out").exists()
