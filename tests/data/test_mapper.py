@@ -226,7 +226,7 @@ def test_other_channel_orders_are_refused():
     ],
 )
 def test_prepared_corpora(prepared_root, json_file, image_root):
-    """Grey, portrait and large pictures with boxes beyond the border, as the official files have."""
+    """Grey and portrait pictures, boxes beyond the border: what the official files have."""
     train = mapper(True, "INPUT.CROP_SIZE", 64)
     for entry in load_person_search_json(prepared_root / json_file, prepared_root / image_root):
         out = train(entry, np.random.default_rng(entry["image_id"]))
