@@ -68,11 +68,10 @@ def default_cfg() -> CfgNode:
     return cfg
 
 
-@pytest.fixture
-def tiny_opts(tiny_corpus, tmp_path) -> list:
+@pytest.fixture(scope="session")
+def tiny_opts(tiny_corpus) -> list:
     """Settings for four training iterations per epoch on the CPU, as KEY VALUE pairs."""
     settings = {
-        "OUTPUT_DIR": str(tmp_path / "output"),
         "MODEL.DEVICE": "cpu",
         "MODEL.SPNET.BACKBONE.NAME": "test_convnext.r160_in1k",
         "MODEL.SPNET.BACKBONE.PRETRAINED": "",

@@ -1,0 +1,133 @@
+"""From arguments to a config, and the command line itself."""
+
+import re
+import runpy
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+
+from spnet_d2.engine import setup
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def tiny_opts(tiny_opts, tmp_path):
+    """Settings of the tiny corpus, with the test's own output folder."""
+    return [*tiny_opts, "OUTPUT_DIR", str(tmp_path / "output")]
+
+
+def arguments(opts, **more):
+    return Namespace(**{"config_file": "", "opts": opts, "num_gpus": 1, "eval_only": False, **more})
+
+
+def test_training_config_knows_its_data(tiny_opts):
+    cfg = setup(arguments(tiny_opts))
+    assert cfg.is_frozen()
+    assert cfg.SOLVER.MAX_ITER == 8  # 2 epochs of 8 images in batches of 2
+    assert cfg.SOLVER.WARMUP_ITERS == 3
+    assert cfg.MODEL.SPNET.REID.NUM_IDENTITIES == 3
+    assert (Path(cfg.OUTPUT_DIR) / "config.yaml").is_file()
+
+
+def test_explicit_values_win(tiny_opts):
+    at = tiny_opts.index("SOLVER.EPOCHS")
+    without_epochs = tiny_opts[:at] + tiny_opts[at + 2 :]
+    given = ["SOLVER.MAX_ITER", 5, "SOLVER.WARMUP_ITERS", 1, "MODEL.SPNET.REID.NUM_IDENTITIES", 9]
+    cfg = setup(arguments([*without_epochs, *given]))
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS) == (5, 1)
+    assert cfg.MODEL.SPNET.REID.NUM_IDENTITIES == 9
+
+
+def test_config_of_a_run_can_be_used_again(tiny_opts, tmp_path):
+    first = setup(arguments([*tiny_opts, "OUTPUT_DIR", str(tmp_path / "run")]))
+    again = setup(arguments([], config_file=str(tmp_path / "run" / "config.yaml")))
+    for section in ("SOLVER", "TEST", "DATASETS", "INPUT"):
+        assert again[section] == first[section]
+    assert again.MODEL.SPNET == first.MODEL.SPNET
+    longer = setup(
+        arguments(["SOLVER.EPOCHS", 3], config_file=str(tmp_path / "run" / "config.yaml"))
+    )
+    assert longer.SOLVER.MAX_ITER == 12
+
+
+def test_evaluation_config_needs_no_training_data(tiny_opts):
+    opts = [*tiny_opts, "DATASETS.TRAIN", "('cuhk_sysu_train',)"]
+    cfg = setup(arguments(opts, eval_only=True))
+    assert cfg.MODEL.SPNET.REID.NUM_IDENTITIES == -1
+
+
+@pytest.mark.parametrize("num_gpus", [0, 1])
+def test_falls_back_to_the_cpu(tiny_opts, monkeypatch, num_gpus):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: num_gpus == 0)
+    opts = [*tiny_opts, "MODEL.DEVICE", "cuda", "SOLVER.AMP.ENABLED", True]
+    cfg = setup(arguments(opts, num_gpus=num_gpus))
+    assert cfg.MODEL.DEVICE == "cpu"
+    assert not cfg.SOLVER.AMP.ENABLED
+    log = (Path(cfg.OUTPUT_DIR) / "log.txt").read_text()
+    reason = ("--num-gpus is 0", "PyTorch finds no usable GPU")[num_gpus]
+    assert f"MODEL.DEVICE is cpu instead of cuda: {reason}" in log
+
+
+def test_missing_corpus_says_what_to_do(tiny_opts):
+    opts = [*tiny_opts, "DATASETS.TRAIN", "('prw_train',)"]
+    with pytest.raises(FileNotFoundError, match=r"trainval.json.*prepare_prw.py"):
+        setup(arguments(opts))
+
+
+# The tool in a process that knows the tiny corpus: {root} is filled in below.
+RUN = """
+import runpy, sys
+from spnet_d2.data.catalog import register_person_search
+root = {root!r}
+for name in ("tiny_train", "tiny_test"):
+    register_person_search(name, root + "/people.json", root, root + "/all_pairs.json")
+sys.argv[0] = "tools/train_net.py"
+runpy.run_path("tools/train_net.py", run_name="__main__")
+"""
+
+
+@pytest.fixture
+def command_line(tiny_corpus):
+    def run(*words):
+        code = RUN.format(root=str(tiny_corpus))
+        return subprocess.run(
+            [sys.executable, "-c", code, *map(str, words)],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+        )
+
+    return run
+
+
+def test_train_then_evaluate_from_the_command_line(command_line, tiny_opts, tmp_path):
+    opts = [*tiny_opts, "SOLVER.EPOCHS", 1, "MODEL.DEVICE", "cuda"]
+    trained = command_line("--num-gpus", 0, *opts)
+    assert trained.returncode == 0, trained.stderr[-2000:]
+    assert (tmp_path / "output" / "model_final.pth").is_file()
+    opts += ["DATASETS.TRAIN", "('prw_train',)"]
+    evaluated = command_line("--num-gpus", 0, "--eval-only", "--resume", *opts)
+    assert evaluated.returncode == 0, evaluated.stderr[-2000:]
+    rows = [re.findall(r"copypaste: ([\d.,]+)$", run.stdout, re.M) for run in (trained, evaluated)]
+    assert rows[0] == rows[1] and len(rows[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["SOLVER.EPOCHS"], "settings are KEY VALUE pairs"),
+        (["--config-file", "nowhere.yaml"], "no config file at /"),
+        (["--num-gpus", "99"], "--num-gpus 99, but PyTorch finds"),
+    ],
+)
+def test_wrong_command_lines(monkeypatch, capsys, words, message):
+    monkeypatch.setattr(sys, "argv", ["tools/train_net.py", *words])
+    with pytest.raises(SystemExit) as error:
+        runpy.run_path(str(ROOT / "tools" / "train_net.py"), run_name="__main__")
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err

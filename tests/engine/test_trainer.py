@@ -1,0 +1,172 @@
+"""Training SPNet for a few iterations: exact resume, evaluation in between, clear failures."""
+
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import CfgNode
+
+from spnet_d2.engine import Trainer, random_state, setup
+
+# Whatever depends on the clock.
+TIMES = {"time", "data_time", "rank_data_time", "eta_seconds"}
+
+
+def make_cfg(opts: list, output: Path, *more) -> CfgNode:
+    return setup(Namespace(config_file="", opts=[*opts, *more, "OUTPUT_DIR", str(output)]))
+
+
+class Interrupted(Exception):
+    pass
+
+
+def run(cfg: CfgNode, resume: bool = False, stop_before: int | None = None) -> Trainer:
+    """Train; ``trainer.losses`` will be the losses of every iteration that was done."""
+    torch.manual_seed(12345 if resume else 0)  # a resumed process does not start from the seed
+    trainer = Trainer(cfg)
+    trainer.losses = {}
+    trainer.resume_or_load(resume=resume)
+    step = trainer.run_step
+
+    def recorded_step():
+        if trainer.iter == stop_before:
+            raise Interrupted
+        step()
+        trainer.losses[trainer.iter] = {
+            name: value
+            for name, (value, iteration) in trainer.storage.latest().items()
+            if iteration == trainer.iter and name not in TIMES
+        }
+
+    trainer.run_step = recorded_step
+    if stop_before is None:
+        trainer.results = trainer.train()
+    else:
+        with pytest.raises(Interrupted):
+            trainer.train()
+    return trainer
+
+
+def assert_equal(left, right, where="checkpoint"):
+    """Equality, bit by bit, of nested containers of tensors and plain values."""
+    assert type(left) is type(right), where
+    if isinstance(left, torch.Tensor):
+        assert torch.equal(left, right), where
+    elif isinstance(left, dict):
+        assert left.keys() == right.keys(), where
+        for key in left:
+            assert_equal(left[key], right[key], f"{where}.{key}")
+    elif isinstance(left, list | tuple):
+        assert len(left) == len(right), where
+        for i, (a, b) in enumerate(zip(left, right)):
+            assert_equal(a, b, f"{where}[{i}]")
+    else:
+        assert left == right, where
+
+
+@pytest.fixture(scope="module")
+def whole_run(tiny_opts, tmp_path_factory):
+    """Eight iterations in one go, evaluating every three."""
+    output = tmp_path_factory.mktemp("trainer") / "whole"
+    return run(make_cfg(tiny_opts, output, "TEST.EVAL_PERIOD", 3))
+
+
+@pytest.mark.parametrize("stop_before", [3, 5], ids=["right after saving", "two iterations later"])
+def test_interrupted_and_resumed_run_equals_the_whole_one(
+    whole_run, tiny_opts, tmp_path, stop_before
+):
+    cfg = make_cfg(tiny_opts, tmp_path / "parts", "TEST.EVAL_PERIOD", 3)
+    first = run(cfg, stop_before=stop_before)
+    second = run(cfg, resume=True)
+    assert sorted(second.losses) == [3, 4, 5, 6, 7]
+    assert_equal({**first.losses, **second.losses}, whole_run.losses)
+    assert second.results == whole_run.results
+    final = [
+        torch.load(Path(trainer.cfg.OUTPUT_DIR) / "model_final.pth", weights_only=True)
+        for trainer in (whole_run, second)
+    ]
+    assert_equal(*final)
+    # The comparison covers the memories, their write position, optimiser, schedule and generators.
+    names = final[0]["model"].keys()
+    assert any(name.endswith("queue_head") for name in names)
+    assert final[0]["trainer"]["_trainer"]["optimizer"]["state"]
+    assert {"LRScheduler", "RandomState"} <= final[0]["trainer"]["hooks"].keys()
+
+
+def test_workers_and_evaluation_change_nothing(whole_run, tiny_opts, tmp_path):
+    """Without evaluations in between, and resumed with a loader process, it is the same run."""
+    run(make_cfg(tiny_opts, tmp_path / "parts"), stop_before=4)
+    second = run(make_cfg(tiny_opts, tmp_path / "parts", "DATALOADER.NUM_WORKERS", 1), resume=True)
+    assert_equal(second.losses[6], whole_run.losses[6])
+    assert second.results == whole_run.results
+
+
+def test_results_and_files(whole_run):
+    assert set(whole_run.results) == {"detection", "all_pairs"}
+    assert set(whole_run.results["all_pairs"]) == {"mAP", "top1", "gt_mAP", "gt_top1"}
+    folder = Path(whole_run.cfg.OUTPUT_DIR)
+    assert (folder / "last_checkpoint").read_text() == "model_final.pth"
+    saved = {path.name for path in folder.glob("*.pth")}
+    assert saved == {"model_0000002.pth", "model_0000005.pth", "model_final.pth"}
+    assert list(folder.glob("events.out.tfevents.*"))
+    assert (folder / "config.yaml").is_file() and (folder / "log.txt").is_file()
+    rows = map(json.loads, (folder / "metrics.json").read_text().splitlines())
+    names = {"total_loss", "loss_reid", "lr", "grad_norm", "all_pairs/mAP", "detection/AP50"}
+    assert names <= set().union(*rows)
+
+
+def test_finished_run_resumed_only_evaluates(whole_run):
+    again = run(whole_run.cfg, resume=True)
+    assert again.losses == {}
+    assert again.results == whole_run.results
+
+
+@pytest.fixture
+def failing_cfg(tiny_opts, tmp_path):
+    return make_cfg(tiny_opts, tmp_path / "failing", "SOLVER.CHECKPOINT_PERIOD", 1)
+
+
+def spoil(trainer: Trainer, at: int) -> None:
+    """Make one loss of iteration ``at`` NaN."""
+
+    def spoiled(model, inputs, losses):
+        if trainer.iter == at:
+            losses["loss_reid"] = losses["loss_reid"] * float("nan")
+        return losses
+
+    trainer.model.register_forward_hook(spoiled)
+
+
+def test_bad_loss_says_where_which_and_what_to_do(failing_cfg):
+    trainer = Trainer(failing_cfg)
+    spoil(trainer, at=2)
+    with pytest.raises(FloatingPointError) as error:
+        trainer.train()
+    message = str(error.value)
+    assert message.startswith("Training stopped at iteration 2.")
+    assert "'loss_reid': nan" in message.replace("np.float64(nan)", "nan")
+    saved = Path(failing_cfg.OUTPUT_DIR) / "model_0000001.pth"
+    assert str(saved) in message and "--resume" in message and "SOLVER.BASE_LR" in message
+    state = torch.load(saved, weights_only=True)["model"]
+    assert all(t.isfinite().all() for t in state.values() if t.is_floating_point())
+
+
+def test_bad_gradient_is_not_saved(failing_cfg):
+    trainer = Trainer(failing_cfg)
+    next(trainer.model.parameters()).register_hook(lambda grad: grad * float("inf"))
+    with pytest.raises(FloatingPointError, match=r"iteration 0\. The norm of the gradient is"):
+        trainer.train()
+    assert all(p.isfinite().all() for p in trainer.model.parameters())
+    assert not trainer.checkpointer.has_checkpoint()
+
+
+def test_test_leaves_the_generators_alone(tiny_opts, tmp_path):
+    cfg = make_cfg(tiny_opts, tmp_path / "output")
+    model = Trainer.build_model(cfg)
+    before = random_state.capture()
+    results = Trainer.test(cfg, model)
+    assert_equal(random_state.capture(), before)
+    assert np.isfinite(results["detection"]["AP50"])
