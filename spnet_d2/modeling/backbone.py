@@ -7,7 +7,7 @@ can be applied to RoI features of p3 (:class:`~.box_embedder.StageCopy`).
 """
 
 import copy
-import logging
+import difflib
 import os
 from collections import OrderedDict
 
@@ -19,8 +19,6 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from timm.models import FeatureListNet
 from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
-
-logger = logging.getLogger(__name__)
 
 FEATURES = ("p3", "p4", "p5", "p6", "p7")
 STRIDES = (8, 16, 32)
@@ -55,7 +53,7 @@ def create_trunk(
         FileNotFoundError: no weight file at the given path.
     """
     if not timm.is_model(name):
-        similar = timm.list_models(f"*{name.split('.')[0].split('_')[0]}*")[:8]
+        similar = difflib.get_close_matches(name, timm.list_models(), n=5)
         raise ValueError(
             f"MODEL.SPNET.BACKBONE.NAME {name!r} is not a timm {timm.__version__} model"
             + (f"; similar names: {', '.join(similar)}." if similar else ".")

@@ -1,0 +1,146 @@
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances, pairwise_iou
+
+from spnet_d2.modeling.matching import (
+    ANCHOR_MATCHER,
+    CASCADE_MATCHER,
+    gather_samples,
+    match_boxes,
+)
+from spnet_d2.modeling.proposal_generator import AnchorEmbedder, grid_anchors
+from spnet_d2.modeling.sampling import random_subset, sample_labels
+from spnet_d2.testing import deterministic_sampling
+
+
+def pyramid(height, width, channels=1):
+    """Maps of an FPN whose p6 and p7 round up."""
+    sizes = [(height // s, width // s) for s in (8, 16, 32)]
+    for _ in range(2):
+        sizes.append(tuple(-(-s // 2) for s in sizes[-1]))
+    return [torch.zeros(1, channels, *size) for size in sizes]
+
+
+def test_cell_anchors_are_rounded_and_ratio_major():
+    anchors = grid_anchors((512, 512), pyramid(512, 512))
+    assert len(anchors) == 49104
+    first = [(23, 11), (28, 14), (35, 18), (16, 16), (20, 20), (25, 25), (11, 23), (14, 28)]
+    expected = torch.tensor([[-x, -y, x, y] for x, y in (*first, (18, 35))]).float()
+    assert torch.equal(anchors[:9], expected)
+    last_level = anchors[-9:] - anchors[-9:].view(9, 2, 2).mean(1).repeat(1, 2)
+    extents = [(362, 181), (456, 228), (574, 287), (256, 256), (322, 322)]
+    assert last_level[:5, 2:].tolist() == [list(map(float, e)) for e in extents]
+    # The second cell of the first row is 8 pixels to the right.
+    assert torch.equal(anchors[9:18], expected + torch.tensor([8.0, 0, 8, 0]))
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "last"),
+    [((928, 1504), 261711, (1088, 238, 1662, 1386)), ((1024, 1024), 196416, None)],
+)
+def test_strides_follow_the_padded_size(size, count, last):
+    anchors = grid_anchors(size, pyramid(*size))
+    assert len(anchors) == count
+    if last:
+        assert anchors[-1].tolist() == list(map(float, last))
+
+
+def test_coarse_strides_are_anisotropic():
+    features = pyramid(320, 448)
+    assert features[-1].shape[-2:] == (3, 4)
+    cells = grid_anchors((320, 448), features)[-12 * 9 :].view(3, 4, 9, 4)
+    step_y = (cells[1, 0] - cells[0, 0])[0].tolist()
+    step_x = (cells[0, 1] - cells[0, 0])[0].tolist()
+    assert (step_y, step_x) == ([0, 106, 0, 106], [112, 0, 112, 0])
+
+
+def test_embedding_channels_are_anchor_major_in_anchor_order():
+    embedder = AnchorEmbedder(2, 3)
+    features = [torch.randn(2, 2, 4, 5), torch.randn(2, 2, 2, 3)]
+    x_a = embedder(features)
+    assert x_a.shape == (2, (20 + 6) * 9, 3)
+    raw = embedder.conv(features[0])
+    row, column, cell = 2, 3, 4
+    torch.testing.assert_close(
+        x_a[1, (row * 5 + column) * 9 + cell], raw[1, cell * 3 : cell * 3 + 3, row, column]
+    )
+
+
+def slow_match(iou, high, low, low_quality):
+    """Column by column, then each box's best columns again."""
+    best = [max(range(len(iou)), key=lambda g: iou[g][m].item()) for m in range(iou.shape[1])]
+    labels = []
+    for m, g in enumerate(best):
+        value = iou[g][m]
+        labels.append(1 if value >= high else 0 if value < low else -1)
+    if low_quality:
+        for g in range(len(iou)):
+            for m in range(iou.shape[1]):
+                if iou[g][m] == iou[g].max():
+                    labels[m] = 1
+    return labels, [b if label == 1 else 0 for b, label in zip(best, labels)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("matcher", [ANCHOR_MATCHER, CASCADE_MATCHER])
+def test_matching_equals_slow_oracle(seed, matcher):
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(40, 2, generator=generator) * 60
+    boxes = torch.cat([corner, corner + 20 + torch.rand(40, 2, generator=generator) * 30], 1)
+    gt, boxes = boxes[:4].round(), boxes[4:].round()
+    labels, matched = match_boxes(boxes, gt, matcher)
+    high, low = (0.5, 0.4) if matcher is ANCHOR_MATCHER else (0.5, 0.5)
+    expected = slow_match(pairwise_iou(Boxes(gt), Boxes(boxes)), high, low, low == 0.4)
+    assert (labels.tolist(), matched.tolist()) == expected
+
+
+def test_image_without_people_is_background():
+    labels, matched = match_boxes(torch.rand(5, 4), torch.zeros(0, 4), ANCHOR_MATCHER)
+    assert labels.tolist() == [0] * 5
+    assert matched.tolist() == [0] * 5
+
+
+def test_ignore_regions_take_background_out_of_training_only():
+    gt = torch.tensor([[0.0, 0, 10, 10]])
+    boxes = torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60], [50, 50, 90, 60], [80, 0, 90, 9]])
+    ignore = Boxes(torch.tensor([[40.0, 40, 62, 62], [0, 0, 20, 20]]))
+    labels, _ = match_boxes(boxes, gt, ANCHOR_MATCHER, ignore)
+    assert labels.tolist() == [1, -1, 0, 0]
+
+
+def test_samples_carry_box_zero_unless_foreground():
+    boxes = torch.arange(12.0).view(3, 4)
+    targets = [
+        Instances((9, 9), gt_boxes=Boxes(torch.ones(2, 4)), gt_identities=torch.tensor([7, 8])),
+        Instances((9, 9), gt_boxes=Boxes(torch.ones(0, 4)), gt_identities=torch.tensor([]).long()),
+    ]
+    labels = [torch.tensor([1, 0, -1]), torch.tensor([0, 0, 0])]
+    matched = [torch.tensor([1, 0, 0]), torch.tensor([0, 0, 0])]
+    chosen = [torch.tensor([0, 2]), torch.tensor([1])]
+    samples = gather_samples([boxes, boxes], labels, matched, chosen, targets, "gt_identities")
+    assert samples.image_index.tolist() == [0, 0, 1]
+    assert samples.target_ids.tolist() == [8, 7, 0]
+    assert samples.target_boxes.tolist() == [[1] * 4, [1] * 4, [0] * 4]
+    assert torch.equal(samples.boxes, boxes[[0, 2, 1]])
+
+
+@pytest.mark.parametrize(
+    ("positives", "negatives", "expected"), [(3, 100, (3, 13)), (50, 100, (8, 8)), (50, 4, (8, 4))]
+)
+def test_sampling_counts(positives, negatives, expected):
+    labels = torch.tensor([1] * positives + [0] * negatives + [-1] * 7)
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+    index = sample_labels(labels, 16)
+    assert torch.equal(index, index.sort().values)
+    assert len(index.unique()) == len(index)
+    assert ((labels[index] == 1).sum(), (labels[index] == 0).sum()) == expected
+
+
+def test_random_subsets_cover_all_and_can_be_made_deterministic():
+    torch.manual_seed(0)
+    indices = torch.arange(5)
+    seen = {tuple(random_subset(indices, 2).sort().values.tolist()) for _ in range(300)}
+    assert len(seen) == 10
+    with deterministic_sampling():
+        assert random_subset(indices, 2).tolist() == [0, 1]
+    assert random_subset(indices, 9).tolist() == [0, 1, 2, 3, 4]

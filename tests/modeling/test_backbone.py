@@ -1,0 +1,82 @@
+import pytest
+import torch
+
+from spnet_d2.modeling import TimmFPN, create_trunk
+from spnet_d2.modeling.backbone import last_stage
+from spnet_d2.modeling.box_embedder import StageCopy
+
+TRUNKS = [
+    "convnext_atto",
+    "swin_tiny_patch4_window7_224",
+    "resnet18",
+    "tf_efficientnet_lite0",
+    "mobilenetv3_small_050",
+    "test_convnext",
+]
+
+
+@pytest.mark.parametrize("name", TRUNKS)
+def test_every_family_makes_a_pyramid_and_a_stage_copy(name):
+    torch.manual_seed(0)
+    backbone = TimmFPN(create_trunk(name, "")).eval()
+    features = backbone(torch.rand(2, 3, 96, 160))
+    shapes = backbone.output_shape()
+    assert list(features) == ["p3", "p4", "p5", "p6", "p7"] == list(shapes)
+    sizes = [(12, 20), (6, 10), (3, 5), (2, 3), (1, 2)]
+    for (level, feature), size in zip(features.items(), sizes):
+        assert feature.shape == (2, shapes[level].channels, *size)
+        assert torch.isfinite(feature).all()
+    copy = StageCopy(backbone).eval()
+    feat4, feat5 = copy(torch.rand(3, copy.in_channels, 14, 14))
+    assert feat4.shape == (3, backbone.channels)
+    assert feat5.shape == (3, backbone.trunk_channels[2])
+    empty4, empty5 = copy.train()(torch.rand(0, copy.in_channels, 14, 14))
+    assert empty4.shape == (0, backbone.channels)
+    assert empty5.shape == (0, backbone.trunk_channels[2])
+    empty5.sum().backward()
+    assert all(p.grad is not None for p in copy.parameters())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0", "test_convnext"])
+def test_stage_copy_is_the_trunks_last_stage(name):
+    """On a stride-16 map it gives the stride-32 map; its weights are its own."""
+    trunk = create_trunk(name, "", drop_path_rate=0.0).eval()
+    stage = last_stage(trunk).eval()
+    with torch.no_grad():
+        _, c4, c5 = trunk(torch.rand(1, 3, 64, 64))
+        torch.testing.assert_close(stage(c4), c5)
+        for p in trunk.parameters():
+            p.zero_()
+        torch.testing.assert_close(stage(c4), c5)
+
+
+def test_weights_from_a_file_and_from_a_state_dict(tmp_path):
+    import timm
+
+    torch.manual_seed(3)
+    state = timm.create_model("test_convnext", pretrained=False).state_dict()
+    torch.save({"state_dict": state}, tmp_path / "weights.pth")
+    for source in (state, str(tmp_path / "weights.pth")):
+        trunk = create_trunk("test_convnext", source)
+        loaded = trunk.state_dict()["stages_0.blocks.0.conv_dw.weight"]
+        assert torch.equal(loaded, state["stages.0.blocks.0.conv_dw.weight"])
+
+
+def test_stochastic_depth_is_the_references():
+    rates = [
+        m.drop_prob
+        for m in create_trunk("convnext_tiny", "").modules()
+        if type(m).__name__ == "DropPath"
+    ]
+    # p_max * block / (blocks - 1); the first block has none.
+    assert rates == pytest.approx([0.1 * b / 17 for b in range(1, 18)])
+
+
+def test_frozen_batch_norms_stay_frozen_in_training():
+    backbone = TimmFPN(create_trunk("resnet18", ""), freeze_bn=True).train()
+    before = {k: v.clone() for k, v in backbone.trunk.state_dict().items() if "running" in k}
+    backbone(torch.rand(2, 3, 64, 64))
+    after = backbone.trunk.state_dict()
+    assert all(torch.equal(v, after[k]) for k, v in before.items())
+    assert not backbone.trunk["bn1"].weight.requires_grad
+    assert backbone.trunk["conv1"].weight.requires_grad
