@@ -1,0 +1,134 @@
+"""Ground truth of a data set as flat arrays."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """Images, person boxes and ignore regions of one data set.
+
+    Boxes are xyxy pixels of the original image, ordered by image, then as annotated. "Number of
+    an image" is its index in ``image_ids``, "number of a box" its index in ``boxes``.
+
+    Attributes:
+        image_ids (ndarray): (I,) int64, ascending.
+        annotation_ids (ndarray): (G,) int64, unique.
+        image_index (ndarray): (G,) number of each box's image, ascending.
+        boxes (ndarray): (G, 4) float64.
+        person_index (ndarray): (G,) 0 .. P-1; equal numbers are the same person.
+        iou_thresh (ndarray): (G,) float64, IoU from which a detection counts as this box in
+            retrieval: min(0.5, wh / ((w + 10)(h + 10))) in CUHK-SYSU and PRW.
+        ignore_boxes (ndarray): (R, 4) float64, regions whose people are not annotated.
+        ignore_image_index (ndarray): (R,) number of each region's image.
+    """
+
+    image_ids: np.ndarray
+    annotation_ids: np.ndarray
+    image_index: np.ndarray
+    boxes: np.ndarray
+    person_index: np.ndarray
+    iou_thresh: np.ndarray
+    ignore_boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
+    ignore_image_index: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    @classmethod
+    def from_dicts(cls, dataset_dicts: list[dict]) -> "GroundTruth":
+        """Read Detectron2 dataset dicts of a person-search data set.
+
+        Args:
+            dataset_dicts (list[dict]): with ``image_id``, ``annotations`` (``annotation_id``,
+                ``bbox`` xywh, ``person_id``, ``iou_thresh``) and, if any, ``ignore_regions`` xywh.
+
+        Raises:
+            ValueError: an image id or annotation id occurs twice.
+        """
+        dicts = sorted(dataset_dicts, key=lambda d: d["image_id"])
+        annotations = [a for d in dicts for a in d["annotations"]]
+        regions = [list(d.get("ignore_regions", ())) for d in dicts]
+        truth = cls(
+            image_ids=np.array([d["image_id"] for d in dicts], np.int64),
+            annotation_ids=np.array([a["annotation_id"] for a in annotations], np.int64),
+            image_index=_owners([len(d["annotations"]) for d in dicts]),
+            boxes=_xywh_to_xyxy([a["bbox"] for a in annotations]),
+            person_index=np.unique(
+                np.array([a["person_id"] for a in annotations], np.int64), return_inverse=True
+            )[1],
+            iou_thresh=np.array([a["iou_thresh"] for a in annotations], np.float64),
+            ignore_boxes=_xywh_to_xyxy([box for boxes in regions for box in boxes]),
+            ignore_image_index=_owners([len(boxes) for boxes in regions]),
+        )
+        _check_unique(truth.image_ids, "image id")
+        _check_unique(truth.annotation_ids, "annotation id")
+        return truth
+
+    @property
+    def num_images(self) -> int:
+        return len(self.image_ids)
+
+    @property
+    def num_persons(self) -> int:
+        return int(self.person_index.max()) + 1 if len(self.person_index) else 0
+
+    def find_images(self, image_ids: np.ndarray, whose: str) -> np.ndarray:
+        """Numbers of images given by id; ``whose`` says in the error who named them."""
+        return _find(self.image_ids, None, image_ids, f"{whose}: image ids")
+
+    def find_annotations(self, annotation_ids: np.ndarray, whose: str) -> np.ndarray:
+        """Numbers of boxes given by annotation id; ``whose`` as in :meth:`find_images`."""
+        order = self._annotation_order
+        return _find(self.annotation_ids, order, annotation_ids, f"{whose}: annotation ids")
+
+    @cached_property
+    def first_boxes(self) -> np.ndarray:
+        """(F,) number of the first box of each (person, image), ordered by person, then image.
+
+        Protocols look at one box only if a person is annotated twice in an image.
+        """
+        key = self.person_index * self.num_images + self.image_index
+        return np.unique(key, return_index=True)[1]
+
+    @cached_property
+    def person_starts(self) -> np.ndarray:
+        """(P + 1,) where the entries of each person start in ``first_boxes``."""
+        persons = self.person_index[self.first_boxes]
+        return np.searchsorted(persons, np.arange(self.num_persons + 1))
+
+    @cached_property
+    def _annotation_order(self) -> np.ndarray:
+        return np.argsort(self.annotation_ids, kind="stable")
+
+
+def _find(known: np.ndarray, order: np.ndarray | None, wanted: np.ndarray, what: str) -> np.ndarray:
+    """Index in ``known`` of each wanted id; ``order`` sorts ``known`` (None: sorted already)."""
+    wanted = np.asarray(wanted, np.int64)
+    place = np.searchsorted(known, wanted, sorter=order)
+    found = place < len(known)
+    index = place[found] if order is None else order[place[found]]
+    found[found] = known[index] == wanted[found]
+    if not found.all():
+        unknown = np.unique(wanted[~found])
+        raise ValueError(
+            f"{what} must be in the data set's annotations ({len(known)} there), but "
+            f"{len(unknown)} are not: {', '.join(map(str, unknown[:5]))}"
+            f"{', ...' if len(unknown) > 5 else ''}. "
+            "Check that data set, protocol and predictions belong to each other."
+        )
+    return index
+
+
+def _owners(counts: list[int]) -> np.ndarray:
+    return np.repeat(np.arange(len(counts)), np.array(counts, np.int64))
+
+
+def _xywh_to_xyxy(boxes: list) -> np.ndarray:
+    boxes = np.array(boxes, np.float64).reshape(-1, 4)
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+
+
+def _check_unique(ids: np.ndarray, what: str) -> None:
+    values, counts = np.unique(ids, return_counts=True)
+    if len(values) != len(ids):
+        raise ValueError(f"Every {what} must be unique, but {values[counts > 1][0]} occurs twice.")

@@ -1,0 +1,166 @@
+"""Predictions of any model, as flat arrays and as a file.
+
+The ``.npz`` file holds exactly the fields of :class:`Predictions`, so a run can be scored again
+without its model, and other people's detections can be scored too.
+"""
+
+import os
+import zipfile
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from spnet_d2.data.atomic_io import atomic_path
+
+# name -> (dimensions, dtype kinds, what is expected)
+_LAYOUT = {
+    "image_ids": (1, "iu", "(N,) integers"),
+    "boxes": (2, "fiu", "(N, 4) numbers"),
+    "scores": (1, "f", "(N,) floats"),
+    "embeddings": (2, "f", "(N, D) floats"),
+    "gt_annotation_ids": (1, "iu", "(M,) integers"),
+    "gt_embeddings": (2, "f", "(M, D) floats"),
+    "query_annotation_ids": (1, "iu", "(N,) integers"),
+}
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Detections and ground-truth embeddings of one data set.
+
+    Attributes:
+        image_ids (ndarray): (N,) image id of each detection.
+        boxes (ndarray): (N, 4) xyxy, pixels of the original image.
+        scores (ndarray): (N,) detection scores in [0, 1].
+        embeddings (ndarray): (N, D) re-id embeddings, float16 or wider, of any length.
+        gt_annotation_ids (ndarray): (M,) unique ids of the annotations with an embedding: all
+            queries, and all boxes if the GT figures are wanted.
+        gt_embeddings (ndarray): (M, D) their embeddings, computed in their own scene.
+        query_annotation_ids (ndarray | None): (N,) the query each detection was found for, if
+            the model searched query by query; None: detections serve all queries.
+
+    Raises:
+        ValueError: an array has the wrong type or shape (one message with all that is wrong).
+    """
+
+    image_ids: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    embeddings: np.ndarray
+    gt_annotation_ids: np.ndarray
+    gt_embeddings: np.ndarray
+    query_annotation_ids: np.ndarray | None = None
+
+    def __post_init__(self):
+        problems = _problems({f.name: getattr(self, f.name) for f in fields(self)})
+        if problems:
+            raise ValueError("Predictions do not fit together: " + "; ".join(problems) + ".")
+
+    @property
+    def is_query_centric(self) -> bool:
+        return self.query_annotation_ids is not None
+
+    def save(self, path: str) -> None:
+        """Write ``path`` (``.npz``, uncompressed so that it can be memory-mapped), atomically."""
+        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
+        with atomic_path(path) as part:
+            np.savez(part, **{k: v for k, v in arrays.items() if v is not None})
+
+    @classmethod
+    def load(cls, path: str, mmap: bool = True) -> "Predictions":
+        """Read a predictions file.
+
+        Args:
+            path (str): an ``.npz`` file with the fields of this class; others are ignored.
+            mmap (bool): map uncompressed arrays from the file instead of reading them.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not an ``.npz`` file, or arrays missing or malformed.
+        """
+        names = [f.name for f in fields(cls)]
+        try:
+            archive = np.load(path, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("it is a single array")
+            with archive:
+                present = [name for name in names if name in archive.files]
+                missing = [n for n in names if n not in present and n != "query_annotation_ids"]
+                if missing:
+                    raise ValueError(f"it lacks {', '.join(missing)} (it has {archive.files})")
+                mapped = _mapped_arrays(path) if mmap else {}
+                return cls(**{n: mapped[n] if n in mapped else archive[n] for n in present})
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"No predictions file at {os.path.abspath(path)}: expected an .npz file."
+            ) from None
+        # numpy reports what is no archive, or holds pickles, in several ways.
+        except (ValueError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
+            expected = ", ".join(f"{name} {shape}" for name, (_, _, shape) in _LAYOUT.items())
+            raise ValueError(
+                f"{path} must be an .npz file with {expected} (the last one optional), "
+                f"but cannot be used: {error}"
+            ) from error
+
+
+def _problems(arrays: dict) -> list[str]:
+    problems = []
+    for name, (ndim, kinds, expected) in _LAYOUT.items():
+        array = arrays[name]
+        if array is None and name == "query_annotation_ids":
+            continue
+        if not isinstance(array, np.ndarray) or array.ndim != ndim or array.dtype.kind not in kinds:
+            found = (
+                f"{array.dtype} {array.shape}"
+                if isinstance(array, np.ndarray)
+                else type(array).__name__
+            )
+            problems.append(f"{name} must be {expected}, found {found}")
+    if problems:
+        return problems
+
+    lengths = {
+        name: len(arrays[name])
+        for name in ("image_ids", "boxes", "scores", "embeddings", "query_annotation_ids")
+        if arrays[name] is not None
+    }
+    if len(set(lengths.values())) > 1:
+        problems.append(f"per-detection arrays must be equally long, found {lengths}")
+    if arrays["boxes"].shape[1] != 4:
+        problems.append(f"boxes must be (N, 4), found {arrays['boxes'].shape}")
+    ids, gt_embeddings = arrays["gt_annotation_ids"], arrays["gt_embeddings"]
+    if len(ids) != len(gt_embeddings):
+        problems.append(f"{len(ids)} gt_annotation_ids but {len(gt_embeddings)} gt_embeddings")
+    if len(np.unique(ids)) != len(ids):
+        problems.append("gt_annotation_ids must be unique")
+    embeddings = arrays["embeddings"]
+    # An array without rows may not know D.
+    if len(embeddings) and len(ids) and embeddings.shape[1] != gt_embeddings.shape[1]:
+        problems.append(
+            f"embeddings and gt_embeddings must have the same size D, found "
+            f"{embeddings.shape[1]} and {gt_embeddings.shape[1]}"
+        )
+    return problems
+
+
+def _mapped_arrays(path: str) -> dict[str, np.ndarray]:
+    """Memory maps of the uncompressed, non-empty arrays of an ``.npz`` file, by name."""
+    arrays = {}
+    with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+        for member in archive.infolist():
+            name, extension = os.path.splitext(member.filename)
+            if member.compress_type != zipfile.ZIP_STORED or extension != ".npy":
+                continue
+            # The local file header: 30 bytes, whose last four give the lengths of two fields.
+            file.seek(member.header_offset + 26)
+            name_length, extra_length = np.frombuffer(file.read(4), "<u2")
+            file.seek(member.header_offset + 30 + int(name_length) + int(extra_length))
+            version = np.lib.format.read_magic(file)
+            if version == (1, 0):
+                shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+            else:
+                shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
+            if 0 not in shape and not dtype.hasobject:
+                order = "F" if fortran else "C"
+                arrays[name] = np.memmap(path, dtype, "r", file.tell(), shape, order)
+    return arrays

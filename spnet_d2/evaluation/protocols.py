@@ -1,0 +1,96 @@
+"""Retrieval protocols: which annotations are queries, and which images each one searches."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from spnet_d2.evaluation.ground_truth import GroundTruth
+
+# Monitoring protocol that needs no file; its figures do not compare with any published one.
+ALL_PROTOCOL = "all"
+
+
+@dataclass(frozen=True)
+class RetrievalProtocol:
+    """A protocol whose ids have become numbers of a :class:`GroundTruth`.
+
+    Attributes:
+        name (str): name in reports.
+        images (ndarray): (J,) numbers of the protocol's images, in the protocol's order.
+        queries (ndarray): (Q,) numbers of the query boxes, in the protocol's order.
+        query_images (ndarray): (Q,) numbers of the images of the query boxes.
+        galleries (list[ndarray] | None): per query the numbers of its gallery images, order and
+            repeats as listed; None: all ``images`` but the query's own.
+    """
+
+    name: str
+    images: np.ndarray
+    queries: np.ndarray
+    query_images: np.ndarray
+    galleries: list[np.ndarray] | None = None
+
+    @classmethod
+    def from_ids(
+        cls, name: str, truth: GroundTruth, images: list[int], queries: dict | list
+    ) -> "RetrievalProtocol":
+        """Resolve a protocol file's content.
+
+        Args:
+            name (str): name in reports.
+            truth (GroundTruth): the data set.
+            images (list[int]): image ids of the protocol.
+            queries (dict[int, list[int]] | list[int]): annotation id -> gallery image ids (as in
+                CUHK-SYSU; the query's image stays if listed), or annotation ids whose gallery is
+                every protocol image but the query's own (as in PRW).
+
+        Raises:
+            ValueError: no queries, or an id that the data set lacks.
+        """
+        if len(queries) == 0:
+            raise ValueError(f'Protocol "{name}" must have at least one query, but has none.')
+        whose = f'protocol "{name}"'
+        query_boxes = truth.find_annotations(np.array(list(queries), np.int64), whose)
+        galleries = None
+        if isinstance(queries, dict):
+            listed = list(queries.values())
+            ends = np.cumsum([len(gallery) for gallery in listed])
+            flat = np.concatenate([np.array(gallery, np.int64) for gallery in listed])
+            galleries = np.split(truth.find_images(flat, whose), ends[:-1])
+        return cls(
+            name=name,
+            images=truth.find_images(np.array(images, np.int64), whose),
+            queries=query_boxes,
+            query_images=truth.image_index[query_boxes],
+            galleries=galleries,
+        )
+
+    @classmethod
+    def all_boxes(cls, truth: GroundTruth) -> "RetrievalProtocol":
+        """The ``all`` protocol: every annotation searches every image but its own.
+
+        People who occur once, or are unknown, are queries too: they score 0 and stay in the mean.
+        """
+        return cls(
+            name=ALL_PROTOCOL,
+            images=np.arange(truth.num_images),
+            queries=np.arange(len(truth.boxes)),
+            query_images=truth.image_index,
+        )
+
+    def gallery(self, query: int) -> np.ndarray:
+        """Numbers of the gallery images of the ``query``-th query, repeats included."""
+        if self.galleries is not None:
+            return self.galleries[query]
+        return self.images[self.images != self.query_images[query]]
+
+    def gallery_share(self, num_images: int) -> float:
+        """Share of the data set's ``num_images`` images in an average gallery (repeats count)."""
+        if self.galleries is None:
+            return len(self.images) / num_images
+        return sum(map(len, self.galleries)) / (len(self.galleries) * num_images)
+
+    def covered_images(self) -> np.ndarray:
+        """Numbers of all images the protocol needs predictions for, ascending."""
+        parts = [self.images, self.query_images, *(self.galleries or ())]
+        # Full galleries list millions of images: count instead of sorting.
+        return np.flatnonzero(np.bincount(np.concatenate(parts)))
