@@ -1,0 +1,137 @@
+"""Cosine similarities of queries with the boxes of their galleries, in bounded memory.
+
+A similarity source is a function ``source(pool_of) -> iterator of (pool, similarities)``, one item
+per query in the protocol's order, where ``pool_of(query)`` gives the numbers of the gallery boxes
+to rank. Retrieval knows nothing else about embeddings, so any other similarity fits in as well.
+
+Letters: Q queries, N gallery boxes, D embedding size.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from spnet_d2.evaluation.gallery import GalleryBoxes
+
+PoolOf = Callable[[int], np.ndarray]
+SimilaritySource = Callable[[PoolOf], Iterator[tuple[np.ndarray, np.ndarray]]]
+
+# Similarities held at once (256 MiB in float32), and embeddings converted at once.
+BLOCK_VALUES = 2**26
+CHUNK_ROWS = 512
+# Share of the boxes in an average gallery from which one large product beats many small ones.
+DENSE_SHARE = 0.03
+
+
+def unit_rows(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Rows of ``embeddings`` as float32 unit vectors (n, D).
+
+    A row that is zero or not finite becomes the zero vector: similarity 0 with everything.
+    """
+    vectors = embeddings[rows].astype(np.float32, copy=False)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+        vectors /= norms[:, None]
+    vectors[~(np.isfinite(norms) & (norms > 0))] = 0
+    return vectors
+
+
+def cosine_source(
+    query_vectors: np.ndarray, embeddings: np.ndarray, boxes: GalleryBoxes, gallery_share: float
+) -> SimilaritySource:
+    """Similarities for boxes that serve all queries.
+
+    Args:
+        query_vectors (ndarray): (Q, D) float32 unit vectors.
+        embeddings (ndarray): (rows, D), of any length; ``boxes.rows`` points into it.
+        boxes (GalleryBoxes): N boxes.
+        gallery_share (float): share of the images in an average gallery.
+    """
+    block = max(1, BLOCK_VALUES // max(1, len(boxes)))
+    similarities = _dense_block if gallery_share >= DENSE_SHARE else _sparse_block
+
+    def source(pool_of: PoolOf):
+        for start in range(0, len(query_vectors), block):
+            queries = np.arange(start, min(start + block, len(query_vectors)))
+            yield from similarities(query_vectors, queries, embeddings, boxes, pool_of)
+
+    return source
+
+
+def rowwise_cosine_source(
+    query_vectors: np.ndarray, query_of_box: np.ndarray, embeddings: np.ndarray, boxes: GalleryBoxes
+) -> SimilaritySource:
+    """Similarities for boxes that serve one query each (query-centric models).
+
+    Args:
+        query_vectors (ndarray): (Q, D) float32 unit vectors.
+        query_of_box (ndarray): (N,) query of each box; -1: none of the protocol's.
+        embeddings, boxes: as in :func:`cosine_source`.
+    """
+    values = np.zeros(len(boxes), np.float32)
+    asked = np.flatnonzero(query_of_box >= 0)
+    for start in range(0, len(asked), CHUNK_ROWS):
+        chunk = asked[start : start + CHUNK_ROWS]
+        vectors = unit_rows(embeddings, boxes.rows[chunk])
+        values[chunk] = np.sum(vectors * query_vectors[query_of_box[chunk]], axis=1)
+
+    def source(pool_of: PoolOf):
+        for query in range(len(query_vectors)):
+            pool = pool_of(query)
+            yield pool, values[pool]
+
+    return source
+
+
+def _dense_block(query_vectors, queries, embeddings, boxes, pool_of):
+    """All queries with all boxes in one matrix."""
+    matrix = np.empty((len(queries), len(boxes)), np.float32)
+    vectors = query_vectors[queries]
+    for start in range(0, len(boxes), CHUNK_ROWS):
+        chunk = unit_rows(embeddings, boxes.rows[start : start + CHUNK_ROWS])
+        matrix[:, start : start + CHUNK_ROWS] = vectors @ chunk.T
+    for row, query in zip(matrix, queries):
+        pool = pool_of(query)
+        yield pool, row[pool]
+
+
+def _sparse_block(query_vectors, queries, embeddings, boxes, pool_of):
+    """Image by image: the queries that search it with its boxes.
+
+    A pool holds all boxes of an image, consecutive and in order, or none of them.
+    """
+    pools = [pool_of(query) for query in queries]
+    flat = np.concatenate(pools)
+    owner = np.repeat(queries, [len(pool) for pool in pools])
+    values = np.zeros(len(flat), np.float32)
+
+    images, starts, sizes = np.unique(boxes.image_index, return_index=True, return_counts=True)
+    image_of_start = np.full(len(boxes), -1)
+    image_of_start[starts] = np.arange(len(images))
+    # Where in ``flat`` a (query, image) pair starts, ordered by image.
+    pair = np.flatnonzero(image_of_start[flat] >= 0)
+    pair_image = image_of_start[flat[pair]]
+    order = np.argsort(pair_image, kind="stable")
+    pair = pair[order]
+    bounds = np.searchsorted(pair_image[order], np.arange(len(images) + 1))
+
+    for first, last in _image_chunks(sizes):
+        base = starts[first]
+        chunk = unit_rows(embeddings, boxes.rows[base : starts[last - 1] + sizes[last - 1]])
+        for image in range(first, last):
+            at = pair[bounds[image] : bounds[image + 1]]
+            if len(at):
+                begin = starts[image] - base
+                vectors = chunk[begin : begin + sizes[image]]
+                target = at[:, None] + np.arange(sizes[image])
+                values[target] = query_vectors[owner[at]] @ vectors.T
+
+    ends = np.cumsum([len(pool) for pool in pools])
+    yield from zip(pools, np.split(values, ends[:-1]))
+
+
+def _image_chunks(sizes: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Ranges of consecutive images with about ``CHUNK_ROWS`` boxes together."""
+    chunk = (np.cumsum(sizes) - 1) // CHUNK_ROWS
+    bounds = np.unique(chunk, return_index=True)[1].tolist()
+    yield from zip(bounds, [*bounds[1:], len(sizes)])
