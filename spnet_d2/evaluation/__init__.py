@@ -1,0 +1,26 @@
+"""Person-search evaluation: ground truth, protocols, detection and retrieval figures.
+
+``evaluate_predictions(truth, protocols, predictions)`` scores any model's predictions;
+:class:`PersonSearchEvaluator` does so for a model that Detectron2 runs.
+"""
+
+from spnet_d2.evaluation.evaluator import PersonSearchEvaluator
+from spnet_d2.evaluation.ground_truth import GroundTruth
+from spnet_d2.evaluation.predictions import Predictions
+from spnet_d2.evaluation.protocols import ALL_PROTOCOL, RetrievalProtocol
+from spnet_d2.evaluation.report import flat_metrics, format_table, results_dict, write_metrics
+from spnet_d2.evaluation.scoring import Evaluation, evaluate_predictions
+
+__all__ = [
+    "ALL_PROTOCOL",
+    "Evaluation",
+    "GroundTruth",
+    "PersonSearchEvaluator",
+    "Predictions",
+    "RetrievalProtocol",
+    "evaluate_predictions",
+    "flat_metrics",
+    "format_table",
+    "results_dict",
+    "write_metrics",
+]

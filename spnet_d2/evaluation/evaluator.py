@@ -1,0 +1,218 @@
+"""Evaluation of a model while it runs: Detectron2's ``DatasetEvaluator`` for person search."""
+
+import logging
+import os
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+
+from spnet_d2.data.person_search_json import load_protocol
+from spnet_d2.evaluation.ground_truth import GroundTruth
+from spnet_d2.evaluation.predictions import Predictions
+from spnet_d2.evaluation.protocols import ALL_PROTOCOL, RetrievalProtocol
+from spnet_d2.evaluation.report import format_table, results_dict, write_metrics
+from spnet_d2.evaluation.scoring import evaluate_predictions
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _ImageRecord:
+    """What is kept of one image, on the CPU: n detections, m ground-truth boxes."""
+
+    boxes: np.ndarray  # (n, 4) float32
+    scores: np.ndarray  # (n,) float32
+    embeddings: np.ndarray  # (n, D)
+    gt_annotation_ids: np.ndarray  # (m,) int64
+    gt_embeddings: np.ndarray  # (m, D)
+
+
+class PersonSearchEvaluator(DatasetEvaluator):
+    """Detection and retrieval figures of a registered person-search data set.
+
+    Per image the model must give ``instances`` with ``pred_boxes`` (pixels of the original
+    image), ``scores`` and ``reid_embeddings``, and ``gt_embeddings["reid"]`` for the input's
+    ``instances``, whose ``gt_annotation_ids`` name them. A query's embedding is its ground-truth
+    box's, so it is computed in its own scene.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        protocols: tuple[str, ...] = (),
+        output_dir: str | None = None,
+        distributed: bool = True,
+        embedding_dtype: str = "float32",
+    ):
+        """
+        Args:
+            dataset_name (str): registered with ``register_person_search``.
+            protocols (sequence[str]): names of the data set's protocols, "all", or "" for its
+                first one. Empty: the first one, or detection only if it has none.
+            output_dir (str | None): where ``predictions.npz`` and ``metrics.json`` go, if
+                anywhere.
+            distributed (bool): gather from all processes; the main one evaluates.
+            embedding_dtype (str): "float32", or "float16" to halve the memory.
+
+        Raises:
+            ValueError: an unknown protocol or embedding type.
+        """
+        if embedding_dtype not in ("float32", "float16"):
+            raise ValueError(
+                f'embedding_dtype must be "float32" or "float16", found "{embedding_dtype}".'
+            )
+        self._dataset_name = dataset_name
+        self._output_dir = output_dir
+        self._distributed = distributed
+        self._embedding_dtype = getattr(torch, embedding_dtype)
+        self._truth = GroundTruth.from_dicts(DatasetCatalog.get(dataset_name))
+        self._protocols = _load_protocols(dataset_name, protocols, self._truth)
+        self._records: dict[int, _ImageRecord] = {}
+
+    def reset(self) -> None:
+        self._records = {}
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Keep boxes, scores and embeddings of a batch of images."""
+        for image, output in zip(inputs, outputs):
+            # Samplers may fill up the last batch with images seen before: the first counts.
+            if image["image_id"] not in self._records:
+                self._records[image["image_id"]] = self._record(image, output)
+
+    def evaluate(self) -> OrderedDict:
+        """Score everything processed since :meth:`reset`.
+
+        Returns:
+            OrderedDict: fractions: ``{"detection": {"AP50", "recall50", "rAP50"}, "<protocol>":
+            {"mAP", "top1", "gt_mAP", "gt_top1"}, ...}``; empty on all but the main process.
+
+        Raises:
+            RuntimeError: images of the protocols were not processed.
+            ValueError: predictions do not fit the data set.
+        """
+        records = self._gather()
+        if not comm.is_main_process() and self._distributed:
+            return OrderedDict()
+        self._check_complete(records)
+        predictions = _join(records)
+        evaluation = evaluate_predictions(self._truth, self._protocols, predictions)
+        logger.info(
+            "%s, %d images (percent):\n%s",
+            self._dataset_name,
+            len(records),
+            format_table(evaluation),
+        )
+        if self._output_dir:
+            predictions.save(os.path.join(self._output_dir, "predictions.npz"))
+            write_metrics(evaluation, os.path.join(self._output_dir, "metrics.json"))
+        return results_dict(evaluation)
+
+    def _record(self, image: dict, output: dict) -> _ImageRecord:
+        instances = output["instances"]
+        detected = instances.reid_embeddings
+        gt_ids = torch.zeros(0, dtype=torch.int64)
+        gt_embeddings = detected[:0]
+        if "instances" in image:
+            gt_ids = image["instances"].gt_annotation_ids
+            gt_embeddings = output["gt_embeddings"]["reid"]
+            if len(gt_ids) != len(gt_embeddings):
+                raise ValueError(
+                    f"Image {image['image_id']}: the model must embed every box of the input's "
+                    f"instances, but gave {len(gt_embeddings)} embeddings for {len(gt_ids)} boxes."
+                )
+        return _ImageRecord(
+            boxes=_to_numpy(instances.pred_boxes.tensor, torch.float32),
+            scores=_to_numpy(instances.scores, torch.float32),
+            embeddings=_to_numpy(detected, self._embedding_dtype),
+            gt_annotation_ids=_to_numpy(gt_ids, torch.int64),
+            gt_embeddings=_to_numpy(gt_embeddings, self._embedding_dtype),
+        )
+
+    def _gather(self) -> dict[int, _ImageRecord]:
+        """Records of all processes by ascending image id, each image once."""
+        parts = [self._records]
+        if self._distributed:
+            comm.synchronize()
+            parts = comm.gather(self._records, dst=0)
+        merged: dict[int, _ImageRecord] = {}
+        for part in parts:
+            for image_id, record in part.items():
+                merged.setdefault(image_id, record)
+        return dict(sorted(merged.items()))
+
+    def _check_complete(self, records: dict[int, _ImageRecord]) -> None:
+        truth = self._truth
+        self._truth.find_images(list(records), f'predictions for "{self._dataset_name}"')
+        needed = np.arange(truth.num_images)
+        if self._protocols:
+            needed = np.unique(np.concatenate([p.covered_images() for p in self._protocols]))
+        missing = np.setdiff1d(truth.image_ids[needed], list(records))
+        if len(missing):
+            raise RuntimeError(
+                f'Evaluating "{self._dataset_name}" needs predictions for {len(needed)} images, '
+                f"but {len(missing)} were not processed, first: "
+                f"{', '.join(map(str, missing[:5]))}. Run the model over the whole data set "
+                "(all processes together) before evaluate()."
+            )
+
+
+def _load_protocols(
+    dataset_name: str, names: tuple[str, ...], truth: GroundTruth
+) -> list[RetrievalProtocol]:
+    paths = MetadataCatalog.get(dataset_name).get("protocols", None) or {}
+    if not names:
+        names = ("",) if paths else ()
+        if not names:
+            logger.info(
+                '"%s" has no retrieval protocol: only detection is evaluated. Ask for protocol '
+                '"%s" to let every box search all other images.',
+                dataset_name,
+                ALL_PROTOCOL,
+            )
+    protocols = []
+    for name in names:
+        name = name or next(iter(paths), ALL_PROTOCOL)
+        if name in paths:
+            content = load_protocol(paths[name])
+            protocols.append(
+                RetrievalProtocol.from_ids(name, truth, content.images, content.queries)
+            )
+        elif name == ALL_PROTOCOL:
+            protocols.append(RetrievalProtocol.all_boxes(truth))
+        else:
+            raise ValueError(
+                f'"{dataset_name}" has no protocol "{name}". Choose from: '
+                f"{', '.join([*paths, ALL_PROTOCOL])}."
+            )
+    return protocols
+
+
+def _join(records: dict[int, _ImageRecord]) -> Predictions:
+    """Flat arrays of all images, in the order of ``records``."""
+    parts = list(records.values())
+
+    def concatenate(name: str) -> np.ndarray:
+        arrays = [getattr(record, name) for record in parts]
+        # Images without rows may not know D.
+        return np.concatenate([array for array in arrays if len(array)] or arrays[:1])
+
+    return Predictions(
+        image_ids=np.repeat(
+            np.array(list(records), np.int64), [len(record.scores) for record in parts]
+        ),
+        boxes=concatenate("boxes"),
+        scores=concatenate("scores"),
+        embeddings=concatenate("embeddings"),
+        gt_annotation_ids=concatenate("gt_annotation_ids"),
+        gt_embeddings=concatenate("gt_embeddings"),
+    )
+
+
+def _to_numpy(tensor: torch.Tensor, dtype: torch.dtype) -> np.ndarray:
+    # A copy, so that a slice does not keep its whole batch alive.
+    return tensor.detach().to("cpu", dtype, copy=True).numpy()
