@@ -1,0 +1,97 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from spnet_d2.evaluation import Predictions
+
+
+def some_predictions(**changes):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "image_ids": np.array([3, 3, 8]),
+        "boxes": rng.uniform(0, 9, (3, 4)).astype(np.float32),
+        "scores": np.array([0.9, 0.5, 0.7], np.float32),
+        "embeddings": rng.standard_normal((3, 5)).astype(np.float16),
+        "gt_annotation_ids": np.array([11, 7]),
+        "gt_embeddings": rng.standard_normal((2, 5)).astype(np.float32),
+    }
+    return Predictions(**(arrays | changes))
+
+
+def assert_equal(a, b):
+    for field in dataclasses.fields(Predictions):
+        left, right = getattr(a, field.name), getattr(b, field.name)
+        if left is None:
+            assert right is None
+        else:
+            assert left.dtype == right.dtype
+            np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+@pytest.mark.parametrize("queries", [None, np.array([7, 11, 7])])
+def test_file_gives_back_what_was_saved(tmp_path, mmap, queries):
+    predictions = some_predictions(query_annotation_ids=queries)
+    path = tmp_path / "new folder" / "predictions.npz"
+    predictions.save(path)
+    loaded = Predictions.load(path, mmap)
+    assert_equal(predictions, loaded)
+    assert isinstance(loaded.embeddings, np.memmap) == mmap
+    assert loaded.is_query_centric == (queries is not None)
+    assert [p.name for p in path.parent.iterdir()] == ["predictions.npz"]
+
+
+def test_no_detections_and_compressed_and_extra_arrays(tmp_path):
+    predictions = some_predictions(
+        image_ids=np.zeros(0, int),
+        boxes=np.zeros((0, 4)),
+        scores=np.zeros(0),
+        embeddings=np.zeros((0, 0), np.float32),
+    )
+    path = tmp_path / "p.npz"
+    predictions.save(path)
+    assert_equal(predictions, Predictions.load(path))
+    arrays = {f.name: getattr(predictions, f.name) for f in dataclasses.fields(predictions)}
+    del arrays["query_annotation_ids"]
+    np.savez_compressed(path, **arrays, comment=np.array("another model"))
+    assert_equal(predictions, Predictions.load(path))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"image_ids": np.zeros(3)}, r"image_ids must be \(N,\) integers, found float64 \(3,\)"),
+        ({"scores": None}, "scores must be .* found NoneType"),
+        ({"boxes": np.zeros((3, 5))}, r"boxes must be \(N, 4\), found \(3, 5\)"),
+        ({"scores": np.zeros(2)}, "equally long, found .*'scores': 2"),
+        ({"query_annotation_ids": np.zeros(1, int)}, "equally long"),
+        ({"gt_embeddings": np.zeros((2, 6))}, "same size D, found 5 and 6"),
+        ({"gt_embeddings": np.zeros((1, 5))}, "2 gt_annotation_ids but 1 gt_embeddings"),
+        ({"gt_annotation_ids": np.array([7, 7])}, "gt_annotation_ids must be unique"),
+        ({"embeddings": np.zeros((3, 5), object)}, "embeddings must be .* found object"),
+    ],
+)
+def test_arrays_that_do_not_fit(changes, message):
+    with pytest.raises(ValueError, match=message):
+        some_predictions(**changes)
+
+
+def test_files_that_cannot_be_used(tmp_path):
+    with pytest.raises(FileNotFoundError, match="No predictions file at .*nowhere.npz"):
+        Predictions.load(tmp_path / "nowhere.npz")
+    path = tmp_path / "p.npz"
+    np.savez(path, boxes=np.zeros((0, 4)))
+    with pytest.raises(ValueError, match="it lacks image_ids, scores, embeddings"):
+        Predictions.load(path)
+    path.write_bytes(b"not an archive")
+    with pytest.raises(ValueError, match="must be an .npz file with image_ids"):
+        Predictions.load(path)
+    np.save(tmp_path / "single.npy", np.zeros(3))
+    with pytest.raises(ValueError, match="must be an .npz file with image_ids"):
+        Predictions.load(tmp_path / "single.npy")
+    some_predictions().save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="must be an .npz file with image_ids"):
+        Predictions.load(path)
