@@ -23,7 +23,9 @@ OWN = [
     "timm>=1.0.9",
     "numpy>=1.26",
     "scipy>=1.11.2",
-    "fvcore>=0.1.5.post20221221",
+    "Pillow>=10.0",
+    "safetensors>=0.4",
+    "tabulate>=0.9",
     "tqdm>=4.66",
 ]
 
@@ -31,14 +33,13 @@ OWN = [
 # because it caps numpy below 2 and asks for a code formatter that training never uses.
 DETECTRON2 = [
     "cloudpickle>=2.2",
+    "fvcore>=0.1.5.post20221221",
     "hydra-core>=1.3",
     "iopath>=0.1.9",
     "matplotlib>=3.8",
     "omegaconf>=2.3",
     "packaging>=23.0",
-    "Pillow>=10.0",
     "pycocotools>=2.0.7",
-    "tabulate>=0.9",
     "tensorboard>=2.14",
     "termcolor>=2.3",
     "yacs>=0.1.8",
@@ -55,8 +56,8 @@ EXTRAS = {
         "ruff>=0.14",
         "scikit-learn>=1.3",
     ],
-    "opencv": ["opencv-python>=4.8.1"],
-    "headless": ["opencv-python-headless>=4.8.1"],
+    "opencv": ["opencv-python>=4.8.1.78"],
+    "headless": ["opencv-python-headless>=4.8.1.78"],
 }
 
 

@@ -1,5 +1,6 @@
 """The random number generators of a process as plain data, to store them and to put them back."""
 
+import logging
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ import numpy as np
 import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
+
+logger = logging.getLogger(__name__)
 
 
 def capture() -> dict[str, Any]:
@@ -74,6 +77,13 @@ class RandomState(HookBase):
         # As late as possible, so that nothing is drawn between this and the first iteration.
         if len(self._loaded) == comm.get_world_size():
             restore(self._loaded[comm.get_rank()])
+        elif self._loaded:
+            logger.warning(
+                "The checkpoint has random states of %d processes, but this run has %d: it "
+                "continues with fresh ones, so not exactly as the interrupted run would have.",
+                len(self._loaded),
+                comm.get_world_size(),
+            )
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
