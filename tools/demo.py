@@ -1,0 +1,188 @@
+#!/usr/bin/env python3
+"""Person search from nothing on real footage: prepare, fine-tune, evaluate, search.
+
+    make demo        or        python tools/demo.py [--output DIR] [--seed N] [KEY VALUE ...]
+
+Prepares PETS09 (an apt-get download, or --video), fine-tunes a small SPNet from ImageNet weights,
+evaluates it and a colour histogram, and looks for a person who left the picture and came back.
+Written to --output: results.json, search.png, matches.json, config.yaml, model_final.pth, logs.
+Running it again replaces them.
+"""
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import torch
+
+from spnet_d2.data.atomic_io import atomic_path
+from spnet_d2.data.catalog import register_builtin_datasets
+from spnet_d2.demo import example as demo_example
+from spnet_d2.demo import lite0_weights
+from spnet_d2.demo.results import (
+    PROTOCOLS,
+    Clock,
+    beats_baseline,
+    make_results,
+    peak_rss_gb,
+    summary,
+)
+from spnet_d2.engine import Trainer, setup
+from spnet_d2.search import (
+    Gallery,
+    ImageFolder,
+    PersonSearchPredictor,
+    draw_search,
+    read_frames,
+    read_picture,
+    search,
+)
+from spnet_d2.search.hsv_baseline import evaluate_hsv_baseline
+from spnet_d2.search.query import box_to_json
+
+logger = logging.getLogger("spnet_d2.demo")
+
+ROOT = Path(__file__).resolve().parents[1]
+TEST_SET = "pets09_test"
+# What a run writes; nothing else is removed from the output folder.
+OWN_FILES = (
+    "model_*.pth", "model_*.pth.part", "last_checkpoint", "config.yaml", "metrics.json", "log.txt*",
+    "events.out.tfevents.*", "results.json", "matches.json", "search.png", "inference",
+)  # fmt: skip
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    data = Path(os.environ.get("DETECTRON2_DATASETS", ROOT / "datasets"))
+    parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "demo")
+    parser.add_argument("--seed", type=int, default=0, help="%(default)s")
+    parser.add_argument(
+        "--config-file", type=Path, default=ROOT / "projects_configs" / "pets09" / "demo.yaml"
+    )
+    parser.add_argument("--datasets", type=Path, default=data, help="where pets09/ is or goes")
+    parser.add_argument("--video", type=Path, help="vtest.avi, instead of fetching it")
+    parser.add_argument(
+        "--skip-train", action="store_true", help="use model_final.pth of the last run"
+    )
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings")
+    args = parser.parse_args(argv)
+    if len(args.opts) % 2:
+        parser.error(f"settings are KEY VALUE pairs, found {len(args.opts)} words: {args.opts}")
+    if not args.config_file.is_file():
+        parser.error(f"no config file at {args.config_file.absolute()}")
+    if args.skip_train and not (args.output / "model_final.pth").is_file():
+        parser.error(f"--skip-train, but {args.output} holds no model_final.pth")
+    return args
+
+
+def prepare(args: argparse.Namespace) -> list[str]:
+    """Make the data set and the ImageNet weights; returns settings that name the latter."""
+    command = [sys.executable, str(ROOT / "datasets" / "prepare_pets09.py")]
+    command += ["--output", str(args.datasets / "pets09")]
+    command += ["--video", str(args.video)] if args.video else []
+    if subprocess.run(command).returncode:
+        raise SystemExit("demo: PETS09 could not be prepared; the message above says why.")
+    register_builtin_datasets(args.datasets)
+    key = "MODEL.SPNET.BACKBONE.PRETRAINED"
+    if args.skip_train or key in args.opts[0::2]:
+        return []
+    weights = args.output.parent / "weights" / lite0_weights.DEFAULT_PATH.name
+    return [key, lite0_weights.write_lite0_weights(weights)]
+
+
+def clear(output: Path) -> None:
+    """Remove what an earlier run left, so that nothing of it mixes with this one."""
+    for path in (path for pattern in OWN_FILES for path in output.glob(pattern)):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def train_and_evaluate(args: argparse.Namespace, opts: list[str], clock: Clock):
+    """Fine-tune (or load) and evaluate; returns the config and the evaluator's results."""
+
+    class TimedTrainer(Trainer):
+        @classmethod
+        def test(cls, *inputs, **kwargs):
+            with clock.phase("evaluate"):
+                return super().test(*inputs, **kwargs)
+
+    with clock.phase("train"):
+        job = argparse.Namespace(
+            config_file=str(args.config_file),
+            opts=[*opts, "OUTPUT_DIR", str(args.output), "SEED", str(args.seed), *args.opts],
+            num_gpus=min(1, torch.cuda.device_count()),
+            eval_only=args.skip_train,
+        )
+        cfg = setup(job)
+        if args.skip_train:
+            model = PersonSearchPredictor(cfg, weights=str(args.output / "model_final.pth")).model
+            return cfg, TimedTrainer.test(cfg, model)
+        trainer = TimedTrainer(cfg)
+        trainer.resume_or_load(resume=False)
+        return cfg, trainer.train()
+
+
+def search_example(cfg, output: Path) -> None:
+    """Search for the example's person; writes ``matches.json`` and ``search.png``."""
+    example = demo_example.choose_example(TEST_SET)
+    logger.info("Searching for the person in %s", demo_example.describe(example))
+    predictor = PersonSearchPredictor(cfg, weights=str(output / "model_final.pth"))
+    image = read_picture(example.file)
+    embedding = predictor.embed(image, [example.box])[0]
+    gallery = Gallery.build(predictor, ImageFolder(example.gallery))
+    matches = search(gallery, embedding, topk=15)
+    hits = [example.is_hit(match) for match in matches]
+    report = {
+        "query": {"file": example.file, **box_to_json(example.box)},
+        "gallery": {"frames": gallery.num_frames, "people": len(gallery)},
+        "matches": [{**m.to_json(), "correct": hit} for m, hit in zip(matches, hits)],
+    }
+    write(output / "matches.json", report)
+    images = read_frames((match.file, match.frame) for match in matches)
+    name = Path(example.file).name
+    picture = draw_search(image, example.box, matches, images, hits, query_name=name)
+    with atomic_path(output / "search.png") as part:
+        cv2.imwrite(str(part), picture)
+
+
+def write(path: Path, content: dict) -> None:
+    with atomic_path(path) as part:
+        part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # Config and model at full length, and a table for spreadsheets, would bury the rest.
+    for name in ("detectron2.engine.defaults", "detectron2.evaluation.testing"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    clock = Clock()
+    args.output.mkdir(parents=True, exist_ok=True)
+    if not args.skip_train:
+        clear(args.output)
+    with clock.phase("prepare"):
+        opts = prepare(args)
+    cfg, metrics = train_and_evaluate(args, opts, clock)
+    logger.info("For comparison, colour histograms of ground-truth boxes:")
+    with clock.phase("evaluate"):
+        baseline = evaluate_hsv_baseline(TEST_SET, PROTOCOLS)
+    with clock.phase("search"):
+        search_example(cfg, args.output)
+    memory = peak_rss_gb(cfg.DATALOADER.NUM_WORKERS)
+    results = make_results(metrics, baseline, clock.seconds(), memory)
+    write(args.output / "results.json", results)
+    print(summary(results))
+    print(f"results: {args.output / 'results.json'}, {args.output / 'search.png'}")
+    if not all(beats_baseline(results, name) for name in PROTOCOLS):
+        logger.warning("The model should beat the colour histogram on both protocols.")
+
+
+if __name__ == "__main__":
+    main()
