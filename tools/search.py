@@ -105,6 +105,9 @@ def load_config(args: argparse.Namespace) -> tuple[CfgNode, str]:
     # How yacs and PyYAML report unknown keys, values of the wrong type, and broken files.
     except (KeyError, ValueError, AssertionError, AttributeError, TypeError) as error:
         raise SearchInputError(f"Cannot use {config_file} with {args.opts}: {error}") from error
+    # The model drops what it is unsure of, too.
+    test = cfg.MODEL.SPNET.TEST
+    test.SCORE_THRESH = min(test.SCORE_THRESH, args.min_score)
     return cfg, str(weights or cfg.MODEL.WEIGHTS)
 
 

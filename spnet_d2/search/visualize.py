@@ -89,8 +89,10 @@ def draw_search(
 def draw_box(image: np.ndarray, box: Sequence[float], color, thickness: int = 2) -> np.ndarray:
     """A copy of ``image`` with one xyxy box around, not over, its content; white outside."""
     image = image.copy()
-    low = np.floor(box[:2]).astype(int) - thickness
-    high = np.ceil(box[2:]).astype(int) + thickness
+    # Clipped, so that all four sides are seen.
+    last = np.array(image.shape[1::-1]) - 1
+    low = np.clip(np.floor(box[:2]).astype(int) - thickness, 0, last)
+    high = np.clip(np.ceil(box[2:]).astype(int) + thickness, 0, last)
     cv2.rectangle(image, low.tolist(), high.tolist(), WHITE, thickness + 2, cv2.LINE_AA)
     cv2.rectangle(image, low.tolist(), high.tolist(), color, thickness, cv2.LINE_AA)
     return image

@@ -153,6 +153,19 @@ def test_clear_errors(run, folder):
     assert status == 1 and "No config file at" in text
 
 
+def test_min_score_reaches_the_model(tool, run, folder, monkeypatch):
+    seen = []
+
+    def record(cfg, weights):
+        seen.append((cfg.MODEL.SPNET.TEST.SCORE_THRESH, weights))
+        return make_predictor()
+
+    monkeypatch.setattr(tool, "PersonSearchPredictor", record)
+    for score in (0.2, 0.7):
+        run("--min-score", score)
+    assert seen == [(0.2, str(folder / "model_final.pth")), (0.5, str(folder / "model_final.pth"))]
+
+
 def test_arguments(run, capsys):
     for extra, message in (
         (("--topk", 0), "--topk must be 1 or more"),
