@@ -7,7 +7,7 @@ import logging
 import os
 from pathlib import Path
 
-from spnet_d2.data.formats import cuhk_sysu
+from spnet_d2.data.formats import cuhk_sysu, cuhk_sysu_mat
 from spnet_d2.data.formats.corpus import CorpusError
 
 
@@ -35,13 +35,21 @@ def main(arguments: list[str] | None = None) -> None:
         default=default.gallery_size,
         help="images per query of the val protocol",
     )
+    parser.add_argument(
+        "--protocols",
+        nargs="+",
+        choices=list(cuhk_sysu_mat.PROTOCOLS),
+        default=list(cuhk_sysu_mat.PROTOCOLS),
+        metavar="NAME",
+        help="protocols to write; reading TestG4000.mat takes about 13 GB of memory, G100 0.4 GB",
+    )
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     splits = cuhk_sysu.Splits(
         mini_components=args.mini_components, gallery_size=args.val_gallery_size
     )
     try:
-        written = cuhk_sysu.prepare(args.dataset_dir, splits)
+        written = cuhk_sysu.prepare(args.dataset_dir, splits, args.protocols)
     except (CorpusError, OSError) as error:
         parser.exit(1, f"prepare_cuhk_sysu: {error}\n")
     print(f"{len(written)} files written below {args.dataset_dir}")

@@ -23,6 +23,15 @@ def test_prepare_cuhk_sysu(cuhk_sysu_files, tmp_path, capsys):
     assert (folder / "coco/trainval.json").is_file() and (folder / "retrieval/val.json").is_file()
 
 
+def test_prepare_cuhk_sysu_with_chosen_protocols(cuhk_sysu_files, tmp_path):
+    """The large galleries need neither be read nor be there."""
+    folder = shutil.copytree(cuhk_sysu_files, tmp_path / "cuhk")
+    (folder / "annotation/test/train_test/TestG4000.mat").unlink()
+    main = script("prepare_cuhk_sysu").main
+    main(["--dataset-dir", str(folder), "--val-gallery-size", "3", "--protocols", "G100", "G500"])
+    assert {path.stem for path in (folder / "retrieval").iterdir()} == {"G100", "G500", "val"}
+
+
 def test_prepare_prw(prw_files, tmp_path, capsys):
     folder = shutil.copytree(prw_files, tmp_path / "prw")
     arguments = ["--dataset-dir", str(folder), "--same-cam-own-frame", "--ignored-people", "1"]

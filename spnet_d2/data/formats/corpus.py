@@ -134,6 +134,14 @@ def text(value: Any) -> str:
     return str(value.reshape(-1)[0])
 
 
+def texts(values: np.ndarray) -> list[str]:
+    """Many MATLAB strings; as :func:`text`, but quick for millions of plain ones."""
+    found = [value.item() if value.size == 1 else None for value in values.reshape(-1)]
+    if not all(type(value) is str for value in found):
+        return [text(value) for value in values.reshape(-1)]
+    return found
+
+
 def integer_box(value: Any) -> tuple[int, int, int, int] | None:
     """A MATLAB box as x, y, w, h, truncated to integers; None for an empty one.
 

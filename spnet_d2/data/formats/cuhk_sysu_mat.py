@@ -7,7 +7,7 @@ MATLAB's counting from 1 is not undone, because no published result does.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from spnet_d2.data.formats.corpus import Corpus, elements, integer_box, text
+from spnet_d2.data.formats.corpus import Corpus, elements, integer_box, text, texts
 
 ORIGIN = (
     "https://github.com/ShuangLI59/person_search (the authors send a link for academic use); "
@@ -32,7 +32,7 @@ class SearchQuery:
 
     image: str
     box: Box
-    gallery: list[str] = field(default_factory=list)
+    gallery: list[str]
     appearances: list[tuple[str, Box]] = field(default_factory=list)
 
 
@@ -82,21 +82,22 @@ def read_protocol(corpus: Corpus, name: str) -> list[SearchQuery]:
     relative = f"annotation/test/{file}"
     records = corpus.load_mat(relative, [variable])
     expected = f"{variable}(i) with Query(1).imname, .idlocate and Gallery(j).imname, .idlocate"
-    queries = []
+    queries, names = [], {}
     with corpus.reading(corpus.root / relative, expected):
         for record in elements(records):
             query = record["Query"][0, 0]
             box = integer_box(query[1])
             if box is None:
                 raise ValueError("a query has no box")
-            search = SearchQuery(text(query[0]), box)
-            labelled = True
-            for entry in elements(record["Gallery"]):
-                image, box = text(entry[0]), integer_box(entry[1])
-                search.gallery.append(image)
+            gallery = record["Gallery"].reshape(-1)
+            image_field, box_field, _ = gallery.dtype.names
+            # The protocols list 22 million images by name: one string object for each is enough.
+            images = [names.setdefault(name, name) for name in texts(gallery[image_field])]
+            search = SearchQuery(text(query[0]), box, images)
+            for image, entry in zip(images, gallery[box_field]):
                 # Positives come first; an empty box ends them, whatever may follow.
-                labelled = labelled and box is not None
-                if labelled:
-                    search.appearances.append((image, box))
+                if (box := integer_box(entry)) is None:
+                    break
+                search.appearances.append((image, box))
             queries.append(search)
     return queries
