@@ -1,5 +1,6 @@
 """A tiny corpus under the names ``tiny_train`` / ``tiny_test``, and configs that train on it."""
 
+import logging
 from pathlib import Path
 
 import cv2
@@ -58,6 +59,19 @@ def tiny_corpus(tmp_path_factory):
     yield root
     for name in ("tiny_train", "tiny_test"):
         unregister(name)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _restored_loggers():
+    """Undo Detectron2's set-up of loggers, which writes to a test's files and output."""
+    loggers = [logging.getLogger(name) for name in ("spnet_d2", "detectron2", "fvcore")]
+    states = [(list(log.handlers), log.propagate, log.level) for log in loggers]
+    yield
+    for log, (handlers, propagate, level) in zip(loggers, states):
+        for handler in set(log.handlers) - set(handlers):
+            log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = propagate
 
 
 @pytest.fixture
