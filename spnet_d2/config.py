@@ -26,8 +26,10 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 1
 
     cfg.MODEL.SPNET = spnet = CN()
-    # "OC": the bridge predicts the query (x_o = g_phi(x_a) - x_a).
+    # "OC": the bridge predicts the query (x_o = g_phi(x_a) - x_a); "QC": queries are given.
     spnet.PATHWAY = "OC"
+    # Pathway of inference, "": the same.
+    spnet.TEST_PATHWAY = ""
     # D, size of anchor and localisation embeddings.
     spnet.EMBED_DIM = 128
     # D_r, size of re-id embeddings. Shared heads need REID_DIM == EMBED_DIM.
@@ -50,6 +52,18 @@ def _add_model(cfg: CN) -> None:
     spnet.FOCAL_ALPHA = 0.5
     spnet.FOCAL_GAMMA = 1.0
 
+    # Query-centric training.
+    spnet.QC = CN()
+    # K, anchors sampled per (query, image) pair; 32 pairs x 64 = 8 images x 256.
+    spnet.QC.ANCHORS_PER_PAIR = 64
+    # Pairs sampled per batch.
+    spnet.QC.PAIRS_PER_BATCH = 32
+    # "algo1": pairs of a person in other images, then in the query's own, then negative ones;
+    # "algo2": without negative ones; "other" | "self" | "all": these positive pairs only.
+    spnet.QC.MATCH_MODE = "algo1"
+    # Leave out anchors of other people, instead of taking them as negatives.
+    spnet.QC.MATCH_CONSERVATIVE = False
+
     spnet.BACKBONE = CN()
     # Any timm model that `features_only=True` gives strides 8, 16, 32.
     spnet.BACKBONE.NAME = "convnext_tiny.fb_in1k"
@@ -65,24 +79,38 @@ def _add_model(cfg: CN) -> None:
     spnet.BACKBONE.FREEZE_BN = False
 
     spnet.REID = CN()
-    # "oim": look-up table and circular queue (fine-tuning).
+    # "oim": look-up table and circular queue (fine-tuning); "momentum_queue": one row per
+    # person, means of the momentum twin's embeddings (pre-training).
     spnet.REID.LOSS = "oim"
-    # 1 / tau, factor on the cosine similarities.
+    # 1 / tau, factor on the cosine similarities (10 in pre-training).
     spnet.REID.SCALE = 30.0
     # L, rows of the look-up table. -1: identities of the training set, or of the checkpoint.
     spnet.REID.NUM_IDENTITIES = -1
-    # Rows of the circular queue of unknown people (5000 CUHK-SYSU, 500 PRW).
+    # Rows of the circular queue of unknown people (5000 CUHK-SYSU, 500 PRW), or of the momentum
+    # queue (65536).
     spnet.REID.QUEUE_SIZE = 5000
     # Weight of the old row in a look-up table update.
     spnet.REID.MOMENTUM = 0.5
     # A refined box this close to its target box trains re-id.
     spnet.REID.IOU_THRESH = 0.7
     spnet.REID.LOSS_WEIGHT = 1.0
+    # Re-id trains on ground-truth boxes only (Table 6).
+    spnet.REID.GT_ONLY = False
+    # Drop every other loss (Table 6).
+    spnet.REID.ONLY = False
+
+    # Slow copy of backbone and re-id embedder that fills the momentum queue.
+    spnet.MOMENTUM_TWIN = CN()
+    spnet.MOMENTUM_TWIN.ENABLED = False
+    # Weight of the old parameter.
+    spnet.MOMENTUM_TWIN.MOMENTUM = 0.9999
 
     # Inference constants of the authors' code (the paper gives none).
     spnet.TEST = CN()
     # Anchors of smallest ||x_o|| kept per image before scoring.
     spnet.TEST.PRE_TOPK = 1000
+    # Anchors of smallest ||x_o|| kept per query and image (query-centric).
+    spnet.TEST.QUERY_TOPK = 100
     # Score floor after the first round (strict >).
     spnet.TEST.SCORE_THRESH = 0.5
     # Boxes kept by score before NMS, and after it.

@@ -12,7 +12,7 @@ from detectron2.structures import Boxes, Instances
 
 WIDTHS, DEPTHS = (96, 192, 384, 768), (3, 3, 9, 3)
 C, DIM = 384, 128
-NUM_PID, OIM_QUEUE = 50, 5000
+NUM_PID, OIM_QUEUE, MOMENTUM_QUEUE = 50, 5000, 64
 
 
 def _linear(name, out, inp, bias=True):
@@ -79,6 +79,20 @@ def reference_shapes(
     if memory == "oim":
         shapes["head.reid_loss.lut"] = (NUM_PID, reid_dim)
         shapes["head.reid_loss.cq"] = (OIM_QUEUE, reid_dim)
+    else:
+        twin = {
+            name.replace("backbone.", "moco_backbone.", 1): shape
+            for name, shape in shapes.items()
+            if name.startswith("backbone.")
+        }
+        twin |= {
+            name.replace("align_emb_head", "moco_align_emb_head"): shape
+            for name, shape in shapes.items()
+            if name.startswith(f"{head}.")
+        }
+        shapes |= twin
+        shapes["head.reid_loss.emb_cq"] = (MOMENTUM_QUEUE, reid_dim)
+        shapes["head.reid_loss.label_cq"] = shapes["head.reid_loss.age_cq"] = (MOMENTUM_QUEUE,)
     return shapes
 
 
@@ -91,8 +105,15 @@ def _uniform(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def reference_tensor(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     """A tensor of the recipe."""
-    if name.endswith("num_batches_tracked"):
-        return torch.zeros((), dtype=torch.int64)
+    if name.endswith(("num_batches_tracked", "age_cq")):
+        return torch.zeros(shape, dtype=torch.int64)
+    if name.endswith("label_cq"):
+        return torch.full(shape, -1)
+    if name.endswith("emb_cq"):
+        return torch.zeros(shape)
+    if "moco_" in name:
+        student = reference_tensor(name.replace("moco_", ""), shape)
+        return student if "running" in name else 0.9 * student
     u = _uniform(name, shape)
     if name.endswith("running_mean"):
         x = 0.2 * (2 * u - 1)

@@ -30,6 +30,16 @@ _CONVNEXT_BLOCK = {
 }
 
 
+# Memories' buffers, of OIM and of the momentum queue.
+_MEMORY = {
+    "lut": "lut",
+    "cq": "queue",
+    "emb_cq": "queue",
+    "label_cq": "labels",
+    "age_cq": "ages",
+}
+
+
 def _convnext_trunk(name: str) -> str | None:
     """torchvision's ConvNeXt names (features.0 .. 7) -> timm's, flattened."""
     if match := re.fullmatch(r"0\.([01])\.(\w+)", name):
@@ -96,8 +106,11 @@ def _rename_head(name: str, stage) -> str | None:
         return renamed and f"roi_heads.loc_embedders.{int(match[1]) - 1}.copy.stage.{renamed}"
     if match := re.fullmatch(r"align_emb_loc_head\.(\d+)\.head\.weight", name):
         return f"roi_heads.loc_embedders.{int(match[1]) - 1}.projection.weight"
-    if match := re.fullmatch(r"reid_loss\.(?:train_reid_loss\.)?(lut|cq)", name):
-        return "roi_heads.reid_loss." + {"lut": "lut", "cq": "queue"}[match[1]]
+    if match := re.fullmatch(r"reid_loss\.(?:train_reid_loss\.)?(\w+)", name):
+        return _MEMORY.get(match[1]) and f"roi_heads.reid_loss.{_MEMORY[match[1]]}"
+    if match := re.fullmatch(r"moco_align_emb_head\.(.+)", name):
+        renamed = _rename_head(f"align_emb_head.{match[1]}", stage)
+        return renamed and renamed.replace("roi_heads.", "twin.")
     return None
 
 
@@ -172,8 +185,17 @@ def infer_config(state_dict: Mapping) -> CfgNode:
         if f"{prefix}lut" in state:
             options.REID.NUM_IDENTITIES = len(state[f"{prefix}lut"])
             options.REID.QUEUE_SIZE = len(state[f"{prefix}cq"])
+        elif f"{prefix}emb_cq" in state:
+            # Pre-training: temperature 0.1, twice the anchors per image.
+            options.REID.LOSS = "momentum_queue"
+            options.REID.QUEUE_SIZE = len(state[f"{prefix}emb_cq"])
+            options.REID.SCALE = 10.0
+            options.ANCHORS_PER_IMAGE = 256
+    options.MOMENTUM_TWIN.ENABLED = any(k.startswith("moco_backbone.") for k in state)
     return cfg
 
+
+_BACKBONES = {"backbone": "backbone", "moco_backbone": "twin.backbone"}
 
 # What training of theirs leaves behind and the model does not have.
 _NOT_OURS = re.compile(r"head\.reid_loss\.test_reid_loss\.|.*\.relative_position_index$")
@@ -202,11 +224,14 @@ def convert_state_dict(state_dict: Mapping) -> dict[str, Tensor]:
             continue
         part, _, rest = name.partition(".")
         renamed = None
-        if name.startswith("backbone.body."):
-            renamed = trunk(name.removeprefix("backbone.body."))
-            renamed = renamed and f"backbone.trunk.{renamed}"
-        elif name.startswith("backbone.fpn."):
-            renamed = name
+        if part in _BACKBONES:
+            renamed = rest
+            if rest.startswith("body."):
+                renamed = trunk(rest.removeprefix("body."))
+                renamed = renamed and f"trunk.{renamed}"
+            elif not rest.startswith("fpn."):
+                renamed = None
+            renamed = renamed and f"{_BACKBONES[part]}.{renamed}"
         elif part == "head":
             renamed = _rename_head(rest, stage)
         if renamed is None:
@@ -257,6 +282,12 @@ def build_from_llnl(
         for k, v in expected.items()
         if k in converted and converted[k].shape != v.shape
     ]
+    # A query-centric model has no bridge; theirs always has one, which QC training never moves.
+    bridges = [k for k in unexpected if ".bridge." in k]
+    if bridges and cfg.MODEL.SPNET.PATHWAY == "QC":
+        logger.info("Left out the bridge, which a query-centric model has no use for.")
+        unexpected = [k for k in unexpected if k not in bridges]
+        converted = {k: v for k, v in converted.items() if k not in bridges}
     if missing or unexpected or misshaped:
         problems = [
             f"{len(names)} {what}, the first: {', '.join(names[:3])}"

@@ -19,8 +19,8 @@ ROI_SIZE = 14
 # p3's stride and RoIAlign's samples per bin and axis.
 _SCALE = 1 / 8
 _SAMPLES = 2
-# RoIs at a time at inference, where batches do not change results: bounds the memory of images
-# with many boxes.
+# RoIs at a time at inference, where batches don't change results: bounds the memory that images
+# with many boxes take.
 _EVAL_CHUNK = 512
 
 
@@ -81,7 +81,8 @@ class StageCopy(nn.Module):
         if self.channels_last:
             out = self.stage(rois.permute(0, 2, 3, 1)).amax(dim=(1, 2))
         else:
-            out = self.stage(rois).amax(dim=(2, 3))
+            layout = torch.channels_last
+            out = self.stage(rois.contiguous(memory_format=layout)).amax(dim=(2, 3))
         return rois.amax(dim=(2, 3)), out
 
 
@@ -142,8 +143,24 @@ class LocalisationEmbedder(nn.Module):
         return self.projection(self.copy(rois)[1]).float()
 
 
-def embed(embedder: nn.Module, rois: Tensor) -> Tensor:
-    """Apply an embedder: one batch in training (its batch norms see it), chunks at inference."""
-    if embedder.training or len(rois) <= _EVAL_CHUNK:
-        return embedder(rois)
-    return torch.cat([embedder(chunk) for chunk in rois.split(_EVAL_CHUNK)])
+def embed_boxes(embedder: nn.Module, p3: Tensor, boxes: list[Tensor]) -> Tensor:
+    """
+    Pool and embed boxes: one batch in training (its batch norms see it), chunks at inference.
+
+    Args:
+        embedder: a :class:`ReidEmbedder` or :class:`LocalisationEmbedder`.
+        p3, boxes: as in :func:`pool_rois`.
+
+    Returns:
+        (sum n_i, D or D_r), image by image.
+    """
+    count = sum(map(len, boxes))
+    if embedder.training or count <= _EVAL_CHUNK:
+        return embedder(pool_rois(p3, boxes))
+    chunks = [
+        embedder(pool_rois(p3[i : i + 1], [part]))
+        for i, box in enumerate(boxes)
+        for part in box.split(_EVAL_CHUNK)
+        if len(part)
+    ]
+    return torch.cat(chunks)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import Tensor
-from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import generalized_box_iou_loss, nms, sigmoid_focal_loss
 
 # Faster R-CNN's deltas; sizes are clamped to exp(log(1000 / 16)).
 BOX_TRANSFORM = Box2BoxTransform(weights=(1.0, 1.0, 1.0, 1.0))
@@ -61,3 +61,23 @@ def clip_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:
     height, width = sizes.unbind(-1)
     limits = torch.stack([width, height, width, height], dim=-1).to(boxes.dtype)
     return torch.minimum(boxes.clamp(min=0), limits)
+
+
+def nms_per_query(boxes: Tensor, scores: Tensor, query: Tensor, threshold: float) -> Tensor:
+    """
+    Suppress overlapping boxes of the same query.
+
+    Args:
+        boxes: (n, 4) inside an image.
+        scores: (n,).
+        query: (n,) index of the query each was found for.
+        threshold: IoU.
+
+    Returns:
+        Indices of the boxes kept, best score first.
+    """
+    if len(boxes) == 0:
+        return query
+    # Queries are moved so far apart that none meet; in float64, where that changes no IoU.
+    apart = boxes.double() + (query * (2.0 * boxes.max().double() + 1))[:, None]
+    return nms(apart, scores.double(), threshold)

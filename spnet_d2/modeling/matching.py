@@ -28,6 +28,8 @@ class Samples:
         target_boxes: (M, 4) ground-truth boxes.
         target_ids: (M,) int64 identities of these, as the re-id loss takes them.
         logits: (M,) and deltas: (M, 4): what the round predicts for them.
+        pair: (M,) int64 ascending (query, image) pair of each, and query: (P, D) the pairs' query
+            embeddings; query-centric only.
     """
 
     boxes: Tensor
@@ -37,6 +39,8 @@ class Samples:
     target_ids: Tensor
     logits: Tensor | None = None
     deltas: Tensor | None = None
+    pair: Tensor | None = None
+    query: Tensor | None = None
 
 
 def match_boxes(
@@ -58,10 +62,17 @@ def match_boxes(
     """
     matched, labels = matcher(pairwise_iou(Boxes(gt_boxes), Boxes(boxes)))
     matched = torch.where(labels == 1, matched, 0)
-    if ignore is not None and len(ignore):
-        covered = pairwise_ioa(ignore.to(boxes.device), Boxes(boxes)).amax(dim=0) >= _IGNORE_IOA
-        labels = torch.where(covered & (labels == 0), -1, labels).to(torch.int8)
+    if ignore is not None:
+        labels = labels.masked_fill(ignored_boxes(boxes, ignore) & (labels == 0), -1)
     return labels, matched
+
+
+def ignored_boxes(boxes: Tensor, ignore: Boxes) -> Tensor:
+    """Which of (M, 4) boxes lie mostly inside an ignore region, (M,) boolean."""
+    if len(ignore) == 0:
+        return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+    covered = pairwise_ioa(ignore.to(boxes.device), Boxes(boxes))
+    return covered.amax(dim=0) >= _IGNORE_IOA
 
 
 def gather_samples(

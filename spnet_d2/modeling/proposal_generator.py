@@ -1,7 +1,7 @@
 """Anchors -> anchor embeddings x_a -> swap path -> scored, refined proposals (the first round).
 
 Shapes: ``N`` images, ``A`` anchors of an image (all levels), ``D`` embedding size, ``K`` anchors
-sampled per image, ``M`` sampled anchors of the batch, ``k`` detections of an image.
+sampled per image or pair, ``M`` sampled anchors of the batch, ``Q`` queries, ``P`` pairs.
 """
 
 import torch
@@ -16,10 +16,11 @@ from torchvision.ops import nms
 from .backbone import FEATURES
 from .box_detector import BoxDetector
 from .fixed_norm import NormLogits, offset_norm
-from .losses import BOX_TRANSFORM, anchor_loss, box_loss, clip_boxes
+from .losses import BOX_TRANSFORM, anchor_loss, box_loss, clip_boxes, nms_per_query
 from .matching import ANCHOR_MATCHER, Samples, gather_samples, match_boxes
+from .pair_sampler import MATCH_MODES, Queries, label_pairs, sample_pairs, select_anchors
 from .sampling import sample_labels
-from .swap_path import SwapPath
+from .swap_path import SwapPath, query_distances
 
 # Three scales 2^(0, 1/3, 2/3) per level, truncated, times three height / width ratios.
 ANCHOR_SIZES = tuple(
@@ -27,6 +28,21 @@ ANCHOR_SIZES = tuple(
 )
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 ANCHORS_PER_CELL = len(ASPECT_RATIOS) * 3
+
+# Distances between queries and anchors held at a time: 64 MB.
+_DISTANCES = 1 << 24
+
+
+def reid_id_field(cfg) -> str:
+    """Ground-truth field that the re-id loss tells people apart by."""
+    return {"oim": "gt_identities"}.get(cfg.MODEL.SPNET.REID.LOSS, "gt_person_ids")
+
+
+def bridge_kind(cfg) -> str | None:
+    """Kind of the bridge layers; none if neither training nor inference is object-centric."""
+    options = cfg.MODEL.SPNET
+    pathways = {options.PATHWAY, options.TEST_PATHWAY or options.PATHWAY}
+    return options.BRIDGE if "OC" in pathways else None
 
 
 class AnchorEmbedder(nn.Module):
@@ -89,11 +105,16 @@ class SwapPathProposalGenerator(nn.Module):
         anchor_logits: str = "fixed_norm",
         cls_logits: str = "fixed_norm",
         positive_norm: bool = False,
-        bridge: str = "combiner",
+        bridge: str | None = "combiner",
         anchors_per_image: int = 128,
+        anchors_per_pair: int = 64,
+        pairs_per_batch: int = 32,
+        match_mode: str = "algo1",
+        match_conservative: bool = False,
         focal_alpha: float = 0.5,
         focal_gamma: float = 1.0,
         pre_topk: int = 1000,
+        query_topk: int = 100,
         score_thresh: float = 0.5,
         topk_candidates: int = 300,
         nms_thresh: float = 0.5,
@@ -106,20 +127,36 @@ class SwapPathProposalGenerator(nn.Module):
             id_field: ground-truth field with the identities that the re-id loss takes.
             anchor_logits, cls_logits: logits of the anchor loss and of the scores.
             positive_norm: large norms mean person.
-            bridge: kind of the bridge layer.
-            anchors_per_image: K.
+            bridge: kind of the bridge layer; None where only queries make offsets.
+            anchors_per_image: K of the object-centric pathway.
+            anchors_per_pair: K of the query-centric pathway.
+            pairs_per_batch, match_mode, match_conservative: which pairs train, see
+                :mod:`.pair_sampler`.
             focal_alpha, focal_gamma: of the anchor loss.
             pre_topk: anchors kept by norm at inference.
+            query_topk: anchors kept per query at query-centric inference.
             score_thresh: floor of their scores, exclusive.
             topk_candidates, nms_thresh, detections_per_image: as in Faster R-CNN.
+
+        Raises:
+            ValueError: unknown ``match_mode``.
         """
         super().__init__()
+        if match_mode not in MATCH_MODES:
+            raise ValueError(
+                f"MODEL.SPNET.QC.MATCH_MODE is {match_mode!r}, expected one of {MATCH_MODES}."
+            )
         self.id_field = id_field
         self.positive_norm = positive_norm
         self.anchors_per_image = anchors_per_image
+        self.anchors_per_pair = anchors_per_pair
+        self.pairs_per_batch = pairs_per_batch
+        self.match_mode = match_mode
+        self.match_conservative = match_conservative
         self.focal_alpha = focal_alpha
         self.focal_gamma = focal_gamma
         self.pre_topk = pre_topk
+        self.query_topk = query_topk
         self.score_thresh = score_thresh
         self.topk_candidates = topk_candidates
         self.nms_thresh = nms_thresh
@@ -136,15 +173,20 @@ class SwapPathProposalGenerator(nn.Module):
         return {
             "in_channels": input_shape[FEATURES[0]].channels,
             "dim": options.EMBED_DIM,
-            "id_field": "gt_identities",
+            "id_field": reid_id_field(cfg),
             "anchor_logits": options.ANCHOR_LOGITS,
             "cls_logits": options.CLS_LOGITS,
             "positive_norm": options.POSITIVE_NORM,
-            "bridge": options.BRIDGE,
+            "bridge": bridge_kind(cfg),
             "anchors_per_image": options.ANCHORS_PER_IMAGE,
+            "anchors_per_pair": options.QC.ANCHORS_PER_PAIR,
+            "pairs_per_batch": options.QC.PAIRS_PER_BATCH,
+            "match_mode": options.QC.MATCH_MODE,
+            "match_conservative": options.QC.MATCH_CONSERVATIVE,
             "focal_alpha": options.FOCAL_ALPHA,
             "focal_gamma": options.FOCAL_GAMMA,
             "pre_topk": test.PRE_TOPK,
+            "query_topk": test.QUERY_TOPK,
             "score_thresh": test.SCORE_THRESH,
             "topk_candidates": test.TOPK_CANDIDATES,
             "nms_thresh": test.NMS_THRESH,
@@ -157,6 +199,7 @@ class SwapPathProposalGenerator(nn.Module):
         features: dict[str, Tensor],
         targets: list[Instances] | None = None,
         ignore: list[Boxes | None] | None = None,
+        queries: Queries | list[Tensor] | None = None,
     ) -> tuple[Samples | list[Instances], dict[str, Tensor]]:
         """
         Args:
@@ -164,20 +207,27 @@ class SwapPathProposalGenerator(nn.Module):
             features: pyramid levels.
             targets: ground truth (training).
             ignore: per image, regions whose background trains nothing.
+            queries: chooses the query-centric pathway. In training, the batch's; at inference,
+                localisation embeddings (Q_i, D) to look for in each image.
 
         Returns:
             In training, the sampled anchors with their predictions, and ``loss_anchor`` and
-            ``loss_box_0``. At inference, per image ``Instances`` with ``proposal_boxes`` and
-            ``scores``, best first, and no losses.
+            ``loss_box_0``. At inference no losses, and per image ``Instances`` with
+            ``proposal_boxes`` and ``scores``, best first; with queries also ``query_index``,
+            ascending, and best first within each query.
         """
         levels = [features[name] for name in FEATURES]
         x_a = self.anchor_embedder(levels)
         anchors = grid_anchors(images.tensor.shape[-2:], levels)
-        offsets = self.swap_path.object_centric(x_a)
-        if self.training:
-            return self._train(anchors, offsets, targets, ignore)
         sizes = images.image_sizes
-        return [self._propose(anchors, o, size) for o, size in zip(offsets, sizes)], {}
+        if queries is None:
+            offsets = self.swap_path.object_centric(x_a)
+            if self.training:
+                return self._train(anchors, offsets, targets, ignore)
+            return [self._propose(anchors, o, size) for o, size in zip(offsets, sizes)], {}
+        if self.training:
+            return self._train_pairs(anchors, x_a, targets, ignore, queries)
+        return [self._search(anchors, *x) for x in zip(x_a, sizes, queries)], {}
 
     def _train(self, anchors, offsets, targets, ignore):
         """Label all anchors, take the anchor loss over all, and sample K per image."""
@@ -188,21 +238,56 @@ class SwapPathProposalGenerator(nn.Module):
             )
         )
         logits = self.anchor_logits(offset_norm(offsets))
-        losses = {
-            "loss_anchor": anchor_loss(
-                logits, torch.stack(labels), self.focal_alpha, self.focal_gamma
-            )
-        }
         chosen = [sample_labels(label, self.anchors_per_image) for label in labels]
         samples = gather_samples(
             [anchors] * len(targets), labels, matched, chosen, targets, self.id_field
         )
         sampled = torch.cat([o[index] for o, index in zip(offsets, chosen)])
-        samples.logits, samples.deltas = self.box_detector(sampled)
-        losses["loss_box_0"] = box_loss(
-            samples.deltas, samples.boxes, samples.target_boxes, samples.labels
+        return samples, self._losses(logits, torch.stack(labels), samples, sampled)
+
+    def _train_pairs(self, anchors, x_a, targets, ignore, queries: Queries):
+        """Sample pairs, take the anchor loss over all of their anchors, and sample K of each."""
+        pairs = sample_pairs(queries, len(targets), self.pairs_per_batch, self.match_mode)
+        norms = torch.cat(
+            [
+                query_distances(queries.loc[pairs.query[pairs.image == i]], x)
+                for i, x in enumerate(x_a)
+            ]
         )
-        return samples, losses
+        labels = label_pairs(pairs, anchors, targets, self.match_conservative, ignore)
+        # No conservative or ignoring rule changes which anchors are taken, only what they count.
+        chosen = select_anchors(
+            pairs, norms, anchors, self.anchors_per_pair, self.positive_norm, self._by_norm
+        )
+        k = chosen.shape[1]
+        samples = Samples(
+            boxes=anchors[chosen].flatten(0, 1),
+            image_index=pairs.image.repeat_interleave(k),
+            labels=labels.gather(1, chosen).flatten(),
+            target_boxes=pairs.boxes.repeat_interleave(k, dim=0),
+            target_ids=pairs.target_ids.repeat_interleave(k),
+            pair=torch.arange(len(pairs), device=chosen.device).repeat_interleave(k),
+            query=queries.loc[pairs.query],
+        )
+        offsets = self.swap_path.query_centric(
+            samples.query[:, None], x_a[pairs.image[:, None], chosen]
+        ).flatten(0, 1)
+        return samples, self._losses(self.anchor_logits(norms), labels, samples, offsets)
+
+    @property
+    def _by_norm(self) -> bool:
+        """Hard anchors belong to ``algo1``, the only mode with negative pairs."""
+        return self.match_mode == "algo1"
+
+    def _losses(self, logits, labels, samples: Samples, offsets: Tensor) -> dict[str, Tensor]:
+        """The first round's losses; adds predictions of the sampled offsets to ``samples``."""
+        samples.logits, samples.deltas = self.box_detector(offsets)
+        return {
+            "loss_anchor": anchor_loss(logits, labels, self.focal_alpha, self.focal_gamma),
+            "loss_box_0": box_loss(
+                samples.deltas, samples.boxes, samples.target_boxes, samples.labels
+            ),
+        }
 
     def _propose(self, anchors: Tensor, offsets: Tensor, size: tuple[int, int]) -> Instances:
         """One image's anchors (A, 4) and offsets (A, D) -> its proposals."""
@@ -219,3 +304,33 @@ class SwapPathProposalGenerator(nn.Module):
         boxes = clip_boxes(boxes, boxes.new_tensor(size))
         keep = nms(boxes, scores, self.nms_thresh)[: self.detections_per_image]
         return Instances(size, proposal_boxes=Boxes(boxes[keep]), scores=scores[keep])
+
+    def _search(
+        self, anchors: Tensor, x_a: Tensor, size: tuple[int, int], queries: Tensor
+    ) -> Instances:
+        """One image's anchors (A, 4), (A, D) and queries (Q, D) -> proposals of every query."""
+        count = min(self.query_topk, len(anchors))
+        # Bounds the (queries x anchors) distances.
+        chunk = max(1, _DISTANCES // len(anchors))
+        boxes, scores, index = [], [], []
+        for first in range(0, len(queries), chunk):
+            x_q = queries[first : first + chunk]
+            norms = query_distances(x_q, x_a)
+            nearest = norms.topk(count, largest=self.positive_norm).indices
+            offsets = self.swap_path.query_centric(x_q[:, None], x_a[nearest])
+            logits, deltas = self.box_detector(offsets)
+            score = logits.sigmoid()
+            query, place = (score > self.score_thresh).nonzero(as_tuple=True)
+            box = BOX_TRANSFORM.apply_deltas(deltas[query, place], anchors[nearest[query, place]])
+            box = clip_boxes(box, box.new_tensor(size))
+            keep = nms_per_query(box, score[query, place], query, self.nms_thresh).sort().values
+            boxes.append(box[keep])
+            scores.append(score[query, place][keep])
+            index.append(query[keep] + first)
+        empty = not boxes
+        return Instances(
+            size,
+            proposal_boxes=Boxes(anchors[:0] if empty else torch.cat(boxes)),
+            scores=anchors[:0, 0] if empty else torch.cat(scores),
+            query_index=anchors[:0, 0].long() if empty else torch.cat(index),
+        )

@@ -4,32 +4,35 @@ Shapes: ``n`` boxes, ``M`` sampled boxes of the batch, ``D`` / ``D_r`` localisat
 ``T`` cascade rounds.
 """
 
+from collections.abc import Callable
+
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.structures import Boxes, Instances
 from detectron2.structures.boxes import matched_pairwise_iou
 from torch import Tensor, nn
-from torchvision.ops import nms
 
 from .backbone import FEATURES, TimmFPN
 from .box_detector import BoxDetector
-from .box_embedder import LocalisationEmbedder, ReidEmbedder, embed, pool_rois
-from .losses import BOX_TRANSFORM, box_loss, class_loss, clip_boxes
+from .box_embedder import LocalisationEmbedder, ReidEmbedder, embed_boxes
+from .losses import BOX_TRANSFORM, box_loss, class_loss, clip_boxes, nms_per_query
 from .matching import CASCADE_MATCHER, Samples, gather_samples, match_boxes
-from .memory import OIMLoss
+from .memory import MomentumQueueLoss, OIMLoss
+from .pair_sampler import limit_per_pair
+from .proposal_generator import bridge_kind, reid_id_field
 from .sampling import sample_labels
 from .swap_path import SwapPath
 
 
 def build_reid_loss(cfg) -> nn.Module:
     """The re-id memory of ``MODEL.SPNET.REID``."""
-    reid = cfg.MODEL.SPNET.REID
-    if reid.LOSS != "oim":
-        raise ValueError(f"MODEL.SPNET.REID.LOSS is {reid.LOSS!r}, expected 'oim'.")
-    return OIMLoss(
-        cfg.MODEL.SPNET.REID_DIM, reid.NUM_IDENTITIES, reid.QUEUE_SIZE, reid.SCALE, reid.MOMENTUM
-    )
+    reid, dim = cfg.MODEL.SPNET.REID, cfg.MODEL.SPNET.REID_DIM
+    if reid.LOSS == "oim":
+        return OIMLoss(dim, reid.NUM_IDENTITIES, reid.QUEUE_SIZE, reid.SCALE, reid.MOMENTUM)
+    if reid.LOSS == "momentum_queue":
+        return MomentumQueueLoss(dim, reid.QUEUE_SIZE, reid.SCALE)
+    raise ValueError(f"MODEL.SPNET.REID.LOSS is {reid.LOSS!r}, expected 'oim' or 'momentum_queue'.")
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -54,10 +57,13 @@ class SPNetROIHeads(nn.Module):
         separate_heads: bool = False,
         cls_logits: str = "fixed_norm",
         positive_norm: bool = False,
-        bridge: str = "combiner",
+        bridge: str | None = "combiner",
+        query_centric: bool = False,
         boxes_per_image: int = 128,
         reid_iou_thresh: float = 0.7,
+        reid_per_pair: int = 16,
         reid_loss_weight: float = 1.0,
+        reid_gt_only: bool = False,
         nms_thresh: float = 0.5,
     ):
         """
@@ -69,8 +75,11 @@ class SPNetROIHeads(nn.Module):
             num_cascades: T.
             separate_heads: own localisation embedders.
             cls_logits, positive_norm, bridge: as in the proposal generator.
-            boxes_per_image: K, boxes sampled per image and round.
+            query_centric: the rounds take offsets from queries, in training and when searching.
+            boxes_per_image: K, boxes sampled per image and round (object-centric).
             reid_iou_thresh: refined boxes this close to their target train re-id.
+            reid_per_pair: at most so many of a (query, image) pair do.
+            reid_gt_only: only ground-truth boxes train re-id.
             reid_loss_weight: factor on ``loss_reid``.
             nms_thresh: IoU of duplicates, at inference.
 
@@ -87,8 +96,11 @@ class SPNetROIHeads(nn.Module):
             raise ValueError(f"NUM_CASCADES can't be negative, got {num_cascades}.")
         self.id_field = id_field
         self.num_cascades = num_cascades
+        self.query_centric = query_centric
         self.boxes_per_image = boxes_per_image
         self.reid_iou_thresh = reid_iou_thresh
+        self.reid_per_pair = reid_per_pair
+        self.reid_gt_only = reid_gt_only
         self.reid_loss_weight = reid_loss_weight
         self.nms_thresh = nms_thresh
 
@@ -111,15 +123,18 @@ class SPNetROIHeads(nn.Module):
             "reid_loss": build_reid_loss(cfg),
             "dim": options.EMBED_DIM,
             "reid_dim": options.REID_DIM,
-            "id_field": "gt_identities",
+            "id_field": reid_id_field(cfg),
             "num_cascades": options.NUM_CASCADES,
             "separate_heads": options.SEPARATE_HEADS,
             "cls_logits": options.CLS_LOGITS,
             "positive_norm": options.POSITIVE_NORM,
-            "bridge": options.BRIDGE,
+            "bridge": bridge_kind(cfg),
+            "query_centric": options.PATHWAY == "QC",
             "boxes_per_image": options.ANCHORS_PER_IMAGE,
             "reid_iou_thresh": options.REID.IOU_THRESH,
+            "reid_per_pair": options.QC.ANCHORS_PER_PAIR // 4,
             "reid_loss_weight": options.REID.LOSS_WEIGHT,
+            "reid_gt_only": options.REID.GT_ONLY,
             "nms_thresh": options.TEST.NMS_THRESH,
         }
 
@@ -127,21 +142,25 @@ class SPNetROIHeads(nn.Module):
         """What embeds the boxes that round ``t`` (1 .. T) refines."""
         return self.loc_embedders[t - 1] if self.loc_embedders else self.reid_embedder
 
-    def embed_boxes(self, features: dict[str, Tensor], boxes: list[Tensor]) -> dict[str, Tensor]:
+    def embed_boxes(
+        self, features: dict[str, Tensor], boxes: list[Tensor], with_loc: bool = True
+    ) -> dict[str, Tensor]:
         """
         Embed given boxes (ground truth, queries).
 
         Args:
             features: pyramid levels.
             boxes: N tensors (n_i, 4), xyxy pixels of the network's input.
+            with_loc: False where localisation embeddings are not needed.
 
         Returns:
             ``reid`` (sum n_i, D_r) and ``loc`` (sum n_i, D); the same tensor with shared heads.
         """
-        rois = pool_rois(features[FEATURES[0]], boxes)
-        reid = embed(self.reid_embedder, rois)
-        loc = embed(self.loc_embedder(1), rois) if self.loc_embedders else reid
-        return {"reid": reid, "loc": loc}
+        p3 = features[FEATURES[0]]
+        reid = embed_boxes(self.reid_embedder, p3, boxes)
+        if not (with_loc and self.loc_embedders):
+            return {"reid": reid, "loc": reid}
+        return {"reid": reid, "loc": embed_boxes(self.loc_embedder(1), p3, boxes)}
 
     def losses(
         self,
@@ -149,6 +168,8 @@ class SPNetROIHeads(nn.Module):
         image_sizes: list[tuple[int, int]],
         samples: Samples,
         targets: list[Instances],
+        gt_reid: Tensor,
+        teacher: Callable[[list[Tensor]], Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """
         Train the rounds and re-id.
@@ -158,37 +179,62 @@ class SPNetROIHeads(nn.Module):
             image_sizes: unpadded heights and widths.
             samples: the first round's, with predictions.
             targets: ground truth.
+            gt_reid: (sum n_i, D_r) re-id embeddings of its boxes. Ground truth and refined boxes
+                are separate batches to the embedder's batch norms.
+            teacher: the momentum twin's embeddings of boxes (n_i, 4) per image.
 
         Returns:
             ``loss_box_t`` and ``loss_cls_t`` for t = 1 .. T, and ``loss_reid``.
         """
         p3 = features[FEATURES[0]]
         gt_boxes = [t.gt_boxes.tensor for t in targets]
-        # Ground truth and refined boxes are separate batches to the embedder's batch norms, the
-        # ground truth first.
-        gt_reid = self.reid_embedder(pool_rois(p3, gt_boxes))
+        gt_ids = torch.cat([t.get(self.id_field) for t in targets])
+        gt_teacher = teacher(gt_boxes) if teacher else None
         sizes = samples.boxes.new_tensor(image_sizes)
         losses = {}
         for t in range(1, self.num_cascades + 1):
-            samples = self._resample(samples, sizes, targets)
-            rois = pool_rois(p3, _split(samples.boxes, samples.image_index, len(targets)))
-            offsets = self.swap_paths[t - 1].object_centric(self.loc_embedder(t)(rois))
-            samples.logits, samples.deltas = self.box_detectors[t - 1](offsets)
+            if self.query_centric:
+                samples = _refine_pairs(samples, sizes)
+            else:
+                samples = self._resample(samples, sizes, targets)
+            boxes = _split(samples.boxes, samples.image_index, len(targets))
+            x_a = embed_boxes(self.loc_embedder(t), p3, boxes)
+            query = samples.query[samples.pair] if self.query_centric else None
+            samples.logits, samples.deltas = self._round(t, x_a, query)
             losses[f"loss_cls_{t}"] = class_loss(samples.logits, samples.labels)
             losses[f"loss_box_{t}"] = box_loss(
                 samples.deltas, samples.boxes, samples.target_boxes, samples.labels
             )
 
+        embeddings, ids, teachings = [gt_reid], [gt_ids], [gt_teacher]
+        if not self.reid_gt_only:
+            boxes, image_index, box_ids = self._reid_boxes(samples, sizes)
+            kept = _split(boxes, image_index, len(targets))
+            embeddings.insert(0, embed_boxes(self.reid_embedder, p3, kept))
+            ids.insert(0, box_ids)
+            teachings.insert(0, teacher(kept) if teacher else None)
+        inputs = [torch.cat(embeddings), torch.cat(ids)]
+        if teacher:
+            inputs.append(torch.cat(teachings))
+        losses["loss_reid"] = self.reid_loss(*inputs) * self.reid_loss_weight
+        return losses
+
+    def _round(self, t: int, x_a: Tensor, query: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Logits (n,) and deltas (n, 4) of round ``t`` for boxes' embeddings (n, D)."""
+        path = self.swap_paths[t - 1]
+        if self.query_centric and query is not None:
+            return self.box_detectors[t - 1](path.query_centric(query, x_a))
+        return self.box_detectors[t - 1](path.object_centric(x_a))
+
+    def _reid_boxes(self, samples: Samples, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes that train re-id, with their images and identities."""
         boxes = _refine(samples, sizes)
         # Any box close to its own target counts, background that grew onto it included.
         ious = matched_pairwise_iou(Boxes(boxes), Boxes(samples.target_boxes))
         close = ious >= self.reid_iou_thresh
-        kept = _split(boxes[close], samples.image_index[close], len(targets))
-        embeddings = torch.cat([self.reid_embedder(pool_rois(p3, kept)), gt_reid])
-        gt_ids = torch.cat([t.get(self.id_field) for t in targets])
-        identities = torch.cat([samples.target_ids[close], gt_ids])
-        losses["loss_reid"] = self.reid_loss(embeddings, identities) * self.reid_loss_weight
-        return losses
+        if samples.pair is not None:
+            close = limit_per_pair(close, samples.pair, self.reid_per_pair)
+        return boxes[close], samples.image_index[close], samples.target_ids[close]
 
     def _resample(self, samples: Samples, sizes: Tensor, targets: list[Instances]) -> Samples:
         """The last round's refined boxes and the ground truth, matched and sampled anew."""
@@ -205,6 +251,7 @@ class SPNetROIHeads(nn.Module):
         features: dict[str, Tensor],
         image_sizes: list[tuple[int, int]],
         proposals: list[Instances],
+        queries: list[Tensor] | None = None,
     ) -> list[Instances]:
         """
         Refine and embed proposals at inference.
@@ -215,38 +262,75 @@ class SPNetROIHeads(nn.Module):
         Args:
             features: pyramid levels.
             image_sizes: unpadded heights and widths.
-            proposals: per image ``proposal_boxes`` and ``scores``.
+            proposals: per image ``proposal_boxes``, ``scores`` and, for queries, ``query_index``.
+            queries: per image localisation embeddings (Q_i, D). The rounds use them if the model
+                was trained query-centrically, else their bridges, as the authors' code does.
 
         Returns:
-            Per image ``pred_boxes``, ``scores``, ``pred_classes`` and ``reid_embeddings``
-            (n, D_r), in the network's input frame.
+            Per image ``pred_boxes``, ``scores``, ``pred_classes``, ``reid_embeddings`` (n, D_r)
+            and ``query_index`` if given, in the network's input frame.
         """
         p3 = features[FEATURES[0]]
         boxes = [p.proposal_boxes.tensor for p in proposals]
         scores = [p.scores for p in proposals]
+        index = [
+            p.query_index if p.has("query_index") else torch.zeros_like(p.scores).long()
+            for p in proposals
+        ]
         for t in range(1, self.num_cascades + 1):
             counts = [len(b) for b in boxes]
-            x_a = embed(self.loc_embedder(t), pool_rois(p3, boxes))
-            offsets = self.swap_paths[t - 1].object_centric(x_a)
-            logits, deltas = self.box_detectors[t - 1](offsets)
+            x_a = embed_boxes(self.loc_embedder(t), p3, boxes)
+            asked = torch.cat([q[i] for q, i in zip(queries, index)]) if queries else None
+            logits, deltas = self._round(t, x_a, asked)
             for i, (z, d) in enumerate(zip(logits.split(counts), deltas.split(counts))):
                 refined = BOX_TRANSFORM.apply_deltas(d, boxes[i])
                 refined = clip_boxes(refined, refined.new_tensor(image_sizes[i]))
-                keep = nms(refined, z, self.nms_thresh)
-                boxes[i], scores[i] = refined[keep], z[keep].sigmoid()
+                keep = nms_per_query(refined, z, index[i], self.nms_thresh)
+                keep = keep[index[i][keep].argsort(stable=True)]
+                boxes[i], scores[i], index[i] = refined[keep], z[keep].sigmoid(), index[i][keep]
 
         counts = [len(b) for b in boxes]
-        embeddings = embed(self.reid_embedder, pool_rois(p3, boxes)).split(counts)
-        return [
-            Instances(
-                size,
-                pred_boxes=Boxes(b),
-                scores=s,
-                pred_classes=torch.zeros(len(b), dtype=torch.int64, device=b.device),
-                reid_embeddings=e,
+        embeddings = embed_boxes(self.reid_embedder, p3, boxes).split(counts)
+        results = []
+        for i, (proposal, embedding) in enumerate(zip(proposals, embeddings, strict=True)):
+            result = Instances(
+                image_sizes[i],
+                pred_boxes=Boxes(boxes[i]),
+                scores=scores[i],
+                pred_classes=torch.zeros_like(index[i]),
+                reid_embeddings=embedding,
             )
-            for size, b, s, e in zip(image_sizes, boxes, scores, embeddings, strict=True)
-        ]
+            if proposal.has("query_index"):
+                result.query_index = index[i]
+            results.append(result)
+        return results
+
+
+def _refine_pairs(samples: Samples, sizes: Tensor) -> Samples:
+    """
+    The last round's refined boxes of every pair, and the person's box in positive pairs.
+
+    They are labelled anew by IoU >= 0.5 with the person's box.
+    """
+    first = torch.searchsorted(
+        samples.pair, torch.arange(len(samples.query), device=samples.pair.device)
+    )
+    # Negative pairs have an empty target box.
+    first = first[(samples.target_boxes[first, 2:] > samples.target_boxes[first, :2]).all(dim=1)]
+    pair = torch.cat([samples.pair, samples.pair[first]])
+    order = pair.argsort(stable=True)
+    rows = torch.cat([torch.arange(len(samples.pair), device=pair.device), first])[order]
+    boxes = torch.cat([_refine(samples, sizes), samples.target_boxes[first]])[order]
+    targets = samples.target_boxes[rows]
+    return Samples(
+        boxes=boxes,
+        image_index=samples.image_index[rows],
+        labels=(matched_pairwise_iou(Boxes(boxes), Boxes(targets)) >= 0.5).to(torch.int8),
+        target_boxes=targets,
+        target_ids=samples.target_ids[rows],
+        pair=pair[order],
+        query=samples.query,
+    )
 
 
 def _refine(samples: Samples, sizes: Tensor) -> Tensor:

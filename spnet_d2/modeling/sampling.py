@@ -40,3 +40,28 @@ def sample_labels(labels: Tensor, count: int, positive_fraction: float = 0.5) ->
     positives = random_subset((labels == 1).nonzero()[:, 0], int(count * positive_fraction))
     negatives = random_subset((labels == 0).nonzero()[:, 0], count - len(positives))
     return torch.cat([positives, negatives]).sort().values
+
+
+def random_subset_rows(groups: Tensor, count: int) -> Tensor:
+    """
+    Draw up to ``count`` members of every group, uniformly without replacement.
+
+    Args:
+        groups: (n,) the group of each member.
+
+    Returns:
+        Boolean (n,): the members drawn.
+    """
+    n = len(groups)
+    order = torch.arange(n, device=groups.device)
+    if not _first_in_order:
+        order = torch.randperm(n, device=groups.device)
+    # Members in drawing order, then by group: a member's place in its group is its rank.
+    order = order[groups[order].argsort(stable=True)]
+    ordered = groups[order]
+    _, counts = ordered.unique_consecutive(return_counts=True)
+    starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
+    rank = torch.arange(n, device=groups.device) - starts
+    drawn = torch.zeros(n, dtype=torch.bool, device=groups.device)
+    drawn[order[rank < count]] = True
+    return drawn

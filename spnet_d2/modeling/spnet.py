@@ -3,6 +3,8 @@
 Shapes: ``N`` images, ``n`` boxes of an image, ``D`` / ``D_r`` localisation / re-id size.
 """
 
+from functools import partial
+
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import (
@@ -15,7 +17,10 @@ from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
-PATHWAYS = ("OC",)
+from .momentum import MomentumTwin
+from .pair_sampler import make_queries, unique_people
+
+PATHWAYS = ("OC", "QC")
 
 
 @META_ARCH_REGISTRY.register()
@@ -30,7 +35,9 @@ class SPNet(nn.Module):
     - ``instances``: ground truth in the frame of ``image``: ``gt_boxes``, ``gt_classes``,
       ``gt_person_ids``, ``gt_identities``. Needed in training; at inference their embeddings
       are returned (only ``gt_boxes`` is read then);
-    - ``ignore_boxes``: optional ``Boxes``, regions whose background trains nothing.
+    - ``ignore_boxes``: optional ``Boxes``, regions whose background trains nothing;
+    - ``queries``: optional, people to search for at inference: ``{"reid": (Q, D_r), "loc":
+      (Q, D)}``, embeddings that this model gave for their boxes.
     """
 
     @configurable
@@ -43,6 +50,9 @@ class SPNet(nn.Module):
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
         pathway: str = "OC",
+        test_pathway: str = "",
+        twin: MomentumTwin | None = None,
+        reid_only: bool = False,
     ):
         """
         Args:
@@ -50,15 +60,24 @@ class SPNet(nn.Module):
             proposal_generator: pyramid -> samples and losses, or proposals.
             roi_heads: the rounds after it.
             pixel_mean, pixel_std: RGB statistics on the 0..255 scale.
-            pathway: "OC".
+            pathway: "OC" or "QC", of training.
+            test_pathway: of inference, default the same. "QC" detects only what it is asked
+                for by ``queries``.
+            twin: momentum twin for the re-id loss.
+            reid_only: train re-id alone.
 
         Raises:
             ValueError: unknown pathway.
         """
         super().__init__()
-        if pathway not in PATHWAYS:
-            raise ValueError(f"MODEL.SPNET.PATHWAY is {pathway!r}, expected one of {PATHWAYS}.")
+        test_pathway = test_pathway or pathway
+        for key, value in (("PATHWAY", pathway), ("TEST_PATHWAY", test_pathway)):
+            if value not in PATHWAYS:
+                raise ValueError(f"MODEL.SPNET.{key} is {value!r}, expected one of {PATHWAYS}.")
         self.pathway = pathway
+        self.test_pathway = test_pathway
+        self.twin = twin
+        self.reid_only = reid_only
         self.backbone = backbone
         self.proposal_generator = proposal_generator
         self.roi_heads = roi_heads
@@ -68,15 +87,24 @@ class SPNet(nn.Module):
 
     @classmethod
     def from_config(cls, cfg):
+        options = cfg.MODEL.SPNET
         backbone = build_backbone(cfg)
+        # Not Detectron2's builder: the RoI heads copy the trunk's last stage.
+        roi_heads = ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)(cfg, backbone)
+        twin = None
+        if options.MOMENTUM_TWIN.ENABLED:
+            momentum = options.MOMENTUM_TWIN.MOMENTUM
+            twin = MomentumTwin(backbone, roi_heads.reid_embedder, momentum)
         return {
             "backbone": backbone,
             "proposal_generator": build_proposal_generator(cfg, backbone.output_shape()),
-            # Not Detectron2's builder: the RoI heads copy the trunk's last stage.
-            "roi_heads": ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)(cfg, backbone),
+            "roi_heads": roi_heads,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "pathway": cfg.MODEL.SPNET.PATHWAY,
+            "pathway": options.PATHWAY,
+            "test_pathway": options.TEST_PATHWAY,
+            "twin": twin,
+            "reid_only": options.REID.ONLY,
         }
 
     @property
@@ -93,7 +121,9 @@ class SPNet(nn.Module):
             (t >= 1) and ``loss_reid``. At inference, per image a dict with ``instances``
             (``pred_boxes``, ``scores``, ``pred_classes``, ``reid_embeddings``; boxes in
             original-image pixels) and, if the input has ``instances``, ``gt_embeddings``:
-            ``{"reid": (n, D_r), "loc": (n, D)}``.
+            ``{"reid": (n, D_r), "loc": (n, D)}``. Where the input has ``queries``, or the test
+            pathway is "QC", ``query_instances`` stands instead of ``instances``: a list of one
+            ``Instances`` per query.
 
         Raises:
             ValueError: an empty batch, images or boxes that can't be used.
@@ -110,8 +140,29 @@ class SPNet(nn.Module):
         ignore = [x.get("ignore_boxes") for x in batched_inputs]
         batch = ImageList.from_tensors(images, self.backbone.size_divisibility)
         features = self.backbone(batch.tensor)
-        samples, losses = self.proposal_generator(batch, features, targets, ignore)
-        losses.update(self.roi_heads.losses(features, batch.image_sizes, samples, targets))
+        query_centric = self.pathway == "QC"
+        boxes = [t.gt_boxes.tensor for t in targets]
+        gt = self.roi_heads.embed_boxes(features, boxes, with_loc=query_centric)
+        queries = None
+        if query_centric:
+            masks = unique_people(targets)
+            queries = make_queries(targets, masks, gt["loc"], self.roi_heads.id_field)
+            targets = [t[mask] for t, mask in zip(targets, masks)]
+            gt["reid"] = gt["reid"][torch.cat(masks)]
+        samples, losses = self.proposal_generator(batch, features, targets, ignore, queries)
+        teacher = None
+        if self.twin is not None:
+            teacher = partial(self.twin.embed, self.twin.features(batch.tensor))
+        losses.update(
+            self.roi_heads.losses(
+                features, batch.image_sizes, samples, targets, gt["reid"], teacher
+            )
+        )
+        if self.twin is not None:
+            # After the forward pass, before the optimiser's step: from the last step's weights.
+            self.twin.update(self.backbone, self.roi_heads.reid_embedder)
+        if self.reid_only:
+            return {"loss_reid": losses["loss_reid"]}
         return losses
 
     def _inference(self, batched_inputs: list[dict], images: list[Tensor]) -> list[dict]:
@@ -137,11 +188,19 @@ class SPNet(nn.Module):
     def _detect(self, batched_inputs: list[dict], batch: ImageList) -> list[dict]:
         """Detections, and embeddings of given boxes, of images of one padded size."""
         features = self.backbone(batch.tensor)
-        proposals, _ = self.proposal_generator(batch, features)
-        detections = self.roi_heads.detect(features, batch.image_sizes, proposals)
-        results = [
-            {"instances": to_original_size(d, x)} for d, x in zip(detections, batched_inputs)
-        ]
+        asked = [i for i, x in enumerate(batched_inputs) if "queries" in x]
+        if asked and len(asked) < len(batched_inputs):
+            raise ValueError("Either all images of a batch have 'queries', or none has.")
+        if asked:
+            results = self._search(batched_inputs, batch, features)
+        elif self.test_pathway == "QC":
+            results = [{"query_instances": []} for _ in batched_inputs]
+        else:
+            proposals, _ = self.proposal_generator(batch, features)
+            detections = self.roi_heads.detect(features, batch.image_sizes, proposals)
+            results = [
+                {"instances": to_original_size(d, x)} for d, x in zip(detections, batched_inputs)
+            ]
         if any("instances" in x for x in batched_inputs):
             boxes = [self._targets(x).gt_boxes.tensor for x in batched_inputs]
             counts = [len(b) for b in boxes]
@@ -151,6 +210,35 @@ class SPNet(nn.Module):
                 if "instances" in x:
                     result["gt_embeddings"] = {"reid": r, "loc": e}
         return results
+
+    def _search(
+        self, batched_inputs: list[dict], batch: ImageList, features: dict[str, Tensor]
+    ) -> list[dict]:
+        """Detections of every image for each of its queries."""
+        queries = [self._queries(x) for x in batched_inputs]
+        proposals, _ = self.proposal_generator(batch, features, queries=queries)
+        detections = self.roi_heads.detect(features, batch.image_sizes, proposals, queries)
+        results = []
+        for found, x, asked in zip(detections, batched_inputs, queries, strict=True):
+            found = to_original_size(found, x)
+            ends = found.query_index.bincount(minlength=len(asked)).cumsum(0).tolist()
+            found.remove("query_index")
+            starts = [0, *ends[:-1]]
+            per_query = [found[start:end] for start, end in zip(starts, ends)]
+            results.append({"query_instances": per_query})
+        return results
+
+    def _queries(self, x: dict) -> Tensor:
+        """Localisation embeddings (Q, D) of one input's queries, checked."""
+        loc = x["queries"]["loc"].to(self.device).float()
+        dim = self.proposal_generator.anchor_embedder.dim
+        if loc.dim() != 2 or loc.shape[1] != dim:
+            raise ValueError(
+                f"Expected queries['loc'] as (Q, {dim}), found {tuple(loc.shape)}{_whose(x)}."
+            )
+        if not torch.isfinite(loc).all():
+            raise ValueError(f"Query embeddings have NaN or infinite values{_whose(x)}.")
+        return loc
 
     def _normalise(self, x: dict) -> Tensor:
         """The image of one input, checked, in the network's units."""

@@ -22,19 +22,21 @@ class SwapPath(nn.Module):
     ``direct``: ``x_o = W x_a + b``, W starts at -I.
     """
 
-    def __init__(self, dim: int, bridge: str = "combiner"):
+    def __init__(self, dim: int, bridge: str | None = "combiner"):
         """
         Args:
             dim: D, size of the localisation embeddings.
-            bridge: one of ``BRIDGE_TYPES``.
+            bridge: one of ``BRIDGE_TYPES``, or None for the query-centric side alone.
 
         Raises:
             ValueError: unknown ``bridge``.
         """
         super().__init__()
+        self.kind = bridge
+        if bridge is None:
+            return
         if bridge not in BRIDGE_TYPES:
             raise ValueError(f"Unknown bridge {bridge!r}, expected one of {BRIDGE_TYPES}.")
-        self.kind = bridge
         self.bridge = nn.Linear(dim, dim)
         nn.init.zeros_(self.bridge.weight)
         nn.init.zeros_(self.bridge.bias)
@@ -49,3 +51,23 @@ class SwapPath(nn.Module):
         # (W - I) x_a + b: one pass over all anchors instead of two.
         identity = torch.eye(len(self.bridge.weight), device=x_a.device)
         return F.linear(x_a, self.bridge.weight - identity, self.bridge.bias)
+
+    @staticmethod
+    def query_centric(x_q: Tensor, x_a: Tensor) -> Tensor:
+        """Offsets of embeddings from given queries; shapes broadcast to (..., D)."""
+        return x_q - x_a
+
+
+def query_distances(x_q: Tensor, x_a: Tensor) -> Tensor:
+    """
+    ``w = ||x_q - x_a||`` of all queries and anchors of an image, without the differences.
+
+    Args:
+        x_q: (Q, D).
+        x_a: (A, D).
+
+    Returns:
+        (Q, A) float32, with exact differences (no expansion of the square).
+    """
+    with torch.autocast(x_a.device.type, enabled=False):
+        return torch.cdist(x_q.float(), x_a.float(), compute_mode="donot_use_mm_for_euclid_dist")

@@ -107,3 +107,82 @@ def test_oc_training(oc_model):
     memory = model.roi_heads.reid_loss
     found = [memory.lut.double().sum().item(), memory.queue.double().sum().item()]
     assert found == pytest.approx(sums, rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def pretraining_state():
+    return reference_state_dict(memory="momentum_queue")
+
+
+# Overrides; anchor, box and re-id loss, gradient norm, sum of the queue after the step.
+PRETRAINING = {
+    "oc": ([], [854.85840, 0.44417137, 0.00460743], 2272.4416, 0.07450),
+    "qc-32-pairs": (
+        ["MODEL.SPNET.PATHWAY", "QC"],
+        [42.319916, 0.44043460, 0.00637237],
+        3371.2411,
+        0.48262,
+    ),
+    "qc-14-pairs": (
+        ["MODEL.SPNET.PATHWAY", "QC", "MODEL.SPNET.QC.PAIRS_PER_BATCH", 14],
+        [20.149944, 0.44043460, 0.00637237],
+        1521.6564,
+        0.48262,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PRETRAINING)
+def test_pretraining(case, pretraining_state):
+    overrides, expected, grad_norm, queue_sum = PRETRAINING[case]
+    model = build_from_llnl(pretraining_state, overrides=overrides).train()
+    with deterministic_sampling():
+        losses = model(training_batch())
+    names = ["loss_anchor", "loss_box_0", "loss_reid"]
+    assert set(losses) == set(names)
+    assert [losses[n].item() for n in names] == pytest.approx(expected, rel=1e-4)
+    sum(losses.values()).backward()
+    norms = [p.grad.norm() for p in model.parameters() if p.grad is not None]
+    assert torch.stack(norms).norm().item() == pytest.approx(grad_norm, rel=1e-4)
+    memory = model.roi_heads.reid_loss
+    assert memory.labels.sum() == -36
+    assert (memory.labels >= 0).sum() == 4
+    assert memory.queue.double().sum().item() == pytest.approx(queue_sum, rel=2e-3)
+
+
+# Per query: detections, first scores, first box, sums of boxes, scores and |embeddings|.
+QC_SEARCH = [
+    (35, [0.905531, 0.903642, 0.902130], [0, 0, 100.6917, 98.5745], 24884.864, 30.724978, 3002.356),
+    (
+        36,
+        [0.930936, 0.922440, 0.917516],
+        [213.8668, 38.6788, 269.7376, 155.2683],
+        26101.044,
+        32.344969,
+        3105.989,
+    ),
+]
+
+
+def test_query_centric_search(pretraining_state):
+    overrides = ["MODEL.SPNET.PATHWAY", "QC"]
+    model = build_from_llnl(pretraining_state, overrides=overrides).eval()
+    batch = inference_batch()
+    with torch.no_grad():
+        (first,) = model(batch)
+        assert first["query_instances"] == []
+        batch[0]["queries"] = first["gt_embeddings"]
+        (output,) = model(batch)
+    gt_sum = output["gt_embeddings"]["reid"].double().abs().sum().item()
+    assert gt_sum == pytest.approx(174.8602, rel=1e-4)
+    assert len(output["query_instances"]) == 2
+    for found, expected in zip(output["query_instances"], QC_SEARCH):
+        count, scores, first_box, boxes, score_sum, embeddings = expected
+        assert len(found) == count
+        assert found.scores[:3].tolist() == pytest.approx(scores, rel=1e-4)
+        assert found.pred_boxes.tensor[0].tolist() == pytest.approx(first_box, abs=0.01)
+        assert [
+            found.pred_boxes.tensor.double().sum().item(),
+            found.scores.double().sum().item(),
+            found.reid_embeddings.double().abs().sum().item(),
+        ] == pytest.approx([boxes, score_sum, embeddings], rel=1e-4)

@@ -1,0 +1,105 @@
+"""Momentum queue (paper section 3.5): contrast people with the momentum twin's means of others.
+
+Shapes: ``n`` rows (boxes), ``U`` distinct people among them, ``Q`` queue rows, ``D`` embedding
+size.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .oim import gather_rows
+
+# Label of a queue row that holds nobody.
+_EMPTY = -1
+
+
+class MomentumQueueLoss(nn.Module):
+    """
+    Cross-entropy of cosine similarities to one row per person.
+
+    A person's row is the mean of all their embeddings in the batch (every view, detected and
+    ground-truth boxes) by the momentum twin, L2-normalised after averaging. The batch's people
+    enter the queue *before* the loss, so every row has its one positive; everybody else in the
+    queue, the batch's other people included, is a negative.
+    """
+
+    def __init__(self, dim: int, queue_size: int = 65536, scale: float = 10.0):
+        """
+        Args:
+            dim: D.
+            queue_size: Q.
+            scale: 1 / tau.
+        """
+        super().__init__()
+        if queue_size < 1:
+            raise ValueError(f"A momentum queue needs at least one row, got {queue_size}.")
+        self.scale = scale
+        self.register_buffer("queue", torch.zeros(queue_size, dim))
+        self.register_buffer("labels", torch.full((queue_size,), _EMPTY))
+        # Steps since a row was written, 0 for empty rows: a diagnostic.
+        self.register_buffer("ages", torch.zeros(queue_size, dtype=torch.int64))
+        # Where the next person goes. A buffer, so that it is resumed.
+        self.register_buffer("queue_head", torch.zeros((), dtype=torch.int64))
+
+    def forward(
+        self, embeddings: Tensor, person_ids: Tensor, teacher: Tensor | None = None
+    ) -> Tensor:
+        """
+        Update the queue, then compute the loss.
+
+        Args:
+            embeddings: (n, D), not normalised.
+            person_ids: (n,) one number per person, 0 or more.
+            teacher: (n, D) the momentum twin's embeddings of the same boxes, not normalised;
+                default: the embeddings themselves.
+
+        Returns:
+            Scalar: mean over the rows; 0 (with a graph) for no rows.
+
+        Raises:
+            ValueError: more people in the batch than the queue has rows.
+        """
+        teacher = embeddings if teacher is None else teacher
+        self.update(*gather_rows(teacher.detach().float(), person_ids))
+        with torch.autocast(embeddings.device.type, enabled=False):
+            x = F.normalize(embeddings.float(), dim=1)
+            # Rows of the queue in place change with the next batch: the loss keeps copies.
+            valid = self.labels != _EMPTY
+            logits = self.scale * x @ self.queue[valid].T
+            if len(x) == 0:
+                return logits.sum() + x.sum()
+            labels = self.labels[valid]
+            order = labels.argsort()
+            targets = order[torch.searchsorted(labels[order], person_ids)]
+            return F.cross_entropy(logits, targets)
+
+    @torch.no_grad()
+    def update(self, embeddings: Tensor, person_ids: Tensor) -> None:
+        """
+        Write the mean of every person into the queue, people in ascending order.
+
+        A person who is in it already moves to the head; the old row is emptied.
+
+        Args:
+            embeddings: (n, D), not normalised.
+            person_ids: (n,).
+        """
+        people, inverse = person_ids.unique(return_inverse=True)
+        size = len(self.queue)
+        if len(people) > size:
+            raise ValueError(
+                f"A batch has {len(people)} people but the momentum queue only {size} rows; "
+                "raise MODEL.SPNET.REID.QUEUE_SIZE."
+            )
+        self.ages[self.labels != _EMPTY] += 1
+        if len(people) == 0:
+            return
+        sums = embeddings.new_zeros(len(people), embeddings.shape[1])
+        sums.index_add_(0, inverse, embeddings)
+        means = F.normalize(sums / inverse.bincount()[:, None], dim=1)
+        old = torch.isin(self.labels, people)
+        self.labels[old], self.ages[old] = _EMPTY, 0
+        slots = (self.queue_head + torch.arange(len(people), device=people.device)) % size
+        self.queue[slots], self.labels[slots], self.ages[slots] = means, people, 1
+        self.queue_head.add_(len(people)).remainder_(size)
