@@ -38,6 +38,9 @@ def _add_model(cfg: CN) -> None:
     spnet.NUM_CASCADES = 0
     # Own localisation box embedders ("sep") instead of the re-id embedder for all ("share").
     spnet.SEPARATE_HEADS = False
+    # Bias of the anchor embedder at the start: -log(99), as the authors set it. ||x_a|| is 52 then,
+    # every anchor's logit -57. Short runs start nearer to FixedNorm's mean.
+    spnet.ANCHOR_BIAS = -4.59511985013459
     # ||x_o|| -> logit: "fixed_norm" | "batch_norm" | "noscale".
     spnet.ANCHOR_LOGITS = "fixed_norm"
     # As ANCHOR_LOGITS, or "mlp", for the class heads that score detections.
@@ -51,6 +54,10 @@ def _add_model(cfg: CN) -> None:
     # alpha, gamma of the focal loss over all anchors.
     spnet.FOCAL_ALPHA = 0.5
     spnet.FOCAL_GAMMA = 1.0
+
+    # Factors on loss_anchor and loss_box_t (see also REID.LOSS_WEIGHT).
+    spnet.ANCHOR_LOSS_WEIGHT = 1.0
+    spnet.BOX_LOSS_WEIGHT = 1.0
 
     # Query-centric training.
     spnet.QC = CN()
@@ -73,6 +80,8 @@ def _add_model(cfg: CN) -> None:
     spnet.BACKBONE.DROP_PATH_RATE = -1.0
     # FPN channels C. 0: as many as the stride-16 map, which the RoI heads' stage copy needs.
     spnet.BACKBONE.FPN_CHANNELS = 0
+    # "kaiming", as the authors; "identity": from the stride-16 map (short runs).
+    spnet.BACKBONE.FPN_INIT = "kaiming"
     # Keep the trunk's weights fixed (FPN and heads still train).
     spnet.BACKBONE.FREEZE = False
     # Batch norms of trunk and RoI stage copies use their running statistics and do not train.

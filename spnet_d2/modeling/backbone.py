@@ -22,6 +22,7 @@ from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastL
 
 FEATURES = ("p3", "p4", "p5", "p6", "p7")
 STRIDES = (8, 16, 32)
+FPN_INITS = ("kaiming", "identity")
 
 # Stochastic depth of the reference's trunks; other models keep timm's own default.
 _DROP_PATH_RATES = {
@@ -139,6 +140,21 @@ def last_stage(trunk: FeatureListNet) -> nn.Sequential:
     return nn.Sequential(OrderedDict((name, copy.deepcopy(trunk[name])) for name in chosen))
 
 
+@torch.no_grad()
+def pass_stride_16_on(fpn: FeaturePyramidNetwork) -> None:
+    """
+    Initialise an FPN so that p3 and p4 start from the trunk's stride-16 map.
+
+    p3 adds the stride-8 map to it, by the usual random lateral; the stride-32 map comes in
+    faintly. RoI features then start near those that the trunk's last stage, whose copy embeds
+    them, was pretrained on: worth thousands of iterations to a short run.
+    """
+    fpn.inner_blocks[2][0].weight.mul_(0.1)
+    nn.init.dirac_(fpn.inner_blocks[1][0].weight)
+    for output in fpn.layer_blocks:
+        nn.init.dirac_(output[0].weight)
+
+
 def freeze_batch_norms(module: nn.Module) -> None:
     """Make every batch norm in ``module`` use its running statistics and stop training."""
     for norm in module.modules():
@@ -163,11 +179,13 @@ class TimmFPN(Backbone):
         channels: int = 0,
         freeze: bool = False,
         freeze_bn: bool = False,
+        fpn_init: str = "kaiming",
     ):
         """
         Args:
             trunk: of :func:`create_trunk`.
             channels: C, 0 for the stride-16 map's.
+            fpn_init: one of ``FPN_INITS``.
             freeze: run the trunk without gradients.
             freeze_bn: batch norms of the trunk use their running statistics.
         """
@@ -183,6 +201,12 @@ class TimmFPN(Backbone):
             self.channels,
             extra_blocks=LastLevelP6P7(self.trunk_channels[2], self.channels),
         )
+        if fpn_init not in FPN_INITS:
+            raise ValueError(
+                f"MODEL.SPNET.BACKBONE.FPN_INIT is {fpn_init!r}, expected one of {FPN_INITS}."
+            )
+        if fpn_init == "identity":
+            pass_stride_16_on(self.fpn)
         if freeze:
             trunk.requires_grad_(False)
         self.train(self.training)
@@ -195,6 +219,7 @@ class TimmFPN(Backbone):
             "channels": options.FPN_CHANNELS,
             "freeze": options.FREEZE,
             "freeze_bn": options.FREEZE_BN,
+            "fpn_init": options.FPN_INIT,
         }
 
     def train(self, mode: bool = True):

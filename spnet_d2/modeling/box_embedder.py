@@ -34,7 +34,15 @@ def pool_rois(p3: Tensor, boxes: list[Tensor]) -> Tensor:
 
     Returns:
         (sum n_i, C, 14, 14), image by image.
+
+    Raises:
+        FloatingPointError: a box is not finite; RoIAlign would read outside of its memory.
     """
+    if not torch.cat(boxes).isfinite().all():
+        raise FloatingPointError(
+            "Boxes to embed are NaN or infinite: the predicted deltas diverged. Lower "
+            "SOLVER.BASE_LR, or turn SOLVER.AMP.ENABLED off if it is on."
+        )
     boxes = [b.to(p3.dtype) for b in boxes]
     return roi_align(p3, boxes, ROI_SIZE, _SCALE, _SAMPLES, aligned=False)
 

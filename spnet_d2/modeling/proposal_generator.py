@@ -48,13 +48,18 @@ def bridge_kind(cfg) -> str | None:
 class AnchorEmbedder(nn.Module):
     """A 3 x 3 convolution, shared by all levels, gives each of a cell's 9 anchors its x_a."""
 
-    def __init__(self, in_channels: int, dim: int):
+    def __init__(self, in_channels: int, dim: int, bias: float):
+        """
+        Args:
+            in_channels: C.
+            dim: D.
+            bias: every channel's bias at the start.
+        """
         super().__init__()
         self.dim = dim
         self.conv = nn.Conv2d(in_channels, ANCHORS_PER_CELL * dim, 3, padding=1)
         nn.init.normal_(self.conv.weight, std=0.01)
-        # -log(99), the focal loss' prior, on every channel.
-        nn.init.constant_(self.conv.bias, -4.59511985013459)
+        nn.init.constant_(self.conv.bias, bias)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Levels (N, C, H_l, W_l) -> (N, A, D): level by level, row by row, cell by cell."""
@@ -102,6 +107,7 @@ class SwapPathProposalGenerator(nn.Module):
         dim: int = 128,
         *,
         id_field: str = "gt_identities",
+        anchor_bias: float = -4.59511985013459,
         anchor_logits: str = "fixed_norm",
         cls_logits: str = "fixed_norm",
         positive_norm: bool = False,
@@ -113,6 +119,8 @@ class SwapPathProposalGenerator(nn.Module):
         match_conservative: bool = False,
         focal_alpha: float = 0.5,
         focal_gamma: float = 1.0,
+        anchor_loss_weight: float = 1.0,
+        box_loss_weight: float = 1.0,
         pre_topk: int = 1000,
         query_topk: int = 100,
         score_thresh: float = 0.5,
@@ -125,6 +133,7 @@ class SwapPathProposalGenerator(nn.Module):
             in_channels: C of the pyramid.
             dim: D.
             id_field: ground-truth field with the identities that the re-id loss takes.
+            anchor_bias: where anchor embeddings start, on every channel.
             anchor_logits, cls_logits: logits of the anchor loss and of the scores.
             positive_norm: large norms mean person.
             bridge: kind of the bridge layer; None where only queries make offsets.
@@ -133,6 +142,7 @@ class SwapPathProposalGenerator(nn.Module):
             pairs_per_batch, match_mode, match_conservative: which pairs train, see
                 :mod:`.pair_sampler`.
             focal_alpha, focal_gamma: of the anchor loss.
+            anchor_loss_weight, box_loss_weight: factors on the losses.
             pre_topk: anchors kept by norm at inference.
             query_topk: anchors kept per query at query-centric inference.
             score_thresh: floor of their scores, exclusive.
@@ -155,6 +165,8 @@ class SwapPathProposalGenerator(nn.Module):
         self.match_conservative = match_conservative
         self.focal_alpha = focal_alpha
         self.focal_gamma = focal_gamma
+        self.anchor_loss_weight = anchor_loss_weight
+        self.box_loss_weight = box_loss_weight
         self.pre_topk = pre_topk
         self.query_topk = query_topk
         self.score_thresh = score_thresh
@@ -162,7 +174,7 @@ class SwapPathProposalGenerator(nn.Module):
         self.nms_thresh = nms_thresh
         self.detections_per_image = detections_per_image
 
-        self.anchor_embedder = AnchorEmbedder(in_channels, dim)
+        self.anchor_embedder = AnchorEmbedder(in_channels, dim, anchor_bias)
         self.anchor_logits = NormLogits(dim, anchor_logits, positive_norm)
         self.swap_path = SwapPath(dim, bridge)
         self.box_detector = BoxDetector(dim, cls_logits, positive_norm)
@@ -174,6 +186,7 @@ class SwapPathProposalGenerator(nn.Module):
             "in_channels": input_shape[FEATURES[0]].channels,
             "dim": options.EMBED_DIM,
             "id_field": reid_id_field(cfg),
+            "anchor_bias": options.ANCHOR_BIAS,
             "anchor_logits": options.ANCHOR_LOGITS,
             "cls_logits": options.CLS_LOGITS,
             "positive_norm": options.POSITIVE_NORM,
@@ -185,6 +198,8 @@ class SwapPathProposalGenerator(nn.Module):
             "match_conservative": options.QC.MATCH_CONSERVATIVE,
             "focal_alpha": options.FOCAL_ALPHA,
             "focal_gamma": options.FOCAL_GAMMA,
+            "anchor_loss_weight": options.ANCHOR_LOSS_WEIGHT,
+            "box_loss_weight": options.BOX_LOSS_WEIGHT,
             "pre_topk": test.PRE_TOPK,
             "query_topk": test.QUERY_TOPK,
             "score_thresh": test.SCORE_THRESH,
@@ -282,11 +297,11 @@ class SwapPathProposalGenerator(nn.Module):
     def _losses(self, logits, labels, samples: Samples, offsets: Tensor) -> dict[str, Tensor]:
         """The first round's losses; adds predictions of the sampled offsets to ``samples``."""
         samples.logits, samples.deltas = self.box_detector(offsets)
+        anchor = anchor_loss(logits, labels, self.focal_alpha, self.focal_gamma)
+        box = box_loss(samples.deltas, samples.boxes, samples.target_boxes, samples.labels)
         return {
-            "loss_anchor": anchor_loss(logits, labels, self.focal_alpha, self.focal_gamma),
-            "loss_box_0": box_loss(
-                samples.deltas, samples.boxes, samples.target_boxes, samples.labels
-            ),
+            "loss_anchor": anchor * self.anchor_loss_weight,
+            "loss_box_0": box * self.box_loss_weight,
         }
 
     def _propose(self, anchors: Tensor, offsets: Tensor, size: tuple[int, int]) -> Instances:

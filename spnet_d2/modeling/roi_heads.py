@@ -60,6 +60,7 @@ class SPNetROIHeads(nn.Module):
         bridge: str | None = "combiner",
         query_centric: bool = False,
         boxes_per_image: int = 128,
+        box_loss_weight: float = 1.0,
         reid_iou_thresh: float = 0.7,
         reid_per_pair: int = 16,
         reid_loss_weight: float = 1.0,
@@ -77,6 +78,7 @@ class SPNetROIHeads(nn.Module):
             cls_logits, positive_norm, bridge: as in the proposal generator.
             query_centric: the rounds take offsets from queries, in training and when searching.
             boxes_per_image: K, boxes sampled per image and round (object-centric).
+            box_loss_weight: factor on ``loss_box_t``.
             reid_iou_thresh: refined boxes this close to their target train re-id.
             reid_per_pair: at most so many of a (query, image) pair do.
             reid_gt_only: only ground-truth boxes train re-id.
@@ -98,6 +100,7 @@ class SPNetROIHeads(nn.Module):
         self.num_cascades = num_cascades
         self.query_centric = query_centric
         self.boxes_per_image = boxes_per_image
+        self.box_loss_weight = box_loss_weight
         self.reid_iou_thresh = reid_iou_thresh
         self.reid_per_pair = reid_per_pair
         self.reid_gt_only = reid_gt_only
@@ -131,6 +134,7 @@ class SPNetROIHeads(nn.Module):
             "bridge": bridge_kind(cfg),
             "query_centric": options.PATHWAY == "QC",
             "boxes_per_image": options.ANCHORS_PER_IMAGE,
+            "box_loss_weight": options.BOX_LOSS_WEIGHT,
             "reid_iou_thresh": options.REID.IOU_THRESH,
             "reid_per_pair": options.QC.ANCHORS_PER_PAIR // 4,
             "reid_loss_weight": options.REID.LOSS_WEIGHT,
@@ -202,9 +206,8 @@ class SPNetROIHeads(nn.Module):
             query = samples.query[samples.pair] if self.query_centric else None
             samples.logits, samples.deltas = self._round(t, x_a, query)
             losses[f"loss_cls_{t}"] = class_loss(samples.logits, samples.labels)
-            losses[f"loss_box_{t}"] = box_loss(
-                samples.deltas, samples.boxes, samples.target_boxes, samples.labels
-            )
+            box = box_loss(samples.deltas, samples.boxes, samples.target_boxes, samples.labels)
+            losses[f"loss_box_{t}"] = box * self.box_loss_weight
 
         embeddings, ids, teachings = [gt_reid], [gt_ids], [gt_teacher]
         if not self.reid_gt_only:

@@ -55,7 +55,7 @@ def test_coarse_strides_are_anisotropic():
 
 
 def test_embedding_channels_are_anchor_major_in_anchor_order():
-    embedder = AnchorEmbedder(2, 3)
+    embedder = AnchorEmbedder(2, 3, bias=-1.0)
     features = [torch.randn(2, 2, 4, 5), torch.randn(2, 2, 2, 3)]
     x_a = embedder(features)
     assert x_a.shape == (2, (20 + 6) * 9, 3)

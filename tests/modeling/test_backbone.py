@@ -80,3 +80,20 @@ def test_frozen_batch_norms_stay_frozen_in_training():
     assert all(torch.equal(v, after[k]) for k, v in before.items())
     assert not backbone.trunk["bn1"].weight.requires_grad
     assert backbone.trunk["conv1"].weight.requires_grad
+
+
+def test_identity_fpn_passes_the_stride_16_map_on():
+    trunk = create_trunk("resnet18", "").eval()
+    backbone = TimmFPN(trunk, fpn_init="identity").eval()
+    for lateral in (backbone.fpn.inner_blocks[0][0], backbone.fpn.inner_blocks[2][0]):
+        torch.nn.init.zeros_(lateral.weight)
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        features, (_, c4, _) = backbone(x), trunk(x)
+    torch.testing.assert_close(features["p4"], c4)
+    torch.testing.assert_close(features["p3"], c4.repeat_interleave(2, 2).repeat_interleave(2, 3))
+
+
+def test_unknown_fpn_init():
+    with pytest.raises(ValueError, match="identity"):
+        TimmFPN(create_trunk("resnet18", ""), fpn_init="zeros")

@@ -12,6 +12,7 @@ from .tiny import DIM, person_boxes, tiny_input, tiny_model
 BOX_A, BOX_B = (10, 12, 44, 80), (60, 5, 100, 90)
 VARIANTS = [
     (),
+    ("MODEL.SPNET.PATHWAY", "QC", "MODEL.SPNET.TEST_PATHWAY", "OC"),
     ("MODEL.SPNET.NUM_CASCADES", 2),
     ("MODEL.SPNET.NUM_CASCADES", 3, "MODEL.SPNET.SEPARATE_HEADS", True, "MODEL.SPNET.REID_DIM", 43),
     ("MODEL.SPNET.SEPARATE_HEADS", True, "MODEL.SPNET.REID_DIM", 343),
@@ -160,6 +161,24 @@ def test_ignore_regions_change_the_anchor_loss_only_there():
     assert_close(elsewhere["loss_anchor"], plain["loss_anchor"])
 
 
+def test_loss_weights():
+    names = ("MODEL.SPNET.ANCHOR_LOSS_WEIGHT", "MODEL.SPNET.BOX_LOSS_WEIGHT")
+    weights = (names[0], 3.0, names[1], 5.0, "MODEL.SPNET.REID.LOSS_WEIGHT", 7.0)
+    cascade = ("MODEL.SPNET.NUM_CASCADES", 1)
+    batch = [tiny_input(0, BOX_A, BOX_B)]
+    with deterministic_sampling():
+        plain, weighted = tiny_model(*cascade)(batch), tiny_model(*cascade, *weights)(batch)
+    factors = {
+        "loss_anchor": 3,
+        "loss_box_0": 5,
+        "loss_cls_1": 1,
+        "loss_box_1": 5,
+        "loss_reid": 7,
+    }
+    for name, factor in factors.items():
+        assert_close(weighted[name], factor * plain[name])
+
+
 def test_saved_embeddings_of_an_untouched_model_do_not_drift():
     """Frozen outputs: any numeric change of the forward path shows here."""
     model = tiny_model("MODEL.SPNET.NUM_CASCADES", 1)
@@ -246,6 +265,12 @@ class TestBadInput:
     def test_bad_config(self, overrides, message):
         with pytest.raises(ValueError, match=message):
             tiny_model(*overrides)
+
+    def test_diverged_model(self):
+        model = tiny_model("MODEL.SPNET.NUM_CASCADES", 1)
+        torch.nn.init.constant_(model.proposal_generator.box_detector.box_head[1].bias, torch.nan)
+        with pytest.raises(FloatingPointError, match="BASE_LR"):
+            model([tiny_input(0, BOX_A)])
 
     def test_missing_weight_file(self):
         with pytest.raises(FileNotFoundError, match="no/such/file.pth"):

@@ -1,0 +1,120 @@
+"""The commands and the code of README and GETTING_STARTED work."""
+
+import re
+import shlex
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+
+from spnet_d2.config import add_spnet_config
+from tests.modeling.tiny import tiny_config, tiny_model
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = ["README.md", "GETTING_STARTED.md", "INSTALL.md", "datasets/README.md"]
+CONFIGS = sorted(ROOT.glob("projects_configs/**/*.yaml"))
+
+
+def blocks(document: str, language: str) -> list[str]:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """Words of every documented call of one of the project's own scripts."""
+    found = []
+    for document in DOCUMENTS:
+        for block in blocks(document, "bash"):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                if any(re.match(r"(tools|datasets)/\w+\.py", w) for w in words):
+                    found.append(words)
+    return found
+
+
+def test_there_are_commands_to_check():
+    assert len(commands()) >= 10
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_documented_commands_name_what_exists(words, monkeypatch):
+    """Script, its options and every config file and key are real."""
+    place = next(i for i, w in enumerate(words) if w.endswith(".py"))
+    script = ROOT / words[place]
+    assert script.is_file()
+    arguments = words[place + 1 :]
+    source = script.read_text(encoding="utf-8")
+    known = "default_argument_parser" in source and {"--config-file", "--num-gpus", "--eval-only"}
+    for word in arguments:
+        if word.startswith("--"):
+            assert f'"{word}"' in source or (known and word in known), word
+        if word.startswith("projects_configs/"):
+            assert (ROOT / word).is_file(), word
+    keys = [(w, arguments[i + 1]) for i, w in enumerate(arguments) if re.match(r"[A-Z]+\.[A-Z]", w)]
+    cfg = get_cfg()
+    add_spnet_config(cfg)
+    for key, value in keys:
+        cfg.merge_from_list([key, value])
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "install", "lint"])
+def test_documented_make_targets_exist(target):
+    text = "".join((ROOT / d).read_text(encoding="utf-8") for d in DOCUMENTS[:3])
+    assert f"make {target}" in text or target == "lint"
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_links_between_documents():
+    for document in [*DOCUMENTS, "MODEL_ZOO.md", "CHANGELOG.md"]:
+        text = (ROOT / document).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\((?!http|#)([^)#]+)\)", text):
+            assert ((ROOT / document).parent / target).exists(), f"{document}: {target}"
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_configs_build(config):
+    """Every key is known, and the model builds (with random weights, on no device)."""
+    from detectron2.modeling import build_model
+
+    import spnet_d2.modeling  # noqa: F401
+
+    cfg = get_cfg()
+    add_spnet_config(cfg)
+    cfg.merge_from_file(str(config))
+    cfg.MODEL.SPNET.BACKBONE.PRETRAINED = ""
+    cfg.MODEL.DEVICE = "meta"
+    if cfg.MODEL.SPNET.REID.NUM_IDENTITIES < 0:
+        cfg.MODEL.SPNET.REID.NUM_IDENTITIES = 8
+    with torch.device("meta"):
+        model = build_model(cfg)
+    assert sum(p.numel() for p in model.parameters()) > 1e6
+
+
+@pytest.fixture
+def demo_outputs(tmp_path, monkeypatch):
+    """What the documented code reads, from a tiny model instead of the demo's."""
+    model, cfg = tiny_model(), tiny_config()
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 96, 160
+    demo, frames = tmp_path / "outputs" / "demo", tmp_path / "datasets" / "pets09" / "frames"
+    demo.mkdir(parents=True)
+    frames.mkdir(parents=True)
+    torch.save({"model": model.state_dict()}, demo / "model_final.pth")
+    (demo / "config.yaml").write_text(cfg.dump())
+    picture = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    cv2.imwrite(str(frames / "frame_000391.jpg"), picture)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_documented_code_runs(demo_outputs, capsys):
+    namespace = {}
+    examples = blocks("GETTING_STARTED.md", "python")
+    assert len(examples) == 2
+    for example in examples:
+        exec(example, namespace)
+    people = namespace["people"]
+    assert people.reid_embeddings.shape == (len(people), 16)
+    assert len(people) > 0
+    assert namespace["embedding"].shape == (16,)
