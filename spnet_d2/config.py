@@ -80,7 +80,7 @@ def _add_model(cfg: CN) -> None:
     spnet.BACKBONE.DROP_PATH_RATE = -1.0
     # FPN channels C. 0: as many as the stride-16 map, which the RoI heads' stage copy needs.
     spnet.BACKBONE.FPN_CHANNELS = 0
-    # "kaiming", as the authors; "identity": from the stride-16 map (short runs).
+    # "kaiming", as the authors; "identity": p3 starts as the stride-16 map (short runs).
     spnet.BACKBONE.FPN_INIT = "kaiming"
     # Keep the trunk's weights fixed (FPN and heads still train).
     spnet.BACKBONE.FREEZE = False

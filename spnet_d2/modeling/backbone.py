@@ -143,13 +143,13 @@ def last_stage(trunk: FeatureListNet) -> nn.Sequential:
 @torch.no_grad()
 def pass_stride_16_on(fpn: FeaturePyramidNetwork) -> None:
     """
-    Initialise an FPN so that p3 and p4 start from the trunk's stride-16 map.
+    Initialise an FPN so that p3 and p4 start as the trunk's stride-16 map.
 
-    p3 adds the stride-8 map to it, by the usual random lateral; the stride-32 map comes in
-    faintly. RoI features then start near those that the trunk's last stage, whose copy embeds
-    them, was pretrained on: worth thousands of iterations to a short run.
+    The other maps come in faintly. RoI features then start as what the trunk's last stage, whose
+    copy embeds them, was pretrained on: worth thousands of iterations to a short run.
     """
-    fpn.inner_blocks[2][0].weight.mul_(0.1)
+    for lateral in (fpn.inner_blocks[0][0], fpn.inner_blocks[2][0]):
+        lateral.weight.mul_(0.1)
     nn.init.dirac_(fpn.inner_blocks[1][0].weight)
     for output in fpn.layer_blocks:
         nn.init.dirac_(output[0].weight)
