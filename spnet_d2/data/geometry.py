@@ -95,7 +95,7 @@ def boxes_on_canvas(boxes: np.ndarray, source: Size, resized: Size, canvas: Size
     return boxes * (scale_x, scale_y, scale_x, scale_y) + (left, top, left, top)
 
 
-def clip_boxes(
+def clip_with_visibility(
     boxes: np.ndarray, size: Size, min_visibility: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Clip boxes to the picture and say which ones stay.

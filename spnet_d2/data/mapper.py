@@ -7,7 +7,7 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image, UnidentifiedImageError
 
 from spnet_d2.data.eight_bit import quantize, restore
-from spnet_d2.data.geometry import clip_boxes
+from spnet_d2.data.geometry import clip_with_visibility
 from spnet_d2.data.transforms import build_augmentation
 
 _PERSON_KEYS = {
@@ -90,7 +90,7 @@ class PersonSearchMapper:
         size = image.shape[:2]
         self._check_size(dataset_dict, size)
         annotations = dataset_dict.get("annotations", [])
-        boxes, keep = clip_boxes(_xyxy(annotations), size, self.min_visibility)
+        boxes, keep = clip_with_visibility(_xyxy(annotations), size, self.min_visibility)
         if self.is_train:
             boxes, annotations = boxes[keep], _select(annotations, keep)
         known = np.array([annotation["identity"] >= 0 for annotation in annotations], dtype=bool)
@@ -99,13 +99,15 @@ class PersonSearchMapper:
         result["image"] = torch.from_numpy(self._apply(view, image))
         result["height"], result["width"] = size
         if "annotations" in dataset_dict:
-            boxes, keep = clip_boxes(view.apply_boxes(boxes), view.output, self.min_visibility)
+            boxes, keep = clip_with_visibility(
+                view.apply_boxes(boxes), view.output, self.min_visibility
+            )
             if self.is_train:
                 boxes, annotations = boxes[keep], _select(annotations, keep)
             result["instances"] = _instances(view.output, boxes, annotations)
         if dataset_dict.get("ignore_regions"):
             regions = view.apply_boxes(_xywh_to_xyxy(dataset_dict["ignore_regions"]))
-            regions, visible = clip_boxes(regions, view.output)
+            regions, visible = clip_with_visibility(regions, view.output)
             result["ignore_boxes"] = Boxes(torch.from_numpy(regions[visible]))
         return result
 

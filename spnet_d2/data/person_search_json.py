@@ -247,7 +247,7 @@ def _load(
     ]
     rows = np.array([row_of_image[entry["image_id"]] for entry in annotations], dtype=np.int64)
     sizes = np.array([(entry["width"], entry["height"]) for entry in images], dtype=np.float64)
-    clipped = clip_boxes(boxes, sizes.reshape(-1, 2)[rows])
+    clipped = clip_xywh(boxes, sizes.reshape(-1, 2)[rows])
     keep = (clipped[:, 2] > 0) & (clipped[:, 3] > 0)
     person_ids, identities = _number_people(annotations)
 
@@ -282,7 +282,7 @@ def _load(
     return dicts
 
 
-def clip_boxes(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def clip_xywh(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Clip (n, 4) boxes x, y, w, h to images of (n, 2) width, height pixels.
 
     Extents below 0 become 0; sides that need no clipping keep their exact value.

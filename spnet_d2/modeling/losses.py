@@ -50,7 +50,7 @@ def box_loss(deltas: Tensor, boxes: Tensor, targets: Tensor, labels: Tensor) -> 
     return losses.sum() / max(1, len(losses))
 
 
-def clip_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:
+def clip_to_images(boxes: Tensor, sizes: Tensor) -> Tensor:
     """
     Clip boxes to their images.
 

@@ -7,10 +7,15 @@ from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, Instances, pairwise_ioa, pairwise_iou
 from torch import Tensor
 
-# Anchors: >= 0.5 or the best anchor of a box is foreground, [0.4, 0.5) ignored.
-ANCHOR_MATCHER = Matcher([0.4, 0.5], [0, -1, 1], allow_low_quality_matches=True)
-# Refined boxes: >= 0.5 is foreground, the rest background.
-CASCADE_MATCHER = Matcher([0.5], [0, 1], allow_low_quality_matches=False)
+# IoU from which a box is foreground, and below which an anchor is background.
+FOREGROUND_IOU = 0.5
+BACKGROUND_IOU = 0.4
+# Anchors: the best anchor of a box is foreground too, those between the bounds are ignored.
+ANCHOR_MATCHER = Matcher(
+    [BACKGROUND_IOU, FOREGROUND_IOU], [0, -1, 1], allow_low_quality_matches=True
+)
+# Refined boxes: what isn't foreground is background.
+CASCADE_MATCHER = Matcher([FOREGROUND_IOU], [0, 1], allow_low_quality_matches=False)
 
 # Background this far inside an ignore region is left out of the losses.
 _IGNORE_IOA = 0.5

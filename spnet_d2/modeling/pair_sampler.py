@@ -15,7 +15,13 @@ from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import Tensor
 from torchvision.ops import generalized_box_iou
 
-from .matching import ANCHOR_MATCHER, ignored_boxes, match_boxes
+from .matching import (
+    ANCHOR_MATCHER,
+    BACKGROUND_IOU,
+    FOREGROUND_IOU,
+    ignored_boxes,
+    match_boxes,
+)
 from .sampling import random_subset, random_subset_rows
 
 MATCH_MODES = ("algo1", "algo2", "self", "other", "all")
@@ -160,9 +166,9 @@ def label_pairs(
     """
     Label all anchors of every pair.
 
-    As if the person's box were the only ground truth: IoU >= 0.5 or the best anchor is
-    foreground, those in [0.4, 0.5) are ignored. Other people's anchors are background, or
-    ignored if ``conservative``. Anchors of negative pairs are background.
+    What ``ANCHOR_MATCHER`` gives where the person's box is the only ground truth, for all pairs
+    at once. Other people's anchors are background, or ignored if ``conservative``. Anchors of
+    negative pairs are background.
 
     Args:
         pairs: P pairs.
@@ -177,8 +183,9 @@ def label_pairs(
     labels = torch.zeros(len(pairs), len(anchors), dtype=torch.int8, device=anchors.device)
     iou = pairwise_iou(Boxes(pairs.boxes[pairs.positive]), Boxes(anchors))
     if len(iou):
-        foreground = (iou >= 0.5) | (iou == iou.amax(dim=1, keepdim=True))
-        labels[pairs.positive] = (foreground.int() - (~foreground & (iou >= 0.4)).int()).char()
+        foreground = (iou >= FOREGROUND_IOU) | (iou == iou.amax(dim=1, keepdim=True))
+        ignored = ~foreground & (iou >= BACKGROUND_IOU)
+        labels[pairs.positive] = foreground.char() - ignored.char()
     for i, t in enumerate(targets):
         left_out = None
         if conservative:

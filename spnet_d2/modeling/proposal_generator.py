@@ -16,7 +16,7 @@ from torchvision.ops import nms
 from .backbone import FEATURES
 from .box_detector import BoxDetector
 from .fixed_norm import NormLogits, offset_norm
-from .losses import BOX_TRANSFORM, anchor_loss, box_loss, clip_boxes, nms_per_query
+from .losses import BOX_TRANSFORM, anchor_loss, box_loss, clip_to_images, nms_per_query
 from .matching import ANCHOR_MATCHER, Samples, gather_samples, match_boxes
 from .pair_sampler import MATCH_MODES, Queries, label_pairs, sample_pairs, select_anchors
 from .sampling import sample_labels
@@ -316,7 +316,7 @@ class SwapPathProposalGenerator(nn.Module):
         scores, best = scores[passed].topk(min(self.topk_candidates, len(passed)))
         passed = passed[best]
         boxes = BOX_TRANSFORM.apply_deltas(deltas[passed], anchors[nearest[passed]])
-        boxes = clip_boxes(boxes, boxes.new_tensor(size))
+        boxes = clip_to_images(boxes, boxes.new_tensor(size))
         keep = nms(boxes, scores, self.nms_thresh)[: self.detections_per_image]
         return Instances(size, proposal_boxes=Boxes(boxes[keep]), scores=scores[keep])
 
@@ -337,7 +337,7 @@ class SwapPathProposalGenerator(nn.Module):
             score = logits.sigmoid()
             query, place = (score > self.score_thresh).nonzero(as_tuple=True)
             box = BOX_TRANSFORM.apply_deltas(deltas[query, place], anchors[nearest[query, place]])
-            box = clip_boxes(box, box.new_tensor(size))
+            box = clip_to_images(box, box.new_tensor(size))
             keep = nms_per_query(box, score[query, place], query, self.nms_thresh).sort().values
             boxes.append(box[keep])
             scores.append(score[query, place][keep])

@@ -16,8 +16,14 @@ from torch import Tensor, nn
 from .backbone import FEATURES, TimmFPN
 from .box_detector import BoxDetector
 from .box_embedder import LocalisationEmbedder, ReidEmbedder, embed_boxes
-from .losses import BOX_TRANSFORM, box_loss, class_loss, clip_boxes, nms_per_query
-from .matching import CASCADE_MATCHER, Samples, gather_samples, match_boxes
+from .losses import BOX_TRANSFORM, box_loss, class_loss, clip_to_images, nms_per_query
+from .matching import (
+    CASCADE_MATCHER,
+    FOREGROUND_IOU,
+    Samples,
+    gather_samples,
+    match_boxes,
+)
 from .memory import MomentumQueueLoss, OIMLoss
 from .pair_sampler import limit_per_pair
 from .proposal_generator import bridge_kind, reid_id_field
@@ -287,7 +293,7 @@ class SPNetROIHeads(nn.Module):
             logits, deltas = self._round(t, x_a, asked)
             for i, (z, d) in enumerate(zip(logits.split(counts), deltas.split(counts))):
                 refined = BOX_TRANSFORM.apply_deltas(d, boxes[i])
-                refined = clip_boxes(refined, refined.new_tensor(image_sizes[i]))
+                refined = clip_to_images(refined, refined.new_tensor(image_sizes[i]))
                 keep = nms_per_query(refined, z, index[i], self.nms_thresh)
                 keep = keep[index[i][keep].argsort(stable=True)]
                 boxes[i], scores[i], index[i] = refined[keep], z[keep].sigmoid(), index[i][keep]
@@ -313,7 +319,7 @@ def _refine_pairs(samples: Samples, sizes: Tensor) -> Samples:
     """
     The last round's refined boxes of every pair, and the person's box in positive pairs.
 
-    They are labelled anew by IoU >= 0.5 with the person's box.
+    They are labelled anew by their IoU with the person's box.
     """
     first = torch.searchsorted(
         samples.pair, torch.arange(len(samples.query), device=samples.pair.device)
@@ -325,10 +331,11 @@ def _refine_pairs(samples: Samples, sizes: Tensor) -> Samples:
     rows = torch.cat([torch.arange(len(samples.pair), device=pair.device), first])[order]
     boxes = torch.cat([_refine(samples, sizes), samples.target_boxes[first]])[order]
     targets = samples.target_boxes[rows]
+    ious = matched_pairwise_iou(Boxes(boxes), Boxes(targets))
     return Samples(
         boxes=boxes,
         image_index=samples.image_index[rows],
-        labels=(matched_pairwise_iou(Boxes(boxes), Boxes(targets)) >= 0.5).to(torch.int8),
+        labels=(ious >= FOREGROUND_IOU).to(torch.int8),
         target_boxes=targets,
         target_ids=samples.target_ids[rows],
         pair=pair[order],
@@ -339,7 +346,7 @@ def _refine_pairs(samples: Samples, sizes: Tensor) -> Samples:
 def _refine(samples: Samples, sizes: Tensor) -> Tensor:
     """Boxes (M, 4) after a round's deltas, clipped to their images, without gradient."""
     boxes = BOX_TRANSFORM.apply_deltas(samples.deltas.detach(), samples.boxes)
-    return clip_boxes(boxes, sizes[samples.image_index])
+    return clip_to_images(boxes, sizes[samples.image_index])
 
 
 def _split(boxes: Tensor, image_index: Tensor, count: int) -> list[Tensor]:

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from spnet_d2.data.geometry import View, center_pad, clip_boxes
+from spnet_d2.data.geometry import View, center_pad, clip_with_visibility
 
 
 def literal(view: View, image: np.ndarray, fill: int) -> np.ndarray:
@@ -74,7 +74,7 @@ def test_pixels_and_boxes_move_together():
         view = View(
             (120, 160), (300, 380), (450, 450), (x, y, w, h), (256, 256), bool(rng.random() < 0.5)
         )
-        box, keep = clip_boxes(view.apply_boxes([[40, 30, 70, 90]]), view.output)
+        box, keep = clip_with_visibility(view.apply_boxes([[40, 30, 70, 90]]), view.output)
         rows, columns = np.nonzero(view.apply_image(image)[..., 0] >= 128)
         if not keep[0]:
             assert len(rows) == 0
@@ -95,15 +95,15 @@ def test_visibility_filter():
     boxes = np.array(
         [[-61, 0, 39, 10], [-60, 0, 40, 10], [-59, 0, 41, 10], [-9, 0, 0, 9], [5, 5, 5, 9]], float
     )
-    clipped, keep = clip_boxes(boxes, (50, 50), 0.4)
+    clipped, keep = clip_with_visibility(boxes, (50, 50), 0.4)
     assert keep.tolist() == [False, True, True, False, False]
     assert clipped[1].tolist() == [0, 0, 40, 10]
-    assert clip_boxes(boxes, (50, 50))[1].tolist() == [True, True, True, False, False]
+    assert clip_with_visibility(boxes, (50, 50))[1].tolist() == [True, True, True, False, False]
 
 
 def test_no_boxes_keep_their_shape():
     view = View((10, 20), (20, 40), (50, 50), (0, 0, 30, 30), (16, 16), True)
-    boxes, keep = clip_boxes(view.apply_boxes(np.zeros((0, 4))), view.output, 0.4)
+    boxes, keep = clip_with_visibility(view.apply_boxes(np.zeros((0, 4))), view.output, 0.4)
     assert boxes.shape == (0, 4) and keep.shape == (0,)
 
 

@@ -10,7 +10,7 @@ from detectron2.structures import BoxMode
 from spnet_d2.data import atomic_io
 from spnet_d2.data.person_search_json import (
     Protocol,
-    clip_boxes,
+    clip_xywh,
     count_people,
     load_person_search_json,
     load_protocol,
@@ -149,7 +149,7 @@ def test_people_are_numbered_over_all_annotations(written):
 
 def test_clipping_keeps_exact_sides():
     boxes = np.array([[10.2, 0.1, 40.7, 0.3], [-1.5, 5, 3, 5], [5, 5, -2, 5]])
-    clipped = clip_boxes(boxes, np.array([[100.0, 50.0]] * 3))
+    clipped = clip_xywh(boxes, np.array([[100.0, 50.0]] * 3))
     assert clipped.tolist() == [[10.2, 0.1, 40.7, 0.3], [0, 5, 1.5, 5], [5, 5, 0, 5]]
 
 

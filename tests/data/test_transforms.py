@@ -5,7 +5,7 @@ import pytest
 from detectron2.config import get_cfg
 
 from spnet_d2.config import add_spnet_config
-from spnet_d2.data.geometry import clip_boxes
+from spnet_d2.data.geometry import clip_with_visibility
 from spnet_d2.data.transforms import (
     bbox_safe_crop,
     build_augmentation,
@@ -48,7 +48,7 @@ ORACLES = [
 def test_monte_carlo(name, odds, boxes, width, widths, height, heights):
     sizes = []
     for view in views(augmentation(name, **odds), boxes, 3000):
-        moved, keep = clip_boxes(view.apply_boxes(boxes), view.output, 0.4)
+        moved, keep = clip_with_visibility(view.apply_boxes(boxes), view.output, 0.4)
         assert keep[0] and (odds is RFC or keep.all())
         sizes.append(moved[0, 2:] - moved[0, :2])
     sizes = np.array(sizes)
@@ -182,7 +182,7 @@ def test_safe_crop_keeps_every_box_even_at_the_border():
                 x, y, w, h = bbox_safe_crop(boxes, (1536, 1536), erosion, rng)
                 assert x >= 0 and y >= 0 and x + w <= 1536 and y + h <= 1536
                 if boxes[0, 2] > 1:
-                    assert clip_boxes(boxes - (x, y, x, y), (h, w), 0.6)[1].all()
+                    assert clip_with_visibility(boxes - (x, y, x, y), (h, w), 0.6)[1].all()
 
 
 def test_views_depend_on_the_generator_only():

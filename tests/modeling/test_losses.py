@@ -7,7 +7,7 @@ from spnet_d2.modeling.losses import (
     anchor_loss,
     box_loss,
     class_loss,
-    clip_boxes,
+    clip_to_images,
 )
 
 
@@ -76,9 +76,9 @@ def test_box_loss_without_positives_keeps_its_graph():
     assert deltas.grad.abs().sum() == 0
 
 
-def test_clip_boxes_takes_one_size_or_one_per_box():
+def test_clipping_takes_one_size_or_one_per_box():
     boxes = torch.tensor([[-5.0, -1, 30, 60], [2, 3, 500, 20]])
-    one = clip_boxes(boxes, torch.tensor([50, 40]))
+    one = clip_to_images(boxes, torch.tensor([50, 40]))
     assert one.tolist() == [[0, 0, 30, 50], [2, 3, 40, 20]]
-    each = clip_boxes(boxes, torch.tensor([[50, 20], [10, 40]]))
+    each = clip_to_images(boxes, torch.tensor([[50, 20], [10, 40]]))
     assert each.tolist() == [[0, 0, 20, 50], [2, 3, 40, 10]]
