@@ -114,12 +114,21 @@ def _add_model(cfg: CN) -> None:
     # Weight of the old parameter.
     spnet.MOMENTUM_TWIN.MOMENTUM = 0.9999
 
+    # Learning without forgetting: keep classifying ImageNet as the pretrained trunk did (Figure 7).
+    # The classifier comes with the trunk's weights, from where BACKBONE.PRETRAINED says.
+    spnet.LWF = CN()
+    spnet.LWF.ENABLED = False
+    spnet.LWF.TEMPERATURE = 2.0
+    spnet.LWF.LOSS_WEIGHT = 1.0
+
     # Inference constants of the authors' code (the paper gives none).
     spnet.TEST = CN()
     # Anchors of smallest ||x_o|| kept per image before scoring.
     spnet.TEST.PRE_TOPK = 1000
     # Anchors of smallest ||x_o|| kept per query and image (query-centric).
     spnet.TEST.QUERY_TOPK = 100
+    # Queries of an image searched at a time (query-centric): bounds memory, changes no result.
+    spnet.TEST.QUERIES_PER_CHUNK = 64
     # Score floor after the first round (strict >).
     spnet.TEST.SCORE_THRESH = 0.5
     # Boxes kept by score before NMS, and after it.
@@ -159,6 +168,9 @@ def _add_solver(cfg: CN) -> None:
     cfg.DATASETS.TEST = ("cuhk_sysu_test",)
     # Retrieval protocols to report, "" = the data set's own default one.
     cfg.TEST.PROTOCOLS = ()
+    # "float32" | "float16": of the embeddings that evaluation keeps and writes. Query-centric
+    # evaluation of a whole corpus keeps millions.
+    cfg.TEST.EMBEDDING_DTYPE = "float32"
     # Independently augmented views of each image in a batch (a, a, b, b, ...).
     cfg.DATALOADER.VIEWS_PER_IMAGE = 1
     # Images without boxes are trained on, as the authors do.

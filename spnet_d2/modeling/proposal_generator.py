@@ -29,9 +29,6 @@ ANCHOR_SIZES = tuple(
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 ANCHORS_PER_CELL = len(ASPECT_RATIOS) * 3
 
-# Distances between queries and anchors held at a time: 64 MB.
-_DISTANCES = 1 << 24
-
 
 def reid_id_field(cfg) -> str:
     """Ground-truth field that the re-id loss tells people apart by."""
@@ -231,9 +228,7 @@ class SwapPathProposalGenerator(nn.Module):
             ``proposal_boxes`` and ``scores``, best first; with queries also ``query_index``,
             ascending, and best first within each query.
         """
-        levels = [features[name] for name in FEATURES]
-        x_a = self.anchor_embedder(levels)
-        anchors = grid_anchors(images.tensor.shape[-2:], levels)
+        anchors, x_a = self.embed_anchors(images, features)
         sizes = images.image_sizes
         if queries is None:
             offsets = self.swap_path.object_centric(x_a)
@@ -242,7 +237,34 @@ class SwapPathProposalGenerator(nn.Module):
             return [self._propose(anchors, o, size) for o, size in zip(offsets, sizes)], {}
         if self.training:
             return self._train_pairs(anchors, x_a, targets, ignore, queries)
-        return [self._search(anchors, *x) for x in zip(x_a, sizes, queries)], {}
+        return self.search(anchors, x_a, sizes, queries), {}
+
+    def embed_anchors(
+        self, images: ImageList, features: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Anchors (A, 4) and their embeddings x_a (N, A, D)."""
+        levels = [features[name] for name in FEATURES]
+        return grid_anchors(images.tensor.shape[-2:], levels), self.anchor_embedder(levels)
+
+    def search(
+        self,
+        anchors: Tensor,
+        x_a: Tensor,
+        image_sizes: list[tuple[int, int]],
+        queries: list[Tensor],
+    ) -> list[Instances]:
+        """
+        Proposals of every query; memory grows with (queries x A) of an image.
+
+        Args:
+            anchors: (A, 4) and x_a: (N, A, D), of :meth:`embed_anchors`.
+            image_sizes: unpadded heights and widths.
+            queries: per image localisation embeddings (Q_i, D).
+
+        Returns:
+            As :meth:`forward` with queries.
+        """
+        return [self._search(anchors, *x) for x in zip(x_a, image_sizes, queries, strict=True)]
 
     def _train(self, anchors, offsets, targets, ignore):
         """Label all anchors, take the anchor loss over all, and sample K per image."""
@@ -325,27 +347,18 @@ class SwapPathProposalGenerator(nn.Module):
     ) -> Instances:
         """One image's anchors (A, 4), (A, D) and queries (Q, D) -> proposals of every query."""
         count = min(self.query_topk, len(anchors))
-        # Bounds the (queries x anchors) distances.
-        chunk = max(1, _DISTANCES // len(anchors))
-        boxes, scores, index = [], [], []
-        for first in range(0, len(queries), chunk):
-            x_q = queries[first : first + chunk]
-            norms = query_distances(x_q, x_a)
-            nearest = norms.topk(count, largest=self.positive_norm).indices
-            offsets = self.swap_path.query_centric(x_q[:, None], x_a[nearest])
-            logits, deltas = self.box_detector(offsets)
-            score = logits.sigmoid()
-            query, place = (score > self.score_thresh).nonzero(as_tuple=True)
-            box = BOX_TRANSFORM.apply_deltas(deltas[query, place], anchors[nearest[query, place]])
-            box = clip_to_images(box, box.new_tensor(size))
-            keep = nms_per_query(box, score[query, place], query, self.nms_thresh).sort().values
-            boxes.append(box[keep])
-            scores.append(score[query, place][keep])
-            index.append(query[keep] + first)
-        empty = not boxes
+        norms = query_distances(queries, x_a)
+        nearest = norms.topk(count, largest=self.positive_norm).indices
+        offsets = self.swap_path.query_centric(queries[:, None], x_a[nearest])
+        logits, deltas = self.box_detector(offsets)
+        scores = logits.sigmoid()
+        query, place = (scores > self.score_thresh).nonzero(as_tuple=True)
+        boxes = BOX_TRANSFORM.apply_deltas(deltas[query, place], anchors[nearest[query, place]])
+        boxes = clip_to_images(boxes, boxes.new_tensor(size))
+        keep = nms_per_query(boxes, scores[query, place], query, self.nms_thresh).sort().values
         return Instances(
             size,
-            proposal_boxes=Boxes(anchors[:0] if empty else torch.cat(boxes)),
-            scores=anchors[:0, 0] if empty else torch.cat(scores),
-            query_index=anchors[:0, 0].long() if empty else torch.cat(index),
+            proposal_boxes=Boxes(boxes[keep]),
+            scores=scores[query, place][keep],
+            query_index=query[keep],
         )

@@ -17,6 +17,7 @@ from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
+from .lwf import LearningWithoutForgetting, imagenet_classifier
 from .momentum import MomentumTwin
 from .pair_sampler import make_queries, unique_people
 
@@ -52,7 +53,10 @@ class SPNet(nn.Module):
         pathway: str = "OC",
         test_pathway: str = "",
         twin: MomentumTwin | None = None,
+        lwf: LearningWithoutForgetting | None = None,
+        lwf_loss_weight: float = 1.0,
         reid_only: bool = False,
+        queries_per_chunk: int = 64,
     ):
         """
         Args:
@@ -64,19 +68,29 @@ class SPNet(nn.Module):
             test_pathway: of inference, default the same. "QC" detects only what it is asked
                 for by ``queries``.
             twin: momentum twin for the re-id loss.
+            lwf: learning without forgetting, and the factor on its loss.
             reid_only: train re-id alone.
+            queries_per_chunk: queries of an image searched at a time.
 
         Raises:
-            ValueError: unknown pathway.
+            ValueError: unknown pathway, or a chunk without queries.
         """
         super().__init__()
         test_pathway = test_pathway or pathway
         for key, value in (("PATHWAY", pathway), ("TEST_PATHWAY", test_pathway)):
             if value not in PATHWAYS:
                 raise ValueError(f"MODEL.SPNET.{key} is {value!r}, expected one of {PATHWAYS}.")
+        if queries_per_chunk < 1:
+            raise ValueError(
+                "MODEL.SPNET.TEST.QUERIES_PER_CHUNK must be 1 or more, found "
+                f"{queries_per_chunk}."
+            )
+        self.queries_per_chunk = queries_per_chunk
         self.pathway = pathway
         self.test_pathway = test_pathway
         self.twin = twin
+        self.lwf = lwf
+        self.lwf_loss_weight = lwf_loss_weight
         self.reid_only = reid_only
         self.backbone = backbone
         self.proposal_generator = proposal_generator
@@ -95,6 +109,10 @@ class SPNet(nn.Module):
         if options.MOMENTUM_TWIN.ENABLED:
             momentum = options.MOMENTUM_TWIN.MOMENTUM
             twin = MomentumTwin(backbone, roi_heads.reid_embedder, momentum)
+        lwf = None
+        if options.LWF.ENABLED:
+            classifier = imagenet_classifier(options.BACKBONE.NAME, options.BACKBONE.PRETRAINED)
+            lwf = LearningWithoutForgetting(backbone, classifier, options.LWF.TEMPERATURE)
         return {
             "backbone": backbone,
             "proposal_generator": build_proposal_generator(cfg, backbone.output_shape()),
@@ -104,7 +122,10 @@ class SPNet(nn.Module):
             "pathway": options.PATHWAY,
             "test_pathway": options.TEST_PATHWAY,
             "twin": twin,
+            "lwf": lwf,
+            "lwf_loss_weight": options.LWF.LOSS_WEIGHT,
             "reid_only": options.REID.ONLY,
+            "queries_per_chunk": options.TEST.QUERIES_PER_CHUNK,
         }
 
     @property
@@ -118,7 +139,7 @@ class SPNet(nn.Module):
 
         Returns:
             In training, losses: ``loss_anchor``, ``loss_box_t`` (t = 0 .. T), ``loss_cls_t``
-            (t >= 1) and ``loss_reid``. At inference, per image a dict with ``instances``
+            (t >= 1), ``loss_reid`` and, if on, ``loss_lwf``. At inference, per image a dict with ``instances``
             (``pred_boxes``, ``scores``, ``pred_classes``, ``reid_embeddings``; boxes in
             original-image pixels) and, if the input has ``instances``, ``gt_embeddings``:
             ``{"reid": (n, D_r), "loc": (n, D)}``. Where the input has ``queries``, or the test
@@ -139,7 +160,8 @@ class SPNet(nn.Module):
         targets = [self._targets(x, required=True) for x in batched_inputs]
         ignore = [x.get("ignore_boxes") for x in batched_inputs]
         batch = ImageList.from_tensors(images, self.backbone.size_divisibility)
-        features = self.backbone(batch.tensor)
+        maps = self.backbone.trunk_maps(batch.tensor)
+        features = self.backbone.pyramid(maps)
         query_centric = self.pathway == "QC"
         boxes = [t.gt_boxes.tensor for t in targets]
         gt = self.roi_heads.embed_boxes(features, boxes, with_loc=query_centric)
@@ -158,6 +180,8 @@ class SPNet(nn.Module):
                 features, batch.image_sizes, samples, targets, gt["reid"], teacher
             )
         )
+        if self.lwf is not None:
+            losses["loss_lwf"] = self.lwf(batch.tensor, maps[-1]) * self.lwf_loss_weight
         if self.twin is not None:
             # After the forward pass, before the optimiser's step: from the last step's weights.
             self.twin.update(self.backbone, self.roi_heads.reid_embedder)
@@ -214,18 +238,23 @@ class SPNet(nn.Module):
     def _search(
         self, batched_inputs: list[dict], batch: ImageList, features: dict[str, Tensor]
     ) -> list[dict]:
-        """Detections of every image for each of its queries."""
+        """
+        Detections of every image for each of its queries.
+
+        Images are encoded once, queries go in chunks: beside the results, memory does not grow
+        with their number.
+        """
         queries = [self._queries(x) for x in batched_inputs]
-        proposals, _ = self.proposal_generator(batch, features, queries=queries)
-        detections = self.roi_heads.detect(features, batch.image_sizes, proposals, queries)
-        results = []
-        for found, x, asked in zip(detections, batched_inputs, queries, strict=True):
-            found = to_original_size(found, x)
-            ends = found.query_index.bincount(minlength=len(asked)).cumsum(0).tolist()
-            found.remove("query_index")
-            starts = [0, *ends[:-1]]
-            per_query = [found[start:end] for start, end in zip(starts, ends)]
-            results.append({"query_instances": per_query})
+        sizes = batch.image_sizes
+        anchors, x_a = self.proposal_generator.embed_anchors(batch, features)
+        results: list[dict] = [{"query_instances": []} for _ in batched_inputs]
+        for first in range(0, max(map(len, queries)), self.queries_per_chunk):
+            chunk = [q[first : first + self.queries_per_chunk] for q in queries]
+            proposals = self.proposal_generator.search(anchors, x_a, sizes, chunk)
+            detections = self.roi_heads.detect(features, sizes, proposals, chunk)
+            for result, found, x, asked in zip(results, detections, batched_inputs, chunk):
+                found = to_original_size(found, x)
+                result["query_instances"] += split_by_query(found, len(asked))
         return results
 
     def _queries(self, x: dict) -> Tensor:
@@ -281,6 +310,27 @@ def _whose(x: dict) -> str:
     """Names the image of an input in an error message."""
     known = [f"{key} {x[key]}" for key in ("image_id", "file_name") if key in x]
     return f" ({', '.join(known)})" if known else ""
+
+
+def split_by_query(found: Instances, num_queries: int) -> list[Instances]:
+    """
+    Part an image's detections by query.
+
+    Args:
+        found: with ``query_index``, ascending.
+        num_queries: Q.
+
+    Returns:
+        One ``Instances`` per query, without ``query_index``.
+    """
+    counts = found.query_index.bincount(minlength=num_queries).tolist()
+    boxes = [Boxes(part) for part in found.pred_boxes.tensor.split(counts)]
+    names = [n for n in found.get_fields() if n not in ("query_index", "pred_boxes")]
+    columns = [found.get(name).split(counts) for name in names]
+    return [
+        Instances(found.image_size, pred_boxes=box, **dict(zip(names, values)))
+        for box, *values in zip(boxes, *columns, strict=True)
+    ]
 
 
 def to_original_size(detections: Instances, x: dict) -> Instances:

@@ -89,20 +89,33 @@ def test_queries_are_independent_of_one_another_and_of_the_batch():
     assert sum(len(f) for found in together for f in found) > 0
 
 
-def test_chunks_of_queries_change_nothing(monkeypatch):
-    from spnet_d2.modeling import proposal_generator
-
-    model = tiny_model(*QC).eval()
-    x = tiny_input(0)
+@pytest.mark.parametrize("cascades", [0, 2])
+def test_chunks_of_queries_change_nothing(cascades, monkeypatch):
+    model = tiny_model(*QC, "MODEL.SPNET.NUM_CASCADES", cascades).eval()
+    assert model.queries_per_chunk == 64
+    inputs = [tiny_input(i) for i in range(2)]
     x_q = torch.randn(7, DIM, generator=torch.Generator().manual_seed(0)) * 0.5
-    x["queries"] = {"reid": x_q, "loc": x_q}
+    for x, count in zip(inputs, (7, 2)):
+        x["queries"] = {"reid": x_q[:count], "loc": x_q[:count]}
+    encoded = []
+    model.backbone.register_forward_hook(lambda *_: encoded.append("features"))
+    model.proposal_generator.anchor_embedder.register_forward_hook(
+        lambda *_: encoded.append("anchors")
+    )
     with torch.no_grad():
-        (whole,) = model([x])
-        monkeypatch.setattr(proposal_generator, "_DISTANCES", 1)
-        (chunked,) = model([x])
-    for a, b in zip(whole["query_instances"], chunked["query_instances"], strict=True):
-        assert_close(a.pred_boxes.tensor, b.pred_boxes.tensor, rtol=1e-4, atol=1e-3)
-        assert_close(a.scores, b.scores, rtol=1e-4, atol=1e-5)
+        whole = model(inputs)
+        monkeypatch.setattr(model, "queries_per_chunk", 3)
+        chunked = model(inputs)
+    assert encoded == ["features", "anchors"] * 2
+    for a, b in zip(whole, chunked, strict=True):
+        for one, other in zip(a["query_instances"], b["query_instances"], strict=True):
+            assert one.get_fields().keys() == other.get_fields().keys()
+            assert_close(one.pred_boxes.tensor, other.pred_boxes.tensor, rtol=1e-4, atol=1e-3)
+            for name in ("scores", "pred_classes", "reid_embeddings"):
+                assert_close(one.get(name), other.get(name), rtol=1e-3, atol=1e-4)
+    assert sum(len(f) for r in whole for f in r["query_instances"]) > 0
+    with pytest.raises(ValueError, match="QUERIES_PER_CHUNK must be 1 or more, found 0"):
+        tiny_model(*QC, "MODEL.SPNET.TEST.QUERIES_PER_CHUNK", 0)
 
 
 def test_no_queries_for_an_image():
