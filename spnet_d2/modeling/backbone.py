@@ -69,12 +69,17 @@ def create_trunk(
         # Any input size; windows shift at every size, as torchvision's Swin decides at run time.
         kwargs.update(strict_img_size=False, always_partition=True)
     kwargs.update(_feature_options(name, kwargs))
+    return timm.create_model(name, **kwargs, **weight_options(pretrained))
+
+
+def weight_options(pretrained: str | dict[str, Tensor]) -> dict:
+    """Arguments of ``timm.create_model`` for ``pretrained`` of :func:`create_trunk`."""
     if pretrained == "hub":
-        kwargs["pretrained"] = True
-    elif pretrained:
-        state = pretrained if isinstance(pretrained, dict) else _read_weights(pretrained)
-        kwargs.update(pretrained=True, pretrained_cfg_overlay={"state_dict": state})
-    return timm.create_model(name, **kwargs)
+        return {"pretrained": True}
+    if not pretrained:
+        return {}
+    state = pretrained if isinstance(pretrained, dict) else _read_weights(pretrained)
+    return {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}}
 
 
 # Most models list their layers by themselves; EfficientNets keep all stages in one Sequential,
@@ -229,14 +234,21 @@ class TimmFPN(Backbone):
         return self
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return self.pyramid(self.trunk_maps(x))
+
+    def trunk_maps(self, x: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) -> the trunk's maps of strides 8, 16 and 32, (N, channels, H_i, W_i)."""
         # A frozen trunk stays in train mode (stochastic depth), as the authors left it.
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             # Convolutions run faster in this layout, on CPUs twice as fast backward.
             maps = self.trunk(x.contiguous(memory_format=torch.channels_last))
         if self.channels_last:
             maps = [m.permute(0, 3, 1, 2).contiguous() for m in maps]
-        pyramid = self.fpn(OrderedDict(zip(FEATURES, maps, strict=False)))
-        return dict(pyramid)
+        return maps
+
+    def pyramid(self, maps: list[Tensor]) -> dict[str, Tensor]:
+        """The trunk's maps -> levels p3..p7."""
+        return dict(self.fpn(OrderedDict(zip(FEATURES, maps, strict=False))))
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         return {

@@ -89,12 +89,12 @@ class SPNet(nn.Module):
         self.pathway = pathway
         self.test_pathway = test_pathway
         self.twin = twin
-        self.lwf = lwf
         self.lwf_loss_weight = lwf_loss_weight
         self.reid_only = reid_only
         self.backbone = backbone
         self.proposal_generator = proposal_generator
         self.roi_heads = roi_heads
+        self.lwf = lwf
         mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (pixel_mean, pixel_std))
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", std, persistent=False)
@@ -139,12 +139,12 @@ class SPNet(nn.Module):
 
         Returns:
             In training, losses: ``loss_anchor``, ``loss_box_t`` (t = 0 .. T), ``loss_cls_t``
-            (t >= 1), ``loss_reid`` and, if on, ``loss_lwf``. At inference, per image a dict with ``instances``
-            (``pred_boxes``, ``scores``, ``pred_classes``, ``reid_embeddings``; boxes in
-            original-image pixels) and, if the input has ``instances``, ``gt_embeddings``:
-            ``{"reid": (n, D_r), "loc": (n, D)}``. Where the input has ``queries``, or the test
-            pathway is "QC", ``query_instances`` stands instead of ``instances``: a list of one
-            ``Instances`` per query.
+            (t >= 1), ``loss_reid`` and, if on, ``loss_lwf``. At inference, per image a dict with
+            ``instances`` (``pred_boxes``, ``scores``, ``pred_classes``, ``reid_embeddings``;
+            boxes in original-image pixels) and, if the input has ``instances``,
+            ``gt_embeddings``: ``{"reid": (n, D_r), "loc": (n, D)}``. Where the input has
+            ``queries``, or the test pathway is "QC", ``query_instances`` stands instead of
+            ``instances``: a list of one ``Instances`` per query.
 
         Raises:
             ValueError: an empty batch, images or boxes that can't be used.
@@ -180,7 +180,7 @@ class SPNet(nn.Module):
                 features, batch.image_sizes, samples, targets, gt["reid"], teacher
             )
         )
-        if self.lwf is not None:
+        if self.lwf is not None and not self.reid_only:
             losses["loss_lwf"] = self.lwf(batch.tensor, maps[-1]) * self.lwf_loss_weight
         if self.twin is not None:
             # After the forward pass, before the optimiser's step: from the last step's weights.
