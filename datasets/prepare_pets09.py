@@ -10,7 +10,15 @@ Writes below ``--output`` (default ``$DETECTRON2_DATASETS/pets09``)::
     vtest.avi, frames/frame_000001.jpg ..., train.json, test.json,
     retrieval/standard.json, retrieval/reentry.json
 
-Work already done is skipped. ``spnet_d2/data/formats/pets09.py`` explains split and protocols.
+With ``--weak`` also labels for pre-training, of the training part and without identities::
+
+    weak_train.json                     the boxes of train.json, each a person of its own
+    weak_train_p20.json ... p180.json   the same with labels missing (20 % left ...) or spurious
+    hog_train.json, hog_frames/         what OpenCV's HOG people detector finds, every --hog-step
+                                        frames
+
+Work already done is skipped. ``spnet_d2/data/formats/pets09.py`` explains split and protocols,
+``pets09_weak.py`` beside it the weak labels.
 """
 
 import argparse
@@ -26,7 +34,8 @@ from pathlib import Path
 import cv2
 
 from spnet_d2.data.atomic_io import atomic_path
-from spnet_d2.data.formats import pets09
+from spnet_d2.data.formats import pets09, pets09_weak
+from spnet_d2.data.formats.hog_people import detect_people, precision_recall
 from spnet_d2.data.person_search_json import write_person_search_json, write_protocol
 
 logger = logging.getLogger("prepare_pets09")
@@ -168,6 +177,34 @@ def prepare(output: Path, video: Path | None = None, annotations: Path = ANNOTAT
     return counts
 
 
+def prepare_weak(
+    output: Path, annotations: Path = ANNOTATIONS, hog_step: int = pets09_weak.HOG_STEP
+) -> dict:
+    """Write the weak labels beside what :func:`prepare` wrote; returns the counts of each set."""
+    frames = pets09_weak.hog_frames(hog_step)
+    folder = output / "hog_frames"
+    extract_frames(output / "vtest.avi", folder, frames)
+    train = pets09.build_partitions(pets09.load_annotations(annotations))["train"]
+    paths = [folder / pets09.frame_file_name(frame) for frame in frames]
+    size = train["images"][0]["width"], train["images"][0]["height"]
+    hog = pets09_weak.hog_partition(frames, detect_people(paths), size)
+    parts = {**pets09_weak.without_identities(train), "hog_train": hog}
+
+    counts = {}
+    for name, part in parts.items():
+        write_person_search_json(
+            output / f"{name}.json", part["images"], part["annotations"], info=pets09.INFO
+        )
+        counts[name] = f"{len(part['images'])} frames, {len(part['annotations'])} boxes"
+    common = pets09_weak.compare(hog, train)
+    precision, recall = precision_recall(**common)
+    counts["hog_train"] += (
+        f"; against the {len(common['found'])} of them that are annotated: precision "
+        f"{precision:.3f}, recall {recall:.3f} at IoU 0.5"
+    )
+    return counts
+
+
 def main() -> None:
     root = os.environ.get("DETECTRON2_DATASETS", "datasets")
     parser = argparse.ArgumentParser(
@@ -176,10 +213,22 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(root) / "pets09", help="target folder")
     parser.add_argument("--video", type=Path, help="vtest.avi, instead of fetching it with apt-get")
     parser.add_argument("--annotations", type=Path, default=ANNOTATIONS, help="pets09_s2l1.json")
+    parser.add_argument(
+        "--weak", action="store_true", help="also make labels without identities, for pre-training"
+    )
+    parser.add_argument(
+        "--hog-step",
+        type=int,
+        default=pets09_weak.HOG_STEP,
+        metavar="N",
+        help="with --weak: detect in every N-th training frame (default: %(default)s)",
+    )
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         counts = prepare(args.output, args.video, args.annotations)
+        if args.weak:
+            counts |= prepare_weak(args.output, args.annotations, args.hog_step)
     except (OSError, RuntimeError, ValueError) as error:
         parser.exit(1, f"prepare_pets09: {error}\n")
     for name, count in counts.items():

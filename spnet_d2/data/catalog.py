@@ -117,7 +117,7 @@ def register_builtin_datasets(root: str | os.PathLike | None = None) -> list[str
     entries = {**_cuhk_sysu(root), **_prw(root), **_cocopersons(root), **_pets09(root)}
     for name, (json_file, image_root, protocols, script) in entries.items():
         # PETS09 is the one corpus fetched by its script, into the same place.
-        option = "--output" if script == "prepare_pets09.py" else "--dataset-dir"
+        option = "--output" if script.startswith("prepare_pets09.py") else "--dataset-dir"
         folder = root / json_file.relative_to(root).parts[0]
         hint = (
             f"Prepare it with: python datasets/{script} {option} {folder} (datasets/README.md says "
@@ -181,15 +181,17 @@ def _cocopersons(root: Path) -> dict[str, Entry]:
 
 
 def _pets09(root: Path) -> dict[str, Entry]:
-    folder = root / "pets09"
+    folder, script = root / "pets09", "prepare_pets09.py"
+
+    def entry(part: str, images: str, names: Sequence[str] = (), option: str = "") -> Entry:
+        return folder / f"{part}.json", folder / images, _protocols(folder, names), script + option
+
+    weak = ["weak_train", *(f"weak_train_p{percent}" for percent in _NOISE_PERCENT)]
     return {
-        f"pets09_{part}": (
-            folder / f"{part}.json",
-            folder / "frames",
-            _protocols(folder, PETS09_PROTOCOLS if part == "test" else ()),
-            "prepare_pets09.py",
-        )
-        for part in ("train", "test")
+        "pets09_train": entry("train", "frames"),
+        "pets09_test": entry("test", "frames", PETS09_PROTOCOLS),
+        **{f"pets09_{part}": entry(part, "frames", option=" --weak") for part in weak},
+        "pets09_hog_train": entry("hog_train", "hog_frames", option=" --weak"),
     }
 
 

@@ -89,6 +89,10 @@ def test_builtin_names_and_files(builtin, prepared_root):
         "cocopersons_train_p180": "coco/coco/train_p180.json",
         "pets09_train": "pets09/train.json",
         "pets09_test": "pets09/test.json",
+        "pets09_weak_train": "pets09/weak_train.json",
+        "pets09_weak_train_p20": "pets09/weak_train_p20.json",
+        "pets09_weak_train_p180": "pets09/weak_train_p180.json",
+        "pets09_hog_train": "pets09/hog_train.json",
     }
     assert expected.keys() <= set(builtin) and len(set(builtin)) == len(builtin)
     for name, relative in expected.items():
@@ -131,6 +135,7 @@ def test_builtins_twice_and_under_another_root(builtin, prepared_root, tmp_path,
         ("prw_minival", "prepare_prw.py --dataset-dir {root}/prw"),
         ("cocopersons_train", "prepare_cocopersons.py --dataset-dir {root}/coco"),
         ("pets09_train", "prepare_pets09.py --output {root}/pets09"),
+        ("pets09_hog_train", "prepare_pets09.py --weak --output {root}/pets09"),
     ],
 )
 def test_a_missing_corpus_names_the_command(clean_catalogs, tmp_path, name, command):

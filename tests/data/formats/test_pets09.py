@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import importlib.util
+import itertools
 import json
 import shutil
 import subprocess
@@ -13,8 +14,10 @@ import cv2
 import numpy as np
 import pytest
 
-from spnet_d2.data.formats import pets09
+from spnet_d2.data.formats import pets09, pets09_weak
+from spnet_d2.data.formats.hog_people import precision_recall
 from spnet_d2.data.person_search_json import load_person_search_json, load_protocol
+from spnet_d2.data.person_search_schema import check_person_search
 
 DATASETS = Path(__file__).resolve().parents[3] / "datasets"
 ANNOTATIONS = DATASETS / "pets09" / "pets09_s2l1.json"
@@ -220,3 +223,84 @@ def test_no_apt(tmp_path, script, monkeypatch):
     monkeypatch.setattr(script.subprocess, "run", run)
     with pytest.raises(RuntimeError, match="no apt-get on this machine.*--video PATH"):
         script.fetch_video(tmp_path, None)
+
+
+@pytest.fixture(scope="module")
+def weak(partitions):
+    return pets09_weak.without_identities(partitions["train"])
+
+
+def test_weak_boxes_say_not_who_is_who(partitions, weak):
+    train, found = partitions["train"], weak["weak_train"]
+    assert found["images"] == train["images"]
+    for entry, given in zip(found["annotations"], train["annotations"], strict=True):
+        for key in ("id", "image_id", "bbox", "area", "visibility"):
+            assert entry[key] == given[key]
+        assert entry["person_id"] == entry["id"] and entry["is_known"] is True
+        assert "track_id" not in entry
+    check_person_search(found["images"], found["annotations"], "weak_train")
+
+
+def test_weak_noise_partitions(weak):
+    """Those of COCOPersons, of 373 boxes in 61 frames."""
+    counts = {name: len(part["annotations"]) for name, part in weak.items()}
+    sizes = {20: 75, 40: 150, 60: 224, 80: 299, 100: 373, 120: 447, 140: 521, 160: 595, 180: 669}
+    assert counts == {"weak_train": 373} | {f"weak_train_p{n}": size for n, size in sizes.items()}
+    for name, part in weak.items():
+        assert {e["image_id"] for e in part["annotations"]} == set(range(61)), name
+    boxes = {n: {e["id"] for e in weak[f"weak_train_p{n}"]["annotations"]} for n in sizes}
+    for fewer, more in itertools.pairwise(sizes):
+        assert boxes[fewer] < boxes[more]
+
+
+def test_hog_frames_stay_in_the_training_part():
+    assert pets09_weak.hog_frames(3)[:3] == [1, 4, 7] and pets09_weak.hog_frames(3)[-1] == 301
+    assert pets09_weak.hog_frames(2)[-1] == 301 and pets09_weak.hog_frames(7)[-1] == 295
+    with pytest.raises(ValueError, match="--hog-step must be at least 1, found 0"):
+        pets09_weak.hog_frames(0)
+
+
+def test_hog_partition_and_its_comparison(partitions):
+    """Detections made of the annotations of frames 1, 4 and 6; 4 is not annotated."""
+    train = partitions["train"]
+    rows = {
+        image["frame"]: np.array(
+            [[*e["bbox"], 1.0] for e in train["annotations"] if e["image_id"] == image["id"]]
+        )
+        for image in train["images"]
+    }
+    far = np.array([[700.0, 500.0, 20.0, 50.0, 0.456]])
+    found = [rows[1][:-1], far, np.concatenate([rows[6], far])]
+    part = pets09_weak.hog_partition([1, 4, 6], found, (768, 576))
+    check_person_search(part["images"], part["annotations"], "hog_train")
+    assert [image["file_name"] for image in part["images"]] == [
+        f"frame_00000{frame}.jpg" for frame in (1, 4, 6)
+    ]
+    assert [e["person_id"] for e in part["annotations"]] == list(range(len(part["annotations"])))
+    assert part["annotations"][-1]["score"] == 0.46 and part["annotations"][-1]["is_known"]
+    common = pets09_weak.compare(part, train)
+    total = len(rows[1]) + len(rows[6])
+    assert sum(map(len, common["annotated"])) == total
+    assert precision_recall(**common) == ((total - 1) / total, (total - 1) / total)
+
+
+def test_prepare_weak(tmp_path, script, small_video, monkeypatch):
+    """The detector replaced by one that sees someone everywhere; the loader reads the result."""
+    output = tmp_path / "pets09"
+    output.mkdir()
+    shutil.copy(small_video, output / "vtest.avi")
+    # The video is shorter than the training part.
+    monkeypatch.setattr(pets09_weak, "hog_frames", lambda step: list(range(1, 12, step)))
+    monkeypatch.setattr(
+        script, "detect_people", lambda paths: [np.array([[5.0, 6, 7, 8, 0.9]]) for _ in paths]
+    )
+    counts = script.prepare_weak(output, hog_step=5)
+    assert counts["weak_train"] == "61 frames, 373 boxes"
+    assert counts["hog_train"].startswith("3 frames, 3 boxes; against the 3 of them")
+    assert sorted(path.name for path in (output / "hog_frames").iterdir()) == [
+        pets09.frame_file_name(frame) for frame in (1, 6, 11)
+    ]
+    for name in ("weak_train", "weak_train_p20", "weak_train_p180", "hog_train"):
+        dicts = load_person_search_json(output / f"{name}.json", output)
+        people = [entry["person_id"] for image in dicts for entry in image["annotations"]]
+        assert sorted(people) == list(range(len(people)))
