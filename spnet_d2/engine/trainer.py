@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, hooks
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation import DatasetEvaluator, print_csv_format
+from detectron2.utils import comm
 from torch import nn, optim
 from torch.utils.data import DataLoader
 
@@ -15,7 +16,11 @@ from spnet_d2.data.loaders import build_test_loader, build_train_loader
 from spnet_d2.engine import random_state
 from spnet_d2.engine.checkpointer import Checkpointer
 from spnet_d2.engine.optimizer import build_optimizer
-from spnet_d2.evaluation import PersonSearchEvaluator
+from spnet_d2.evaluation import (
+    PersonSearchEvaluator,
+    QueryCentricEvaluator,
+    evaluate_query_centric,
+)
 
 
 class TrainLoader:
@@ -45,8 +50,13 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase]:
         # The one place between Detectron2's making its checkpointer and giving it to the hooks.
+        init = self.cfg.MODEL.SPNET.INIT
         self.checkpointer = Checkpointer(
-            self._trainer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+            self._trainer.model,
+            self.cfg.OUTPUT_DIR,
+            cascade=init.CASCADE,
+            from_twin=init.FROM_TWIN,
+            trainer=weakref.proxy(self),
         )
         result = [hook for hook in super().build_hooks() if hook is not None]
         saves = [i for i, h in enumerate(result) if isinstance(h, hooks.PeriodicCheckpointer)]
@@ -106,18 +116,38 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-        return PersonSearchEvaluator(dataset_name, cfg.TEST.PROTOCOLS, folder)
+        kind = QueryCentricEvaluator if _searches_by_query(cfg) else PersonSearchEvaluator
+        return kind(
+            dataset_name, cfg.TEST.PROTOCOLS, folder, embedding_dtype=cfg.TEST.EMBEDDING_DTYPE
+        )
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None) -> OrderedDict:
         """
         Evaluate on every set of ``DATASETS.TEST``, leaving the random generators alone.
 
+        With test pathway "QC", queries search their galleries one by one: two passes over a set.
+
         Returns:
             The evaluator's results; of several test sets, one entry for each by name.
         """
         with random_state.preserved():
-            return super().test(cfg, model, evaluators)
+            if not _searches_by_query(cfg):
+                return super().test(cfg, model, evaluators)
+            if isinstance(evaluators, DatasetEvaluator):
+                evaluators = [evaluators]
+            results = OrderedDict()
+            for i, name in enumerate(cfg.DATASETS.TEST):
+                evaluator = evaluators[i] if evaluators else cls.build_evaluator(cfg, name)
+                loader = cls.build_test_loader(cfg, name)
+                results[name] = evaluate_query_centric(model, loader, evaluator)
+                if comm.is_main_process():
+                    print_csv_format(results[name])
+            return results if len(results) > 1 else results[name]
+
+
+def _searches_by_query(cfg: CfgNode) -> bool:
+    return (cfg.MODEL.SPNET.TEST_PATHWAY or cfg.MODEL.SPNET.PATHWAY) == "QC"
 
 
 def _index_of(items: list[HookBase], kind: type) -> int:

@@ -4,6 +4,7 @@ import logging
 import os
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,9 +71,9 @@ class PersonSearchEvaluator(DatasetEvaluator):
         self._output_dir = output_dir
         self._distributed = distributed
         self._embedding_dtype = getattr(torch, embedding_dtype)
-        self._truth = GroundTruth.from_dicts(DatasetCatalog.get(dataset_name))
-        self._protocols = _load_protocols(dataset_name, protocols, self._truth)
-        self._records: dict[int, _ImageRecord] = {}
+        self.truth = GroundTruth.from_dicts(DatasetCatalog.get(dataset_name))
+        self.protocols = _load_protocols(dataset_name, protocols, self.truth)
+        self._records: dict[int, Any] = {}
 
     def reset(self) -> None:
         self._records = {}
@@ -99,20 +100,27 @@ class PersonSearchEvaluator(DatasetEvaluator):
         if not comm.is_main_process() and self._distributed:
             return OrderedDict()
         self._check_complete(records)
-        predictions = _join(records)
-        evaluation = evaluate_predictions(self._truth, self._protocols, predictions)
+        predictions = self._predictions(records)
+        evaluation = evaluate_predictions(self.truth, self.protocols, predictions)
         logger.info(
             "%s, %d images (percent):\n%s",
             self._dataset_name,
             len(records),
             format_table(evaluation),
         )
+        cost = self._cost(records)
         if self._output_dir:
             predictions.save(os.path.join(self._output_dir, "predictions.npz"))
-            write_metrics(evaluation, os.path.join(self._output_dir, "metrics.json"))
+            write_metrics(evaluation, os.path.join(self._output_dir, "metrics.json"), cost)
         return results_dict(evaluation)
 
     def _record(self, image: dict, output: dict) -> _ImageRecord:
+        if "instances" not in output:
+            raise ValueError(
+                f"Image {image['image_id']}: the model gave {', '.join(output)} instead of "
+                "instances: it searches query by query (MODEL.SPNET.TEST_PATHWAY is QC). Evaluate "
+                "it with spnet_d2.evaluation.evaluate_query_centric, as Trainer.test does."
+            )
         instances = output["instances"]
         detected = instances.reid_embeddings
         gt_ids = torch.zeros(0, dtype=torch.int64)
@@ -126,32 +134,51 @@ class PersonSearchEvaluator(DatasetEvaluator):
                     f"instances, but gave {len(gt_embeddings)} embeddings for {len(gt_ids)} boxes."
                 )
         return _ImageRecord(
-            boxes=_to_numpy(instances.pred_boxes.tensor, torch.float32),
-            scores=_to_numpy(instances.scores, torch.float32),
-            embeddings=_to_numpy(detected, self._embedding_dtype),
-            gt_annotation_ids=_to_numpy(gt_ids, torch.int64),
-            gt_embeddings=_to_numpy(gt_embeddings, self._embedding_dtype),
+            boxes=to_numpy(instances.pred_boxes.tensor, torch.float32),
+            scores=to_numpy(instances.scores, torch.float32),
+            embeddings=to_numpy(detected, self._embedding_dtype),
+            gt_annotation_ids=to_numpy(gt_ids, torch.int64),
+            gt_embeddings=to_numpy(gt_embeddings, self._embedding_dtype),
         )
 
-    def _gather(self) -> dict[int, _ImageRecord]:
+    def _gather(self) -> dict[int, Any]:
         """Records of all processes by ascending image id, each image once."""
         parts = [self._records]
         if self._distributed:
             comm.synchronize()
             parts = comm.gather(self._records, dst=0)
-        merged: dict[int, _ImageRecord] = {}
+        merged: dict[int, Any] = {}
         for part in parts:
             for image_id, record in part.items():
                 merged.setdefault(image_id, record)
         return dict(sorted(merged.items()))
 
-    def _check_complete(self, records: dict[int, _ImageRecord]) -> None:
-        truth = self._truth
-        self._truth.find_images(list(records), f'predictions for "{self._dataset_name}"')
-        needed = np.arange(truth.num_images)
-        if self._protocols:
-            needed = np.unique(np.concatenate([p.covered_images() for p in self._protocols]))
-        missing = np.setdiff1d(truth.image_ids[needed], list(records))
+    def _needed_images(self) -> np.ndarray:
+        """Numbers of the images that must have been processed."""
+        if not self.protocols:
+            return np.arange(self.truth.num_images)
+        return np.unique(np.concatenate([p.covered_images() for p in self.protocols]))
+
+    def _predictions(self, records: dict[int, _ImageRecord]) -> Predictions:
+        """Flat arrays of all images, in the order of ``records``."""
+        parts = list(records.values())
+        return Predictions(
+            image_ids=np.repeat(np.array(list(records), np.int64), [len(p.scores) for p in parts]),
+            boxes=join_rows([p.boxes for p in parts]),
+            scores=join_rows([p.scores for p in parts]),
+            embeddings=join_rows([p.embeddings for p in parts]),
+            gt_annotation_ids=join_rows([p.gt_annotation_ids for p in parts]),
+            gt_embeddings=join_rows([p.gt_embeddings for p in parts]),
+        )
+
+    def _cost(self, records: dict[int, Any]) -> dict[str, float]:
+        """Further keys of ``metrics.json``."""
+        return {}
+
+    def _check_complete(self, records: dict[int, Any]) -> None:
+        self.truth.find_images(list(records), f'predictions for "{self._dataset_name}"')
+        needed = self._needed_images()
+        missing = np.setdiff1d(self.truth.image_ids[needed], list(records))
         if len(missing):
             raise RuntimeError(
                 f'Evaluating "{self._dataset_name}" needs predictions for {len(needed)} images, '
@@ -192,27 +219,12 @@ def _load_protocols(
     return protocols
 
 
-def _join(records: dict[int, _ImageRecord]) -> Predictions:
-    """Flat arrays of all images, in the order of ``records``."""
-    parts = list(records.values())
-
-    def concatenate(name: str) -> np.ndarray:
-        arrays = [getattr(record, name) for record in parts]
-        # Images without rows may not know D.
-        return np.concatenate([array for array in arrays if len(array)] or arrays[:1])
-
-    return Predictions(
-        image_ids=np.repeat(
-            np.array(list(records), np.int64), [len(record.scores) for record in parts]
-        ),
-        boxes=concatenate("boxes"),
-        scores=concatenate("scores"),
-        embeddings=concatenate("embeddings"),
-        gt_annotation_ids=concatenate("gt_annotation_ids"),
-        gt_embeddings=concatenate("gt_embeddings"),
-    )
+def join_rows(arrays: list[np.ndarray]) -> np.ndarray:
+    """Concatenate arrays, at least one; those without rows may not know D."""
+    return np.concatenate([array for array in arrays if len(array)] or arrays[:1])
 
 
-def _to_numpy(tensor: torch.Tensor, dtype: torch.dtype) -> np.ndarray:
+def to_numpy(tensor: torch.Tensor, dtype: torch.dtype) -> np.ndarray:
+    """A copy of a tensor on the CPU."""
     # A copy, so that a slice does not keep its whole batch alive.
     return tensor.detach().to("cpu", dtype, copy=True).numpy()

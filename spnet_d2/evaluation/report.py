@@ -62,10 +62,11 @@ def flat_metrics(evaluation: Evaluation) -> dict:
     return flat
 
 
-def write_metrics(evaluation: Evaluation, path: str) -> None:
-    """Write :func:`flat_metrics` to ``path``, atomically."""
+def write_metrics(evaluation: Evaluation, path: str, more: dict | None = None) -> None:
+    """Write :func:`flat_metrics`, and ``more`` after them, to ``path``, atomically."""
+    content = {**flat_metrics(evaluation), **(more or {})}
     with atomic_path(path) as part:
-        part.write_text(json.dumps(flat_metrics(evaluation), indent=2) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def format_table(evaluation: Evaluation) -> str:
