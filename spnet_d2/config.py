@@ -114,12 +114,24 @@ def _add_model(cfg: CN) -> None:
     # Weight of the old parameter.
     spnet.MOMENTUM_TWIN.MOMENTUM = 0.9999
 
+    # Recompute the blocks of trunk and RoI stage copies in the backward pass instead of storing
+    # them: a third of the memory for a third more time.
+    spnet.ACTIVATION_CHECKPOINTING = False
+
     # Learning without forgetting: keep classifying ImageNet as the pretrained trunk did (Figure 7).
     # The classifier comes with the trunk's weights, from where BACKBONE.PRETRAINED says.
     spnet.LWF = CN()
     spnet.LWF.ENABLED = False
     spnet.LWF.TEMPERATURE = 2.0
     spnet.LWF.LOSS_WEIGHT = 1.0
+
+    # How a run starts from MODEL.WEIGHTS of another SPNet.
+    spnet.INIT = CN()
+    # Cascade rounds that the checkpoint lacks: "PT-Rep" replicates its first, "PT" leaves them as
+    # they are built (Figure 8).
+    spnet.INIT.CASCADE = "PT-Rep"
+    # Start from the checkpoint's momentum twin instead of its student.
+    spnet.INIT.FROM_TWIN = False
 
     # Inference constants of the authors' code (the paper gives none).
     spnet.TEST = CN()

@@ -20,6 +20,8 @@ from timm.models import FeatureListNet
 from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
 
+from .activation_checkpointing import checkpoint_blocks
+
 FEATURES = ("p3", "p4", "p5", "p6", "p7")
 STRIDES = (8, 16, 32)
 FPN_INITS = ("kaiming", "identity")
@@ -219,8 +221,12 @@ class TimmFPN(Backbone):
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec | None = None):
         options = cfg.MODEL.SPNET.BACKBONE
+        trunk = create_trunk(options.NAME, options.PRETRAINED, options.DROP_PATH_RATE)
+        if cfg.MODEL.SPNET.ACTIVATION_CHECKPOINTING:
+            # Before the RoI heads copy its last stage.
+            checkpoint_blocks(trunk)
         return {
-            "trunk": create_trunk(options.NAME, options.PRETRAINED, options.DROP_PATH_RATE),
+            "trunk": trunk,
             "channels": options.FPN_CHANNELS,
             "freeze": options.FREEZE,
             "freeze_bn": options.FREEZE_BN,
