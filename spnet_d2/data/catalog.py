@@ -225,30 +225,53 @@ def num_identities(names: Sequence[str]) -> int:
 
 
 def get_training_dicts(names: Sequence[str]) -> list[dict[str, Any]]:
-    """Load training sets one after the other; people of different sets are different people.
+    """Load training sets one after the other, as if they were one.
 
-    ``person_id`` and ``identity`` are counted on from set to set; image and annotation ids stay
-    those of their files and can repeat.
+    People of different sets are different people. ``person_id``, ``identity``, ``image_id`` and
+    ``annotation_id`` of a set are counted on from the sets before it, so that all stay unique; the
+    first set keeps its own.
 
     Raises:
         ValueError: if a data set is named twice, for its people would become two each.
     """
     names = _distinct(names)
-    merged, first_person, first_identity = [], 0, 0
+    merged: list[dict[str, Any]] = []
+    # person_id and identity count everybody in a file, those without a box in a picture included.
+    first = {"person_id": 0, "identity": 0}
     for name in names:
         dicts = DatasetCatalog.get(name)
-        if first_person:
-            for image in dicts:
-                for entry in image["annotations"]:
-                    entry["person_id"] += first_person
-                    if entry["identity"] >= 0:
-                        entry["identity"] += first_identity
+        if merged:
+            _count_on(dicts, merged, first)
         merged.extend(dicts)
         if name != names[-1]:
             people, identities = num_people(name)
-            first_person += people
-            first_identity += identities
+            first["person_id"] += people
+            first["identity"] += identities
     return merged
+
+
+def _count_on(
+    dicts: list[dict[str, Any]], before: list[dict[str, Any]], first: Mapping[str, int]
+) -> None:
+    """Renumber ``dicts`` in place so that they can follow the dicts ``before``."""
+    images = _shift(dicts, before, "image_id")
+    entries, others = (
+        [entry for image in part for entry in image["annotations"]] for part in (dicts, before)
+    )
+    annotations = _shift(entries, others, "annotation_id")
+    for image in dicts:
+        image["image_id"] += images
+    for entry in entries:
+        entry["person_id"] += first["person_id"]
+        if entry["identity"] >= 0:
+            entry["identity"] += first["identity"]
+        entry["annotation_id"] += annotations
+
+
+def _shift(entries: list[dict[str, Any]], before: list[dict[str, Any]], key: str) -> int:
+    """What lifts all ``key`` of ``entries`` above those ``before``."""
+    highest = max((entry[key] for entry in before), default=-1)
+    return highest + 1 - min((entry[key] for entry in entries), default=0)
 
 
 def _distinct(names: Sequence[str]) -> Sequence[str]:

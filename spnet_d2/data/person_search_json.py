@@ -164,11 +164,12 @@ def read_json(path: str | os.PathLike, hint: str = PREPARE_HINT) -> Any:
 
 
 def count_people(json_file: str | os.PathLike, hint: str = PREPARE_HINT) -> tuple[int, int]:
-    """Count distinct people of a partition: (all person ids, known ones only)."""
+    """Count the people of a partition: (all, known ones only). Unknown people are one a box."""
     with _garbage_collection_paused():
         annotations = _partition(json_file, hint)[1]
     known = {entry["person_id"] for entry in annotations if entry["is_known"]}
-    return len({entry["person_id"] for entry in annotations}), len(known)
+    unknown = sum(not entry["is_known"] for entry in annotations)
+    return len(known) + unknown, len(known)
 
 
 def _partition(json_file: str | os.PathLike, hint: str) -> tuple[list, list, np.ndarray]:
@@ -295,10 +296,19 @@ def clip_xywh(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 def _number_people(annotations: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """Dense person numbers (n,) and look-up table rows (n,), -1 if unknown."""
+    """Dense person numbers (n,) and look-up table rows (n,), -1 if unknown.
+
+    Each unknown box is somebody of its own, even where a file gives several the same id.
+    """
     ids = np.array([entry["person_id"] for entry in annotations], dtype=np.int64)
     known = np.array([entry["is_known"] for entry in annotations], dtype=bool)
-    person_ids = np.unique(ids, return_inverse=True)[1].reshape(-1)
+    order = np.argsort(ids, kind="stable")
+    ordered, ordered_known = ids[order], known[order]
+    # Known and unknown people never share an id, so a repeated id is known or unknown throughout.
+    new = np.ones(len(ids), dtype=bool)
+    new[1:] = (ordered[1:] != ordered[:-1]) | ~ordered_known[1:]
+    person_ids = np.empty(len(ids), dtype=np.int64)
+    person_ids[order] = np.cumsum(new) - 1
     identities = np.full(len(ids), -1, dtype=np.int64)
     identities[known] = np.unique(ids[known], return_inverse=True)[1].reshape(-1)
     return person_ids, identities

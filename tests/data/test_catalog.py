@@ -163,6 +163,52 @@ def test_merged_sets_keep_their_people_apart(clean_catalogs, tmp_path):
     assert DatasetCatalog.get("b")[0]["annotations"][1]["person_id"] == 1
 
 
+def test_merged_sets_keep_image_and_annotation_ids_apart(clean_catalogs, tmp_path):
+    """Sets whose ids start at 0, overlap, are negative, or have no box at all."""
+    contents = {
+        "a": ([0, 5], [(0, 0), (3, 5)]),
+        "empty": ([1], []),
+        "b": ([-4, 2], [(-7, -4), (1, 2), (2, 2)]),
+    }
+    for name, (image_ids, boxes) in contents.items():
+        size = {"file_name": "a.jpg", "width": 90, "height": 90}
+        images = [{"id": number, **size} for number in image_ids]
+        annotations = [
+            make_annotation(number, image, (1, 2, 30, 40), 9, True) for number, image in boxes
+        ]
+        write_person_search_json(tmp_path / f"{name}.json", images, annotations)
+        catalog.register_person_search(name, tmp_path / f"{name}.json", tmp_path)
+    dicts = catalog.get_training_dicts(("a", "empty", "b"))
+    assert [image["image_id"] for image in dicts] == [0, 5, 6, 7, 13]
+    found = [[entry["annotation_id"] for entry in image["annotations"]] for image in dicts]
+    assert found == [[0], [3], [], [4], [12, 13]]
+    people = [
+        (entry["person_id"], entry["identity"]) for image in dicts for entry in image["annotations"]
+    ]
+    assert people == [(0, 0)] * 2 + [(1, 1)] * 3
+    alone = catalog.get_training_dicts(("b",))
+    assert [image["image_id"] for image in alone] == [-4, 2]
+
+
+def test_unknown_people_are_one_each(clean_catalogs, tmp_path):
+    """A file that gives all unknown people the same id, before, between and after known ones."""
+    path = write(
+        tmp_path / "a.json", [(-1, False), (4, True), (-1, False), (9, True), (4, True), (7, False)]
+    )
+    catalog.register_person_search("a", path, tmp_path)
+    other = write(tmp_path / "b.json", [(5, False), (5, False), (1, True), (5, False)])
+    catalog.register_person_search("b", other, tmp_path)
+    dicts = catalog.get_training_dicts(("a", "b"))
+    found = [
+        [(entry["person_id"], entry["identity"]) for entry in image["annotations"]]
+        for image in dicts
+    ]
+    assert found[0] == [(0, -1), (2, 0), (1, -1), (4, 1), (2, 0), (3, -1)]
+    assert found[1] == [(6, -1), (7, -1), (5, 2), (8, -1)]
+    assert catalog.num_people("a") == (5, 2) and catalog.num_people("b") == (4, 1)
+    assert catalog.num_identities(("a", "b")) == 3
+
+
 def test_identities_of_the_miniatures(builtin):
     assert catalog.num_identities(("cuhk_sysu_train",)) == 14
     assert catalog.num_identities(("prw_train",)) == 5
@@ -171,6 +217,10 @@ def test_identities_of_the_miniatures(builtin):
     people = [entry for image in dicts for entry in image["annotations"]]
     assert {e["identity"] for e in people} == set(range(-1, 19))
     assert len({e["person_id"] for e in people}) == max(e["person_id"] for e in people) + 1
+    assert len({e["annotation_id"] for e in people}) == len(people)
+    assert len({image["image_id"] for image in dicts}) == len(dicts)
+    unknown = [e["person_id"] for e in people if e["identity"] < 0]
+    assert unknown and len(set(unknown)) == len(unknown)
 
 
 def test_counts_follow_a_changed_file(clean_catalogs, tmp_path):
