@@ -171,6 +171,14 @@ def _add_input(cfg: CN) -> None:
     cfg.INPUT.SCALE_RANGE = (1.5, 3.0)
     # A box needs this share of its area inside the crop to be kept.
     cfg.INPUT.MIN_VISIBILITY = 0.4
+    # Self-supervised: random boxes instead of the annotations, new ones every epoch, each a person
+    # of its own. "": off; "basic": anywhere; "iou": hardly overlapping; "overlap": in pairs of IoU
+    # 0.6. For the momentum queue; a look-up table does not know such people.
+    cfg.INPUT.SSL_BOXES = ""
+    # Random boxes per picture.
+    cfg.INPUT.SSL_NUM_BOXES = 10
+    # With "iou": no patches that are plain or look like an earlier one of the picture.
+    cfg.INPUT.SSL_DISTINCTIVE = False
     # Repeat the authors' 8-bit detour of normalised images, train and test.
     cfg.INPUT.EXACT_8BIT = False
 
@@ -190,6 +198,8 @@ def _add_solver(cfg: CN) -> None:
 
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     cfg.SOLVER.IMS_PER_BATCH = 8
+    # Equal parts that a batch is cut into where it doesn't fit into memory; gradients add up.
+    cfg.SOLVER.ACCUMULATION_STEPS = 1
     cfg.SOLVER.BASE_LR = 1e-4
     cfg.SOLVER.WEIGHT_DECAY = 5e-4
     # Norms and biases decay like everything else.

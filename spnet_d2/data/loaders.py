@@ -12,25 +12,29 @@ from torch.utils.data import DataLoader, Dataset
 
 from spnet_d2.data.catalog import get_training_dicts
 from spnet_d2.data.mapper import PersonSearchMapper
-from spnet_d2.data.samplers import EpochBatchSampler, batches_per_epoch
+from spnet_d2.data.random_boxes import RandomBoxes, build_random_boxes
+from spnet_d2.data.samplers import EpochBatchSampler, Slot, batches_per_epoch
 
 logger = logging.getLogger(__name__)
 
 
 class _TrainDataset(Dataset):
-    """Indexed by ``(dataset index, sample seed)``, so workers carry no random state."""
+    """Indexed by a slot of the sampler, so workers carry no random state."""
 
-    def __init__(self, dicts: list[dict], mapper):
+    def __init__(self, dicts: list[dict], mapper, random_boxes: RandomBoxes | None = None):
         # Serialised, or every worker would copy all annotations as reference counts change.
         self.dicts = DatasetFromList(dicts, copy=False)
         self.mapper = mapper
+        self.random_boxes = random_boxes
 
     def __len__(self) -> int:
         return len(self.dicts)
 
-    def __getitem__(self, item: tuple[int, int]) -> dict:
-        index, seed = item
-        return self.mapper(self.dicts[index], np.random.default_rng(seed))
+    def __getitem__(self, slot: Slot) -> dict:
+        record = self.dicts[slot.index]
+        if self.random_boxes:
+            record = self.random_boxes(record, slot.index, slot.epoch)
+        return self.mapper(record, np.random.default_rng(slot.seed))
 
 
 class _TestDataset(Dataset):
@@ -70,7 +74,11 @@ def build_train_loader(cfg, start_iter: int = 0) -> DataLoader:
         "%d training pictures, %d iterations per epoch", len(dicts), sampler.batches_per_epoch
     )
     return DataLoader(
-        _TrainDataset(dicts, PersonSearchMapper(cfg, is_train=True)),
+        _TrainDataset(
+            dicts,
+            PersonSearchMapper(cfg, is_train=True),
+            build_random_boxes(cfg, len(dicts), seed),
+        ),
         batch_sampler=sampler,
         **_worker_settings(cfg.DATALOADER.NUM_WORKERS),
     )
@@ -99,7 +107,8 @@ def iterations_per_epoch(cfg) -> int:
 
 def _training_dicts(cfg) -> list[dict]:
     dicts = get_training_dicts(cfg.DATASETS.TRAIN)
-    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+    # With random boxes no picture is empty.
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and not cfg.INPUT.SSL_BOXES:
         dicts = [entry for entry in dicts if entry["annotations"]]
     return dicts
 

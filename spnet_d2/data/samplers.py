@@ -4,8 +4,17 @@
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
+
+
+class Slot(NamedTuple):
+    """One place in a batch: which picture, the seed of its augmentation, and the epoch."""
+
+    index: int
+    seed: int
+    epoch: int
 
 
 def batches_per_epoch(num_images: int, batch_size: int, views_per_image: int = 1) -> int:
@@ -20,7 +29,7 @@ def batches_per_epoch(num_images: int, batch_size: int, views_per_image: int = 1
 
 
 class EpochBatchSampler:
-    """Yield this rank's batches of ``(dataset index, sample seed)`` for ever.
+    """Yield this rank's batches of :class:`Slot` for ever.
 
     Every epoch permutes the pictures anew. With k views a batch is (a, a, b, b, ...): each picture
     k times in a row, with different sample seeds and so independent augmentations. A sample's seed
@@ -72,7 +81,7 @@ class EpochBatchSampler:
         self.world_size = world_size
         self.start_iter = start_iter
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Slot]]:
         epoch, batch = divmod(self.start_iter, self.batches_per_epoch)
         while True:
             order = self.epoch_order(epoch)
@@ -83,7 +92,7 @@ class EpochBatchSampler:
                 share = (stop - start) // self.world_size
                 first = start + self.rank * share
                 yield [
-                    (int(order[place]), sample_seed(self.seed, epoch, place))
+                    Slot(int(order[place]), sample_seed(self.seed, epoch, place), epoch)
                     for place in range(first, first + share)
                 ]
             epoch, batch = epoch + 1, 0

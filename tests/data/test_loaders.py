@@ -99,6 +99,27 @@ def test_two_views_differ(cfg):
     assert not torch.equal(batch[0][1], batch[1][1])
 
 
+def test_random_boxes_are_the_same_in_both_views_and_new_every_epoch(cfg):
+    cfg.DATALOADER.VIEWS_PER_IMAGE = 2
+    cfg.INPUT.SSL_BOXES, cfg.INPUT.SSL_NUM_BOXES = "iou", 2
+    # The picture without people gets boxes like any other.
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = True
+    # Only crops that keep every box, so that nobody is lost.
+    cfg.INPUT.RFC_PROB = 0.0
+    assert iterations_per_epoch(cfg) == 4
+    people = []
+    for batch in islice(build_train_loader(cfg), 8):
+        for first, second in zip(batch[::2], batch[1::2]):
+            ids = first["instances"].gt_person_ids
+            assert len(ids) == 2 and torch.equal(ids, second["instances"].gt_person_ids)
+            assert first["instances"].gt_identities.tolist() == [-1, -1]
+            people += ids.tolist()
+    assert sorted(people) == list(range(2 * NUM_IMAGES * 2))
+    whole = take(build_train_loader(cfg), 3)
+    cfg.DATALOADER.NUM_WORKERS = 2
+    assert_equal(take(build_train_loader(cfg), 3), whole)
+
+
 def test_iterations_per_epoch(cfg):
     assert iterations_per_epoch(cfg) == 1
     cfg.DATALOADER.VIEWS_PER_IMAGE = 2

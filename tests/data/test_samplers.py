@@ -25,7 +25,7 @@ def test_epoch_lengths_of_the_papers_runs(images, views, expected):
 def test_one_view_drops_the_last_batch():
     found = batches(4, 11, 4)
     for epoch in (found[:2], found[2:]):
-        indices = [index for batch in epoch for index, _ in batch]
+        indices = [slot.index for batch in epoch for slot in batch]
         assert len(indices) == 8 == len(set(indices)) and set(indices) <= set(range(11))
 
 
@@ -33,10 +33,35 @@ def test_two_views_come_in_a_row_with_own_seeds():
     """(a, a, b, b, c, c, d, d), and the short last batch is kept."""
     found = batches(3, 10, 8, views_per_image=2)
     assert [len(batch) for batch in found] == [8, 8, 4]
-    indices = [index for batch in found for index, _ in batch]
+    indices = [slot.index for batch in found for slot in batch]
     assert indices[::2] == indices[1::2] and sorted(indices[::2]) == list(range(10))
-    seeds = [seed for batch in found for _, seed in batch]
+    seeds = [slot.seed for batch in found for slot in batch]
     assert len(set(seeds)) == 20
+
+
+def test_slots_know_their_epoch():
+    """Of 3 batches each, also after a resume in the middle of one."""
+    found = batches(7, 10, 8, views_per_image=2)
+    assert [{slot.epoch for slot in batch} for batch in found] == [{0}] * 3 + [{1}] * 3 + [{2}]
+    resumed = batches(1, 10, 8, views_per_image=2, start_iter=5)
+    assert {slot.epoch for slot in resumed[0]} == {1}
+
+
+@pytest.mark.parametrize("images, size, views, ranks", [(10, 8, 2, 2), (7, 12, 3, 2), (9, 8, 2, 4)])
+def test_every_epoch_shows_each_picture_k_times_over_all_ranks(images, size, views, ranks):
+    """Views of a picture are never split between ranks; only filling up repeats pictures."""
+    per_epoch = batches_per_epoch(images, size, views)
+    parts = [
+        batches(per_epoch, images, size, views, rank=r, world_size=ranks) for r in range(ranks)
+    ]
+    counts = np.zeros(images, int)
+    for part in parts:
+        for batch in part:
+            indices = [slot.index for slot in batch]
+            assert indices == [i for i in indices[::views] for _ in range(views)]
+            np.add.at(counts, indices, 1)
+    extra = counts.sum() - views * images
+    assert counts.min() == views and extra == views * (-images % ranks)
 
 
 def test_epochs_and_seeds_differ():
@@ -44,7 +69,7 @@ def test_epochs_and_seeds_differ():
     orders = [tuple(sampler.epoch_order(epoch)) for epoch in range(3)]
     orders.append(tuple(EpochBatchSampler(50, 50, seed=1).epoch_order(0)))
     assert len(set(orders)) == 4
-    assert len({seed for batch in batches(3, 50, 50) for _, seed in batch}) == 150
+    assert len({slot.seed for batch in batches(3, 50, 50) for slot in batch}) == 150
 
 
 @pytest.mark.parametrize("views", [1, 2])
