@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from spnet_d2.data.loaders import build_test_loader, build_train_loader
 from spnet_d2.engine import random_state
+from spnet_d2.engine.accumulation import accumulate
 from spnet_d2.engine.checkpointer import Checkpointer
 from spnet_d2.engine.optimizer import build_optimizer
 from spnet_d2.evaluation import (
@@ -47,6 +48,10 @@ class Trainer(DefaultTrainer):
     and the random generators of all processes; the data are a function of seed and iteration. On
     the CPU the results are equal bit by bit (with ``SEED`` >= 0).
     """
+
+    def __init__(self, cfg: CfgNode):
+        super().__init__(cfg)
+        self._trainer = accumulate(self._trainer, cfg)
 
     def build_hooks(self) -> list[HookBase]:
         # The one place between Detectron2's making its checkpointer and giving it to the hooks.
