@@ -156,7 +156,7 @@ def _add_input(cfg: CN) -> None:
     cfg.INPUT.MAX_SIZE_TRAIN = 1500
     cfg.INPUT.MIN_SIZE_TEST = 900
     cfg.INPUT.MAX_SIZE_TEST = 1500
-    # "wrs" | "rrc2" (fine-tuning) | "rrc_scale" (pre-training).
+    # "wrs" | "rrc2" (fine-tuning) | "rrc_scale" (pre-training) | "rrc" (older, unpublished).
     cfg.INPUT.AUG_TRAIN = "rrc2"
     # "wrs" | "none" (native size: how the authors validate pre-training).
     cfg.INPUT.AUG_TEST = "wrs"

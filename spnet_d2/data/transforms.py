@@ -1,10 +1,12 @@
-"""The augmentations ``wrs``, ``rrc2`` and ``rrc_scale``: random numbers in, a :class:`View` out.
+"""The augmentations ``wrs``, ``rrc2``, ...: random numbers in, a :class:`View` out.
 
 * ``wrs``, window resize: shorter side to 900, longer side at most 1500.
 * ``rrc2``, fine-tuning: wrs, centre pad to at least 3R x 3R, then RFC2 or RSC, then flip.
 * ``rrc_scale``, pre-training: scale by a random factor, pad to at least 4R x 4R, then the same.
+* ``rrc``, older, in no published run: wrs, pad to at least R x R only, then RFC or RSC, then flip.
 
-RFC2 (random focused crop) cuts an R x R square that contains one randomly chosen person; RSC
+RFC2 (random focused crop) cuts an R x R square that contains one randomly chosen person (RFC: only
+if one is known, otherwise any square, and never a larger one); RSC
 (random sized bbox-safe crop) cuts a rectangle around all people and squeezes it to R x R. Padding,
 erosion and the 50/50 mix are those of the authors' code. Pre-training scales by 0.5 to 2 in the
 paper; the authors' code trained with 1.5 to 3.0, because its scale operator adds 1 to both ends.
@@ -50,6 +52,26 @@ def focused_crop(
     y = _focused_start(y1, y2, side, canvas[0], rng)
     # A person longer than the other side of a narrow canvas: the square ends at the canvas.
     return x, y, min(side, canvas[1] - x), min(side, canvas[0] - y)
+
+
+def focused_crop_of_known(
+    boxes: np.ndarray, known: np.ndarray, canvas: Size, side: int, rng: np.random.Generator
+) -> Crop:
+    """RFC: a square that contains one known person; without any, a square anywhere.
+
+    Arguments as for :func:`focused_crop`.
+
+    Returns:
+        The crop, R x R in any case: of a larger person it holds the upper left part.
+    """
+    if not np.any(known):
+        x, y = (int(rng.integers(0, limit - side + 1)) for limit in canvas[::-1])
+        return x, y, side, side
+    candidates = np.flatnonzero(known)
+    x1, y1, x2, y2 = boxes[candidates[rng.integers(len(candidates))]]
+    x = _focused_start(x1, x2, side, canvas[1], rng)
+    y = _focused_start(y1, y2, side, canvas[0], rng)
+    return x, y, side, side
 
 
 def _focused_start(low: float, high: float, side: int, limit: int, rng: np.random.Generator) -> int:
@@ -120,7 +142,7 @@ class WindowResize:
 
 
 class PadAndCrop:
-    """``rrc2`` and ``rrc_scale``: resize, centre pad, RFC2 or RSC to R x R, flip.
+    """``rrc``, ``rrc2`` and ``rrc_scale``: resize, centre pad, RFC(2) or RSC to R x R, flip.
 
     Args:
         resize: maps ``(size, rng)`` to the size before padding.
@@ -129,6 +151,7 @@ class PadAndCrop:
         focused_prob, safe_prob: odds of RFC2 and of RSC; they need not add up to 1.
         erosion: see :func:`bbox_safe_crop`.
         flip_prob: probability of mirroring.
+        focus: :func:`focused_crop` (RFC2) or :func:`focused_crop_of_known` (RFC).
     """
 
     def __init__(
@@ -140,6 +163,7 @@ class PadAndCrop:
         safe_prob: float = 1.0,
         erosion: float = 0.1,
         flip_prob: float = 0.5,
+        focus=focused_crop,
     ):
         if focused_prob < 0 or safe_prob < 0 or focused_prob + safe_prob <= 0:
             raise ValueError(
@@ -154,6 +178,7 @@ class PadAndCrop:
         self.focused_prob = focused_prob / (focused_prob + safe_prob)
         self.erosion = erosion
         self.flip_prob = flip_prob
+        self.focus = focus
 
     def __call__(
         self, size: Size, boxes: np.ndarray, known: np.ndarray, rng: np.random.Generator
@@ -172,7 +197,7 @@ class PadAndCrop:
         output = self.crop_size, self.crop_size
         boxes = boxes_on_canvas(boxes, size, resized, canvas)
         if rng.random() < self.focused_prob:
-            crop = focused_crop(boxes, known, canvas, self.crop_size, rng)
+            crop = self.focus(boxes, known, canvas, self.crop_size, rng)
         else:
             crop = bbox_safe_crop(boxes, canvas, self.erosion, rng)
         return View(size, resized, canvas, crop, output, bool(rng.random() < self.flip_prob))
@@ -205,8 +230,11 @@ def build_augmentation(cfg, is_train: bool):
     (min_size,), max_size = inputs.MIN_SIZE_TRAIN, inputs.MAX_SIZE_TRAIN
     if inputs.AUG_TRAIN == "wrs":
         return WindowResize(min_size, max_size, flip_prob)
-    if inputs.AUG_TRAIN == "rrc2":
+    focus = focused_crop
+    if inputs.AUG_TRAIN in ("rrc", "rrc2"):
         canvas_factor = 3
+        if inputs.AUG_TRAIN == "rrc":
+            canvas_factor, focus = 1, focused_crop_of_known
 
         def resize(size, rng):
             return window_size(size, min_size, max_size)
@@ -221,7 +249,8 @@ def build_augmentation(cfg, is_train: bool):
             return max(1, int(size[0] * factor)), max(1, int(size[1] * factor))
     else:
         raise ValueError(
-            f'INPUT.AUG_TRAIN must be "wrs", "rrc2" or "rrc_scale", found "{inputs.AUG_TRAIN}".'
+            'INPUT.AUG_TRAIN must be "wrs", "rrc", "rrc2" or "rrc_scale", found '
+            f'"{inputs.AUG_TRAIN}".'
         )
     return PadAndCrop(
         resize,
@@ -231,4 +260,5 @@ def build_augmentation(cfg, is_train: bool):
         safe_prob=inputs.RSC_PROB,
         erosion=inputs.RSC_EROSION,
         flip_prob=flip_prob,
+        focus=focus,
     )

@@ -10,6 +10,7 @@ from spnet_d2.data.transforms import (
     bbox_safe_crop,
     build_augmentation,
     focused_crop,
+    focused_crop_of_known,
     window_size,
 )
 
@@ -162,6 +163,39 @@ def test_large_person_enlarges_the_focused_crop():
     assert (x, w, h) == (0, 1000, 1500) and 0 <= y <= 100
 
 
+def test_the_older_focused_crop():
+    """R x R whoever it is; only known people are looked for, otherwise it is anywhere."""
+    rng = np.random.default_rng(0)
+    boxes = np.array([[500.0, 400, 1060, 1100], [20, 30, 40, 60]])
+    canvas, starts = (1200, 1500), {}
+    for known in ((True, False), (False, True), (False, False)):
+        crops = [
+            focused_crop_of_known(boxes, np.array(known), canvas, 512, rng) for _ in range(4000)
+        ]
+        assert {crop[2:] for crop in crops} == {(512, 512)}
+        starts[known] = np.array(crops)[:, :2]
+    assert (starts[True, False] == (500, 400)).all()
+    assert starts[False, True].min(axis=0).tolist() == [0, 0]
+    assert starts[False, True].max(axis=0).tolist() == [20, 30]
+    for anywhere in (
+        starts[False, False],
+        [
+            focused_crop_of_known(np.zeros((0, 4)), np.zeros(0, bool), canvas, 512, rng)[:2]
+            for _ in range(4000)
+        ],
+    ):
+        np.testing.assert_allclose(np.mean(anywhere, axis=0), (988 / 2, 688 / 2), rtol=0.03)
+        assert np.min(anywhere) == 0 and np.max(anywhere, axis=0).tolist() == [988, 688]
+
+
+def test_older_crops_are_cut_from_a_smaller_canvas():
+    sampled = views(augmentation("rrc", CROP_SIZE=1024), THREE, 200)
+    assert {view.canvas for view in sampled} == {(1024, 1200)}
+    assert {view.output for view in sampled} == {(1024, 1024)}
+    focused = np.mean([view.crop[2:] == (1024, 1024) for view in sampled])
+    assert abs(focused - 0.5) < 0.12
+
+
 def test_pictures_without_boxes():
     rng = np.random.default_rng(0)
     none, known = np.zeros((0, 4)), np.zeros(0, bool)
@@ -197,7 +231,7 @@ def test_views_depend_on_the_generator_only():
 @pytest.mark.parametrize(
     "keys, message",
     [
-        ({"AUG_TRAIN": "rrc3"}, 'INPUT.AUG_TRAIN must be "wrs", "rrc2" or "rrc_scale"'),
+        ({"AUG_TRAIN": "rrc3"}, 'INPUT.AUG_TRAIN must be "wrs", "rrc", "rrc2" or "rrc_scale"'),
         ({"RFC_PROB": 0.0, "RSC_PROB": 0.0}, "not both 0"),
         ({"RSC_EROSION": 0.5}, "INPUT.RSC_EROSION"),
         ({"AUG_TRAIN": "rrc_scale", "SCALE_RANGE": (2.0, 1.0)}, "INPUT.SCALE_RANGE"),
