@@ -61,6 +61,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--min-similarity", type=float, default=-1.0, help="least cosine similarity (%(default)s)"
     )
+    parser.add_argument(
+        "--allow-untrained",
+        action="store_true",
+        help="search even where the weights don't cover the whole model",
+    )
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings")
     args = parser.parse_args(argv)
     if args.topk < 1:
@@ -130,7 +135,7 @@ def run(args: argparse.Namespace) -> list[Match]:
     except OSError as error:
         raise SearchInputError(f"Cannot make the folder {args.output}: {error}") from error
 
-    predictor = PersonSearchPredictor(cfg, weights=weights)
+    predictor = PersonSearchPredictor(cfg, weights=weights, allow_untrained=args.allow_untrained)
     embedding = predictor.embed(image, [box])[0]
     if gallery is None:
         gallery = Gallery.build(predictor, frames, args.min_score)

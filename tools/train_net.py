@@ -27,12 +27,9 @@ def main(args: Namespace) -> dict | None:
     if args.eval_only:
         model = Trainer.build_model(cfg)
         checkpointer = Checkpointer(model, cfg.OUTPUT_DIR)
-        if not cfg.MODEL.WEIGHTS and not (args.resume and checkpointer.has_checkpoint()):
-            logger.warning(
-                "No weights to evaluate: MODEL.WEIGHTS is empty%s. The heads are untrained.",
-                f" and {cfg.OUTPUT_DIR} has no checkpoint" if args.resume else "",
-            )
-        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        checkpointer.load_to_serve(
+            cfg.MODEL.WEIGHTS, resume=args.resume, allow_untrained=args.allow_untrained
+        )
         return Trainer.test(cfg, model)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
@@ -41,6 +38,11 @@ def main(args: Namespace) -> dict | None:
 
 def run() -> None:
     parser = default_argument_parser(epilog=__doc__)
+    parser.add_argument(
+        "--allow-untrained",
+        action="store_true",
+        help="evaluate even where the weights don't cover the whole model",
+    )
     args = parser.parse_args()
     if len(args.opts) % 2:
         parser.error(f"settings are KEY VALUE pairs, found {len(args.opts)} words: {args.opts}")

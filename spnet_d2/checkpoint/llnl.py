@@ -114,17 +114,31 @@ def _rename_head(name: str, stage) -> str | None:
     return None
 
 
-def _strip(state_dict: Mapping) -> dict[str, Tensor]:
-    """Parameters by the authors' names, from a Lightning checkpoint or a bare state dict."""
+# Every checkpoint of theirs has it, nobody else's.
+_FINGERPRINT = "head.feature_head.emb_pred.weight"
+
+
+def _unwrap(state_dict: Mapping) -> dict[str, Tensor]:
+    """Tensors of a Lightning checkpoint or a bare state dict, without Lightning's prefix."""
     state = state_dict.get("state_dict", state_dict)
     state = {k: v for k, v in state.items() if isinstance(v, Tensor)}
     if any(k.startswith("model.") for k in state):
         state = {k.removeprefix("model."): v for k, v in state.items()}
-    if "head.feature_head.emb_pred.weight" not in state:
+    return state
+
+
+def is_llnl(state_dict: Mapping) -> bool:
+    """Whether a Lightning checkpoint or a bare state dict is one of the authors' SPNet."""
+    return _FINGERPRINT in _unwrap(state_dict)
+
+
+def _strip(state_dict: Mapping) -> dict[str, Tensor]:
+    """Parameters by the authors' names, from a Lightning checkpoint or a bare state dict."""
+    state = _unwrap(state_dict)
+    if _FINGERPRINT not in state:
         raise ValueError(
-            "This is no checkpoint of the authors' SPNet code: it has no "
-            "'head.feature_head.emb_pred.weight'. First names found: "
-            f"{', '.join(sorted(state)[:5]) or 'none'}."
+            f"This is no checkpoint of the authors' SPNet code: it has no {_FINGERPRINT!r}. First "
+            f"names found: {', '.join(sorted(state)[:5]) or 'none'}."
         )
     return state
 

@@ -1,11 +1,31 @@
 """Checkpoints that survive a crash while they are written, and that are read without pickle."""
 
+import logging
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from torch import Tensor, nn
+
+from spnet_d2.checkpoint.files import read_checkpoint
+from spnet_d2.checkpoint.llnl import convert_state_dict, is_llnl
+from spnet_d2.checkpoint.transfer import (
+    TransferError,
+    apply_plan,
+    check_exact,
+    check_served,
+    plan_serving,
+    plan_start,
+    take_twin,
+)
+from spnet_d2.modeling.serving import UntrainedModelError
+
+logger = logging.getLogger(__name__)
 
 # Formats of other projects that are pickles: reading one runs whatever code it contains.
 _PICKLES = (".pkl", ".pyth")
@@ -13,14 +33,40 @@ _PICKLES = (".pkl", ".pyth")
 
 class Checkpointer(DetectionCheckpointer):
     """
-    Detectron2's checkpointer, with safe files and clear errors.
+    Detectron2's checkpointer, with safe files, clear errors and three ways to load.
 
     - A file appears under its name only when it is complete, and ``last_checkpoint`` names it
       only after that, so a crash or a full disk never costs the previous checkpoint.
-    - Files are read with ``torch.load(weights_only=True)``.
+    - Files are read with ``torch.load(weights_only=True)``. Checkpoints of the authors' code are
+      recognised and renamed.
+    - :meth:`load` takes a checkpoint of exactly this model, as resuming needs it;
+      :meth:`start_from` starts a new run from the weights of any SPNet; :meth:`load_to_serve`
+      loads what is going to detect. An error leaves the model as it was.
 
     ``save_dir`` is a local folder.
     """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        cascade: str = "PT-Rep",
+        from_twin: bool = False,
+        **kwargs: Any,
+    ):
+        """
+        Args:
+            model: to load and save.
+            save_dir: where to save.
+            cascade, from_twin: how :meth:`start_from` starts, see ``MODEL.SPNET.INIT``.
+            kwargs: of Detectron2's checkpointer: ``save_to_disk`` and what else to save.
+        """
+        super().__init__(model, save_dir, **kwargs)
+        self.cascade = cascade
+        self.from_twin = from_twin
+        # How weights that were read get into the model.
+        self._place: Callable[[dict[str, Tensor]], None] = self._place_exactly
 
     def save(self, name: str, **kwargs: Any) -> None:
         """
@@ -50,11 +96,12 @@ class Checkpointer(DetectionCheckpointer):
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """
-        Load the model, and the checkpointables unless told otherwise.
+        Load a checkpoint of exactly this model, and the checkpointables unless told otherwise.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is not a complete PyTorch checkpoint of plain data.
+            ValueError: the file is not a complete PyTorch checkpoint of plain data, or
+                (:class:`~spnet_d2.checkpoint.transfer.TransferError`) one of another model.
         """
         try:
             return super().load(path, *args, **kwargs)
@@ -62,9 +109,110 @@ class Checkpointer(DetectionCheckpointer):
             if path and not self.path_manager.exists(str(path).partition("?")[0]):
                 raise FileNotFoundError(self._missing(str(path))) from error
             raise
+        except (TransferError, UntrainedModelError) as error:
+            raise type(error)(f"{path}: {error}") from error
         finally:
             # Detectron2 leaves it set after an error and then refuses to load anything else.
             self._parsed_url_during_load = None
+
+    def start_from(self, path: str) -> dict[str, Any]:
+        """
+        Start a new run from the weights of any SPNet, and log what becomes of them.
+
+        Args:
+            path: a checkpoint of ours or of the authors'; empty: nothing is loaded.
+
+        Returns:
+            What the checkpoint holds beside the model.
+
+        Raises:
+            FileNotFoundError, ValueError: as :meth:`load`; only trunk, FPN width and embedding
+                size have to be this model's.
+        """
+        with self._placing(self._place_for_start):
+            return self.load(path, checkpointables=[])
+
+    def load_to_serve(
+        self, path: str, *, resume: bool = False, allow_untrained: bool = False
+    ) -> dict[str, Any]:
+        """
+        Load a model that is going to detect.
+
+        Args:
+            path: a checkpoint of ours or of the authors'.
+            resume: take the last checkpoint of ``save_dir`` instead, if there is one.
+            allow_untrained: accept parts without trained weights.
+
+        Returns:
+            What the checkpoint holds beside the model.
+
+        Raises:
+            UntrainedModelError: there is no path, or the checkpoint lacks weights that detections
+                depend on.
+            FileNotFoundError, ValueError: as :meth:`start_from`.
+        """
+        if resume and self.has_checkpoint():
+            path = self.get_checkpoint_file()
+        if not path and not allow_untrained:
+            tried = f" and {self.save_dir} has no checkpoint" if resume else ""
+            raise UntrainedModelError(
+                f"No weights to detect with: MODEL.WEIGHTS is empty{tried}, so the model is "
+                "untrained. Set MODEL.WEIGHTS to a checkpoint."
+            )
+        with self._placing(partial(self._place_to_serve, allow_untrained)):
+            return self.load(path, checkpointables=[])
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """
+        Continue exactly from the last checkpoint if told so and there is one, else start anew.
+
+        Args:
+            path: for :meth:`start_from`.
+            resume: look for a last checkpoint.
+        """
+        if resume and self.has_checkpoint():
+            return self.load(self.get_checkpoint_file())
+        return self.start_from(path)
+
+    @contextmanager
+    def _placing(self, place) -> Iterator[None]:
+        self._place = place
+        try:
+            yield
+        finally:
+            self._place = self._place_exactly
+
+    def _load_model(self, checkpoint: Any) -> None:
+        state = checkpoint.pop("model")
+        if is_llnl(state):
+            state = convert_state_dict(state)
+        else:
+            # Files of other projects, too, so that an error can name what is in them.
+            state = state.get("state_dict", state)
+            state = {k.removeprefix("module."): v for k, v in state.items()}
+        self._place({k: v for k, v in state.items() if isinstance(v, Tensor)})
+
+    def _place_exactly(self, state: dict[str, Tensor]) -> None:
+        check_exact(state, self.model.state_dict())
+        self.model.load_state_dict(state)
+
+    def _place_for_start(self, state: dict[str, Tensor]) -> None:
+        if self.from_twin:
+            state = take_twin(state)
+        plan = plan_start(state, self.model.state_dict(), self.cascade)
+        logger.info("Weights of the new run (%s):\n%s", plan.count(), plan.table())
+        apply_plan(plan, state, self.model)
+
+    def _place_to_serve(self, allow_untrained: bool, state: dict[str, Tensor]) -> None:
+        plan = plan_serving(state, self.model.state_dict())
+        if not allow_untrained:
+            check_served(plan, self.model)
+        unused = plan.unused()
+        if unused:
+            logger.warning("The config's model has no %s: not loaded.", ", ".join(unused))
+        apply_plan(plan, state, self.model)
+        if allow_untrained:
+            self.model.untrained = ()
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(_PICKLES):
@@ -76,13 +224,9 @@ class Checkpointer(DetectionCheckpointer):
 
     def _torch_load(self, f: str) -> dict[str, Any]:
         try:
-            return torch.load(f, map_location="cpu", weights_only=True)
-        # Broken files raise almost anything, by where they are broken.
-        except Exception as error:
-            raise ValueError(
-                f"{f} ({os.path.getsize(f)} bytes) can't be read as a PyTorch checkpoint of plain "
-                f"tensors and numbers. It may be cut off, or of another kind. {self._others(f)}"
-            ) from error
+            return read_checkpoint(f)
+        except ValueError as error:
+            raise ValueError(f"{error} {self._others(f)}") from error
 
     def _missing(self, path: str) -> str:
         tag = Path(self.save_dir) / "last_checkpoint"

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .lwf import LearningWithoutForgetting, imagenet_classifier
 from .momentum import MomentumTwin
 from .pair_sampler import make_queries, unique_people
+from .serving import note_loaded, refuse_untrained
 
 PATHWAYS = ("OC", "QC")
 
@@ -82,19 +83,23 @@ class SPNet(nn.Module):
                 raise ValueError(f"MODEL.SPNET.{key} is {value!r}, expected one of {PATHWAYS}.")
         if queries_per_chunk < 1:
             raise ValueError(
-                "MODEL.SPNET.TEST.QUERIES_PER_CHUNK must be 1 or more, found "
-                f"{queries_per_chunk}."
+                f"MODEL.SPNET.TEST.QUERIES_PER_CHUNK must be 1 or more, found {queries_per_chunk}."
             )
         self.queries_per_chunk = queries_per_chunk
         self.pathway = pathway
         self.test_pathway = test_pathway
         self.twin = twin
+        # False while a step has parts of its batch to come (gradient accumulation).
+        self.update_twin = True
         self.lwf_loss_weight = lwf_loss_weight
         self.reid_only = reid_only
         self.backbone = backbone
         self.proposal_generator = proposal_generator
         self.roi_heads = roi_heads
         self.lwf = lwf
+        # Tensors that a checkpoint left untouched; None: there was no checkpoint.
+        self.untrained: tuple[str, ...] | None = None
+        self.register_load_state_dict_post_hook(note_loaded)
         mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (pixel_mean, pixel_std))
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", std, persistent=False)
@@ -148,12 +153,16 @@ class SPNet(nn.Module):
 
         Raises:
             ValueError: an empty batch, images or boxes that can't be used.
+            UntrainedModelError: detections are asked for, but the checkpoint that was loaded
+                left parts of the model untouched, which were not trained since.
         """
         if not batched_inputs:
             raise ValueError("SPNet got an empty list of images; give it at least one.")
         images = [self._normalise(x) for x in batched_inputs]
         if self.training:
+            self.untrained = ()
             return self._losses(batched_inputs, images)
+        refuse_untrained(self.untrained or ())
         return self._inference(batched_inputs, images)
 
     def _losses(self, batched_inputs: list[dict], images: list[Tensor]) -> dict[str, Tensor]:
@@ -175,14 +184,16 @@ class SPNet(nn.Module):
         teacher = None
         if self.twin is not None:
             teacher = partial(self.twin.embed, self.twin.features(batch.tensor))
+            # All boxes, those of people annotated twice as well, are one batch to its norms.
+            gt["teacher"] = teacher(boxes)
+            if query_centric:
+                gt["teacher"] = gt["teacher"][torch.cat(masks)]
         losses.update(
-            self.roi_heads.losses(
-                features, batch.image_sizes, samples, targets, gt["reid"], teacher
-            )
+            self.roi_heads.losses(features, batch.image_sizes, samples, targets, gt, teacher)
         )
         if self.lwf is not None and not self.reid_only:
             losses["loss_lwf"] = self.lwf(batch.tensor, maps[-1]) * self.lwf_loss_weight
-        if self.twin is not None:
+        if self.twin is not None and self.update_twin:
             # After the forward pass, before the optimiser's step: from the last step's weights.
             self.twin.update(self.backbone, self.roi_heads.reid_embedder)
         if self.reid_only:

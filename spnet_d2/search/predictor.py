@@ -18,6 +18,7 @@ import spnet_d2.modeling  # noqa: F401  (registers the model)
 from spnet_d2.data.eight_bit import quantize, restore
 from spnet_d2.data.transforms import build_augmentation
 from spnet_d2.engine.checkpointer import Checkpointer
+from spnet_d2.modeling.serving import UntrainedModelError
 
 from .errors import SearchInputError
 
@@ -88,18 +89,26 @@ class PersonSearchPredictor:
         self.pixel_std = pixel_std
 
     @classmethod
-    def from_config(cls, cfg, weights: str | None = None, image_format: str = "BGR"):
+    def from_config(
+        cls,
+        cfg,
+        weights: str | None = None,
+        image_format: str = "BGR",
+        allow_untrained: bool = False,
+    ):
         """
         Args:
             cfg: Detectron2 config with SPNet's keys.
             weights: checkpoint; None: ``cfg.MODEL.WEIGHTS``.
             image_format: see ``__init__``.
+            allow_untrained: see :func:`load_model`.
 
         Raises:
             SearchInputError: no weights, or weights of another model.
         """
+        weights = cfg.MODEL.WEIGHTS if weights is None else weights
         return {
-            "model": load_model(cfg, cfg.MODEL.WEIGHTS if weights is None else weights),
+            "model": load_model(cfg, weights, allow_untrained),
             "augmentation": build_augmentation(cfg, is_train=False),
             "image_format": image_format,
             "exact_8bit": cfg.INPUT.EXACT_8BIT,
@@ -171,29 +180,14 @@ class PersonSearchPredictor:
         return result
 
 
-class _WholeCheckpointer(Checkpointer):
-    """Refuses weights that leave a part of the model untrained, instead of logging it."""
-
-    def _log_incompatible_keys(self, incompatible) -> None:
-        broken = [*incompatible.missing_keys, *(key for key, *_ in incompatible.incorrect_shapes)]
-        # The re-id memory serves training only.
-        broken = [key for key in broken if ".reid_loss." not in key]
-        if broken:
-            shown = ", ".join(broken[:3]) + (", ..." if len(broken) > 3 else "")
-            raise SearchInputError(
-                f"{self.path} does not fit the config: {len(broken)} of the model's tensors are "
-                f"missing or of another shape ({shown}). Give --config-file and --weights of the "
-                "same training run (its output folder has both)."
-            )
-
-
-def load_model(cfg, weights: str) -> nn.Module:
+def load_model(cfg, weights: str, allow_untrained: bool = False) -> nn.Module:
     """
     Build the config's model and load a checkpoint that has to cover all of it.
 
     Args:
         cfg: Detectron2 config; not changed.
         weights: path of the checkpoint.
+        allow_untrained: accept that it does not cover all of the model, or that there is none.
 
     Returns:
         The model in eval mode; on the CPU if the config asks for CUDA and there is none.
@@ -201,9 +195,9 @@ def load_model(cfg, weights: str) -> nn.Module:
     Raises:
         SearchInputError: no weights given, no such file, or weights of another model.
     """
-    if not weights:
+    if not weights and not allow_untrained:
         raise SearchInputError("No weights given; set --weights (MODEL.WEIGHTS) to a checkpoint.")
-    if "://" not in weights and not os.path.isfile(weights):
+    if weights and "://" not in weights and not os.path.isfile(weights):
         # Before the model is built, which takes a while.
         raise SearchInputError(
             f"No weight file at {os.path.abspath(weights)}; give the checkpoint of a training run, "
@@ -211,18 +205,19 @@ def load_model(cfg, weights: str) -> nn.Module:
         )
     cfg = cfg.clone()
     cfg.defrost()
-    # The checkpoint holds the trunk's weights and says how long the look-up table is.
-    cfg.MODEL.SPNET.BACKBONE.PRETRAINED = ""
+    # The checkpoint holds the trunk's weights and says how long the look-up table is; detecting
+    # takes neither twin nor teacher.
+    if weights:
+        cfg.MODEL.SPNET.BACKBONE.PRETRAINED = ""
+    cfg.MODEL.SPNET.MOMENTUM_TWIN.ENABLED = cfg.MODEL.SPNET.LWF.ENABLED = False
     cfg.MODEL.SPNET.REID.NUM_IDENTITIES = -1
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("MODEL.DEVICE is %s, but there is no CUDA; using the CPU.", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
     model = build_model(cfg)
-    checkpointer = _WholeCheckpointer(model)
-    checkpointer.path = weights
     try:
-        checkpointer.load(weights, checkpointables=[])
-    except (FileNotFoundError, ValueError) as error:
+        Checkpointer(model).load_to_serve(weights, allow_untrained=allow_untrained)
+    except (FileNotFoundError, UntrainedModelError, ValueError) as error:
         raise SearchInputError(str(error)) from error
     return model.eval()
 

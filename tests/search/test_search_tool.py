@@ -39,7 +39,7 @@ def folder(tmp_path):
 @pytest.fixture
 def run(tool, folder, monkeypatch, capsys):
     """Call the tool with the query's defaults; returns (status, text, report)."""
-    monkeypatch.setattr(tool, "PersonSearchPredictor", lambda cfg, weights: make_predictor())
+    monkeypatch.setattr(tool, "PersonSearchPredictor", lambda cfg, **kwargs: make_predictor())
     (folder / "config.yaml").write_text("VERSION: 2\n")
 
     def call(*extra, box="40,30,20,60", query="query.png", gallery="frames", output="out"):
@@ -91,7 +91,7 @@ def test_saved_gallery_gives_the_same(run, folder):
 def test_saved_gallery_of_another_model(run, tool, monkeypatch):
     run()
 
-    def other(cfg, weights):
+    def other(cfg, **kwargs):
         predictor = make_predictor()
         with torch.no_grad():
             predictor.model.weight.mul_(2)
@@ -156,8 +156,9 @@ def test_clear_errors(run, folder):
 def test_min_score_reaches_the_model(tool, run, folder, monkeypatch):
     seen = []
 
-    def record(cfg, weights):
+    def record(cfg, weights, allow_untrained):
         seen.append((cfg.MODEL.SPNET.TEST.SCORE_THRESH, weights))
+        assert not allow_untrained
         return make_predictor()
 
     monkeypatch.setattr(tool, "PersonSearchPredictor", record)
