@@ -178,7 +178,7 @@ class SPNetROIHeads(nn.Module):
         image_sizes: list[tuple[int, int]],
         samples: Samples,
         targets: list[Instances],
-        gt_reid: Tensor,
+        gt: dict[str, Tensor],
         teacher: Callable[[list[Tensor]], Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """
@@ -189,17 +189,15 @@ class SPNetROIHeads(nn.Module):
             image_sizes: unpadded heights and widths.
             samples: the first round's, with predictions.
             targets: ground truth.
-            gt_reid: (sum n_i, D_r) re-id embeddings of its boxes. Ground truth and refined boxes
-                are separate batches to the embedder's batch norms.
+            gt: embeddings of its boxes: ``reid`` (sum n_i, D_r), and by the twin ``teacher``.
+                Ground truth and refined boxes are separate batches to an embedder's batch norms.
             teacher: the momentum twin's embeddings of boxes (n_i, 4) per image.
 
         Returns:
             ``loss_box_t`` and ``loss_cls_t`` for t = 1 .. T, and ``loss_reid``.
         """
         p3 = features[FEATURES[0]]
-        gt_boxes = [t.gt_boxes.tensor for t in targets]
         gt_ids = torch.cat([t.get(self.id_field) for t in targets])
-        gt_teacher = teacher(gt_boxes) if teacher else None
         sizes = samples.boxes.new_tensor(image_sizes)
         losses = {}
         for t in range(1, self.num_cascades + 1):
@@ -215,7 +213,7 @@ class SPNetROIHeads(nn.Module):
             box = box_loss(samples.deltas, samples.boxes, samples.target_boxes, samples.labels)
             losses[f"loss_box_{t}"] = box * self.box_loss_weight
 
-        embeddings, ids, teachings = [gt_reid], [gt_ids], [gt_teacher]
+        embeddings, ids, teachings = [gt["reid"]], [gt_ids], [gt.get("teacher")]
         if not self.reid_gt_only:
             boxes, image_index, box_ids = self._reid_boxes(samples, sizes)
             kept = _split(boxes, image_index, len(targets))

@@ -20,8 +20,7 @@ def test_reference_numbers():
         assert found.item() == pytest.approx(value, abs=2e-6)
         assert loss.labels.tolist() == queue
         assert loss.queue_head == head
-        if k == 0:
-            assert loss.ages[:3].tolist() == [1, 1, 1]
+        assert loss.ages.tolist() == [[1, 1, 1, 0], [1, 1, 2, 1], [1, 1, 1, 1]][k]
 
 
 class SlowQueue:
