@@ -1,7 +1,8 @@
 """Detection recall and AP@0.5 as person-search papers report them.
 
 Not COCO AP: a score floor of 0.5, mutual-best matching instead of greedy matching, and average
-precision times recall, so that missed people cost twice (the official CUHK-SYSU evaluation).
+precision over the detections' own positives times recall (the official CUHK-SYSU evaluation).
+COCO's figures: :mod:`.coco_metrics`.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from spnet_d2.evaluation.gallery import GalleryBoxes
 from spnet_d2.evaluation.ground_truth import GroundTruth
 from spnet_d2.evaluation.protocols import RetrievalProtocol
 from spnet_d2.evaluation.ranking import average_precision
+from spnet_d2.evaluation.variants import ORIGINAL, ProtocolVariant
 
 IOU_THRESHOLD = 0.5
 
@@ -74,6 +76,49 @@ def mutual_best_matches(
     return matched
 
 
+def greedy_matches(
+    detection_groups: np.ndarray,
+    detections: np.ndarray,
+    scores: np.ndarray,
+    gt_groups: np.ndarray,
+    gt_boxes: np.ndarray,
+) -> np.ndarray:
+    """Which detections are matched if they choose one after the other, by falling score.
+
+    Each takes the ground-truth box of its group that it overlaps most among those still free, if
+    IoU >= 0.5. Of equal scores the first detection chooses first, of equal IoUs the first box.
+
+    Args:
+        detection_groups, detections, gt_groups, gt_boxes: as in :func:`mutual_best_matches`.
+        scores (ndarray): (N,) finite.
+
+    Returns:
+        ndarray: (N,) bool.
+    """
+    d, g = group_pairs(detection_groups, gt_groups)
+    iou = paired_ious(detections[d], gt_boxes[g])
+    near = iou >= IOU_THRESHOLD
+    d, g, iou = d[near], g[near], iou[near]
+    # The turn of each detection among those of its group that overlap anything.
+    choosers = np.unique(d)
+    choosers = choosers[np.lexsort((-scores[choosers], detection_groups[choosers]))]
+    groups = detection_groups[choosers]
+    turn = np.zeros(len(detections), np.int64)
+    turn[choosers] = np.arange(len(choosers)) - np.searchsorted(groups, groups)
+
+    matched, taken = np.zeros(len(detections), bool), np.zeros(len(gt_boxes), bool)
+    order = np.argsort(turn[d], kind="stable")
+    bounds = np.searchsorted(turn[d][order], np.arange(turn.max(initial=0) + 2))
+    # All groups at once, one turn after the other: as many rounds as people in a crowd.
+    for start, end in zip(bounds[:-1], bounds[1:]):
+        pairs = order[start:end]
+        pairs = pairs[~taken[g[pairs]]]
+        chosen = pairs[_first_best(d[pairs], iou[pairs])]
+        matched[d[chosen]] = True
+        taken[g[chosen]] = True
+    return matched
+
+
 def _first_best(groups: np.ndarray, values: np.ndarray) -> np.ndarray:
     """(P,) bool: entries with their group's highest value, of equals the first."""
     order = np.lexsort((-values, groups))
@@ -83,7 +128,10 @@ def _first_best(groups: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def score_detections(
-    truth: GroundTruth, images: np.ndarray, detections: GalleryBoxes
+    truth: GroundTruth,
+    images: np.ndarray,
+    detections: GalleryBoxes,
+    variant: ProtocolVariant = ORIGINAL,
 ) -> DetectionScores:
     """Detection figures over some images, known and unknown people alike.
 
@@ -91,47 +139,71 @@ def score_detections(
         truth (GroundTruth): the data set.
         images (ndarray): (J,) numbers of the images that count.
         detections (GalleryBoxes): detections of :func:`.gallery.detected_boxes`.
+        variant (ProtocolVariant): how detections are matched.
     """
     counts = np.zeros(truth.num_images, bool)
     counts[images] = True
     gt = np.flatnonzero(counts[truth.image_index])
     detections = detections.take(counts[detections.image_index])
-    matched = mutual_best_matches(
-        detections.image_index, detections.boxes, truth.image_index[gt], truth.boxes[gt]
+    matched = _matches(
+        variant, detections.image_index, detections, truth.image_index[gt], truth.boxes[gt]
     )
     return _summary(len(gt), detections.scores, matched)
 
 
 def score_query_centric_detections(
-    truth: GroundTruth, protocol: RetrievalProtocol, detections: GalleryBoxes
+    truth: GroundTruth,
+    protocol: RetrievalProtocol,
+    detections: GalleryBoxes,
+    variant: ProtocolVariant = ORIGINAL,
 ) -> DetectionScores:
     """Detection figures of a query-centric model, over all (gallery image, query) pairs.
 
-    A pair's ground truth is the query's person. Detections of pairs without that person are not
-    counted at all, so this AP does not compare with the one of :func:`score_detections`.
+    A pair's ground truth is the query's person. By the original rules detections of pairs without
+    that person are not counted at all; so or so this AP does not compare with the one of
+    :func:`score_detections`.
 
     Args:
         truth (GroundTruth): the data set.
         protocol (RetrievalProtocol): its galleries say which pairs exist.
         detections (GalleryBoxes): with ``query_index``.
+        variant (ProtocolVariant): which pairs count, and how detections are matched.
     """
+    num_queries = len(protocol.queries)
     asked = np.full(len(truth.boxes), -1)
-    asked[protocol.queries] = np.arange(len(protocol.queries))
-    query, box = group_pairs(truth.person_index[protocol.queries], truth.person_index)
-    in_gallery = np.zeros(len(query), bool)
-    starts = np.searchsorted(query, np.arange(len(protocol.queries) + 1))
-    for q, (start, end) in enumerate(zip(starts[:-1], starts[1:])):
-        images = truth.image_index[box[start:end]]
-        in_gallery[start:end] = np.isin(images, protocol.gallery(q))
-    query, box = query[in_gallery], box[in_gallery]
-    pairs = query * truth.num_images + truth.image_index[box]
-
+    asked[protocol.queries] = np.arange(num_queries)
     detections = detections.take(asked[detections.query_index] >= 0)
-    detected = asked[detections.query_index] * truth.num_images + detections.image_index
-    with_person = np.isin(detected, pairs)
-    detected, detections = detected[with_person], detections.take(with_person)
-    matched = mutual_best_matches(detected, detections.boxes, pairs, truth.boxes[box])
+    asker = asked[detections.query_index]
+    by_asker = np.argsort(asker, kind="stable")
+    asker_starts = np.searchsorted(asker[by_asker], np.arange(num_queries + 1))
+
+    query, box = group_pairs(truth.person_index[protocol.queries], truth.person_index)
+    starts = np.searchsorted(query, np.arange(num_queries + 1))
+    person_in_gallery = np.zeros(len(query), bool)
+    counts = np.zeros(len(detections), bool)
+    listed = np.zeros(truth.num_images, bool)
+    for q in range(num_queries):
+        gallery = protocol.gallery(q)
+        listed[gallery] = True
+        of_person = slice(starts[q], starts[q + 1])
+        person_in_gallery[of_person] = listed[truth.image_index[box[of_person]]]
+        found = by_asker[asker_starts[q] : asker_starts[q + 1]]
+        counts[found] = listed[detections.image_index[found]]
+        listed[gallery] = False
+    query, box = query[person_in_gallery], box[person_in_gallery]
+    pairs = query * truth.num_images + truth.image_index[box]
+    detected = asker * truth.num_images + detections.image_index
+    if variant.absent_ignored:
+        counts &= np.isin(detected, pairs)
+    detected, detections = detected[counts], detections.take(counts)
+    matched = _matches(variant, detected, detections, pairs, truth.boxes[box])
     return _summary(len(box), detections.scores, matched)
+
+
+def _matches(variant, groups, detections: GalleryBoxes, gt_groups, gt_boxes) -> np.ndarray:
+    if variant.mutual_best_only:
+        return mutual_best_matches(groups, detections.boxes, gt_groups, gt_boxes)
+    return greedy_matches(groups, detections.boxes, detections.scores, gt_groups, gt_boxes)
 
 
 def _summary(num_gt: int, scores: np.ndarray, matched: np.ndarray) -> DetectionScores:

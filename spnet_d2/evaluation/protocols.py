@@ -1,6 +1,6 @@
 """Retrieval protocols: which annotations are queries, and which images each one searches."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -82,6 +82,13 @@ class RetrievalProtocol:
         if self.galleries is not None:
             return self.galleries[query]
         return self.images[self.images != self.query_images[query]]
+
+    def without_own_frames(self) -> "RetrievalProtocol":
+        """The protocol with each query's own image taken out of its gallery, if it is listed."""
+        if self.galleries is None:
+            return self
+        others = [g[g != own] for g, own in zip(self.galleries, self.query_images)]
+        return replace(self, galleries=others)
 
     def gallery_share(self, num_images: int) -> float:
         """Share of the data set's ``num_images`` images in an average gallery (repeats count)."""

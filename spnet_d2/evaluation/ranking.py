@@ -43,3 +43,19 @@ def first_hit_rank(scores: np.ndarray, positives: np.ndarray) -> int:
     best = hits.max()
     first = positives[hits == best].min()
     return int(np.count_nonzero(scores > best) + np.count_nonzero(scores[:first] == best))
+
+
+def top_indices(values: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the ``count`` highest values, or of all: falling; of equals the first leads.
+
+    Args:
+        values (ndarray): (N,) finite.
+        count (int): 1 or more.
+    """
+    if count < len(values):
+        least = np.partition(values, len(values) - count)[len(values) - count]
+        above, equal = np.flatnonzero(values > least), np.flatnonzero(values == least)
+        chosen = np.concatenate([above, equal[: count - len(above)]])
+    else:
+        chosen = np.arange(len(values))
+    return chosen[np.lexsort((chosen, -values[chosen]))]

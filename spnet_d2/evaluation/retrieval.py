@@ -4,14 +4,16 @@ Per query: the boxes of its gallery are ranked by similarity. In each gallery im
 person, the most similar box that overlaps the person enough is the hit; a person without one is
 missed. The score is step-wise average precision times (hits / images that show the person).
 
-Quirks of the official evaluations, kept because published figures contain them:
+Quirks of the official evaluations, kept because published figures contain them (the first three
+are undone by the corrected rules, see :mod:`.variants`):
 
-* IoU threshold per person, smaller for small boxes, from the unclipped annotation.
 * An image listed twice counts twice as "shows the person", but its boxes are ranked once.
 * A person annotated twice in an image counts once, by the first box.
 * A query without any match scores 0 and stays in the mean.
+* IoU threshold per person, smaller for small boxes, from the unclipped annotation.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +24,14 @@ from spnet_d2.evaluation.ground_truth import GroundTruth
 from spnet_d2.evaluation.protocols import RetrievalProtocol
 from spnet_d2.evaluation.ranking import average_precision, first_hit_rank
 from spnet_d2.evaluation.similarity import SimilaritySource
+from spnet_d2.evaluation.variants import ORIGINAL, ProtocolVariant
+
+# (query, (N,) numbers of the ranked boxes, (N,) their similarities) -> (N,) new similarities, a new
+# array of finite values.
+Rescoring = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
+
+# Name of the ranking by the similarities as they are.
+PLAIN = ""
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,11 @@ class RetrievalScores:
         present (ndarray): (Q,) gallery entries that show the person.
         hits (ndarray): (Q,) images where the person was hit.
         pool_size (ndarray): (Q,) boxes ranked.
+        counted (ndarray): (Q,) bool, queries that enter the means.
+        best_similarity (ndarray): (Q,) of all boxes ranked; NaN without any.
+        best_hit_similarity (ndarray): (Q,) of the hits; NaN without any.
+        best_absent_similarity (ndarray): (Q,) of the boxes of images that do not show the person:
+            what the best match would be if the person were not in this gallery. NaN without any.
     """
 
     annotation_ids: np.ndarray
@@ -43,14 +58,36 @@ class RetrievalScores:
     present: np.ndarray
     hits: np.ndarray
     pool_size: np.ndarray
+    counted: np.ndarray
+    best_similarity: np.ndarray
+    best_hit_similarity: np.ndarray
+    best_absent_similarity: np.ndarray
+
+    @classmethod
+    def empty(cls, annotation_ids: np.ndarray) -> "RetrievalScores":
+        """Scores of queries (Q,) whose galleries have nothing in them, to be filled in."""
+        count = len(annotation_ids)
+        return cls(
+            annotation_ids,
+            np.zeros(count),
+            np.full(count, -1),
+            *(np.zeros(count, np.int64) for _ in range(3)),
+            np.ones(count, bool),
+            *(np.full(count, np.nan) for _ in range(3)),
+        )
 
     @property
     def mean_ap(self) -> float:
-        return float(self.ap.mean())
+        return float(self.ap[self.counted].mean()) if self.counted.any() else 0.0
 
     def top(self, k: int) -> float:
         """Share of queries with a hit among the first ``k`` boxes."""
-        return float(np.mean((self.first_hit_rank >= 0) & (self.first_hit_rank < k)))
+        found = self.found_within(k)[self.counted]
+        return float(found.mean()) if len(found) else 0.0
+
+    def found_within(self, k: int) -> np.ndarray:
+        """(Q,) bool: queries with a hit among the first ``k`` boxes."""
+        return (self.first_hit_rank >= 0) & (self.first_hit_rank < k)
 
 
 def score_retrieval(
@@ -58,42 +95,85 @@ def score_retrieval(
     protocol: RetrievalProtocol,
     boxes: GalleryBoxes,
     similarities: SimilaritySource,
+    variant: ProtocolVariant = ORIGINAL,
 ) -> RetrievalScores:
-    """Score every query of a protocol.
+    """Score every query of a protocol; arguments as in :func:`score_rankings`."""
+    return score_rankings(truth, protocol, boxes, similarities, {}, variant)[PLAIN]
+
+
+def score_rankings(
+    truth: GroundTruth,
+    protocol: RetrievalProtocol,
+    boxes: GalleryBoxes,
+    similarities: SimilaritySource,
+    rescorings: Mapping[str, Rescoring],
+    variant: ProtocolVariant = ORIGINAL,
+) -> dict[str, RetrievalScores]:
+    """Score every query of a protocol under several rankings, from one pass over the embeddings.
 
     Args:
         truth (GroundTruth): the data set.
         protocol (RetrievalProtocol): queries and galleries.
         boxes (GalleryBoxes): what is ranked: detections, or ground-truth boxes for GT figures.
         similarities (SimilaritySource): see :mod:`.similarity`; values must be finite.
+        rescorings (Mapping[str, Rescoring]): further rankings by name.
+        variant (ProtocolVariant): see :mod:`.variants`; own frames are the protocol's business.
+
+    Returns:
+        dict[str, RetrievalScores]: ``PLAIN`` and one for each of ``rescorings``.
 
     Similarity ties are one step of average precision. Top-k takes them in the gallery's order,
     and so does the choice of the hit among an image's boxes.
     """
-    num_queries = len(protocol.queries)
-    ap = np.zeros(num_queries)
-    rank = np.full(num_queries, -1)
-    present, hits, pool_size = (np.zeros(num_queries, np.int64) for _ in range(3))
-
+    ids = truth.annotation_ids[protocol.queries]
+    scores = {name: RetrievalScores.empty(ids) for name in (PLAIN, *rescorings)}
     pools = _Pools(protocol, truth.num_images, boxes)
-    candidates = _HitCandidates(truth, boxes)
+    candidates = _HitCandidates(truth, boxes, variant)
     place = np.full(len(boxes), -1)
-    for q, (pool, values) in enumerate(similarities(pools.of)):
+    for q, (pool, plain) in enumerate(similarities(pools.of)):
         person = truth.person_index[protocol.queries[q]]
+        first = truth.first_boxes[truth.person_starts[person] : truth.person_starts[person + 1]]
+        images = truth.image_index[first]
+        present = pools.listings(q, images, variant.repeats_count)
         place[pool] = np.arange(len(pool))
-        positives = candidates.most_similar(person, place, values)
+        at, at_images = candidates.in_pool(person, place)
+        shown = place[pools.boxes_of(images)]
+        shown = shown[shown >= 0]
         place[pool] = -1
 
-        first = truth.first_boxes[truth.person_starts[person] : truth.person_starts[person + 1]]
-        present[q] = pools.listings(q, truth.image_index[first])
-        hits[q] = len(positives)
-        pool_size[q] = len(pool)
-        if len(positives):
-            ap[q] = average_precision(values, positives) * (hits[q] / present[q])
-            rank[q] = first_hit_rank(values, positives)
-    return RetrievalScores(
-        truth.annotation_ids[protocol.queries], ap, rank, present, hits, pool_size
-    )
+        for name, result in scores.items():
+            values = rescorings[name](q, pool, plain) if name != PLAIN else plain
+            positives = _most_similar(at, at_images, values)
+            result.present[q] = present
+            result.hits[q] = len(positives)
+            result.pool_size[q] = len(pool)
+            result.counted[q] = present > 0 or variant.unmatchable_count
+            if len(positives):
+                recall = len(positives) / present
+                result.ap[q] = average_precision(values, positives) * recall
+                result.first_hit_rank[q] = first_hit_rank(values, positives)
+                result.best_hit_similarity[q] = values[positives].max()
+            if len(pool):
+                result.best_similarity[q] = values.max()
+            if len(shown) < len(pool):
+                result.best_absent_similarity[q] = np.delete(values, shown).max()
+    return scores
+
+
+def _most_similar(at: np.ndarray, images: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The hit of each image, as indices into the pool.
+
+    Args:
+        at (ndarray): (C,) indices of candidates.
+        images (ndarray): (C,) their images.
+        values (ndarray): similarities of the pool.
+    """
+    # Stable, so the first of equals leads its image.
+    order = np.lexsort((at, -values[at], images))
+    at, images = at[order], images[order]
+    leads = np.ones(len(at), bool)
+    leads[1:] = images[1:] != images[:-1]
+    return at[leads]
 
 
 class _Pools:
@@ -111,7 +191,7 @@ class _Pools:
             if protocol.galleries is None:
                 images = protocol.images
                 once = np.sort(np.unique(images, return_index=True)[1])
-                self._shared_pool = self._boxes_of(images[once])
+                self._shared_pool = self.boxes_of(images[once])
                 self._shared_images = boxes.image_index[self._shared_pool]
         else:
             order = np.argsort(boxes.query_index, kind="stable")
@@ -129,7 +209,7 @@ class _Pools:
         self._listed_at[gallery[::-1]] = np.arange(len(gallery))[::-1]
         if self._own_boxes is None:
             once = self._listed_at[gallery] == np.arange(len(gallery))
-            pool = self._boxes_of(gallery[once])
+            pool = self.boxes_of(gallery[once])
         else:
             own = self._own_boxes[query]
             listed_at = self._listed_at[self._image_index[own]]
@@ -138,26 +218,32 @@ class _Pools:
         self._listed_at[gallery] = -1
         return pool
 
-    def _boxes_of(self, images: np.ndarray) -> np.ndarray:
+    def boxes_of(self, images: np.ndarray) -> np.ndarray:
         """Numbers of the boxes of images, image by image in the order given."""
         count = self._starts[images + 1] - self._starts[images]
         before = np.cumsum(count) - count
         return np.arange(count.sum()) + np.repeat(self._starts[images] - before, count)
 
-    def listings(self, query: int, images: np.ndarray) -> int:
-        """How many entries of the query's gallery, repeats counted, are among ``images``."""
-        self._listed_at[images] = 1
-        count = np.count_nonzero(self._listed_at[self._protocol.gallery(query)] > 0)
-        self._listed_at[images] = -1
+    def listings(self, query: int, images: np.ndarray, repeats: bool) -> int:
+        """How many entries of the query's gallery are among ``images``; each once or as listed."""
+        gallery = self._protocol.gallery(query)
+        if repeats:
+            self._listed_at[images] = 1
+            count = np.count_nonzero(self._listed_at[gallery] > 0)
+            self._listed_at[images] = -1
+        else:
+            self._listed_at[gallery] = 1
+            count = np.count_nonzero(self._listed_at[images] > 0)
+            self._listed_at[gallery] = -1
         return count
 
 
 class _HitCandidates:
     """Boxes that overlap a person enough to be a hit, for all persons at once."""
 
-    def __init__(self, truth: GroundTruth, boxes: GalleryBoxes):
-        first = truth.first_boxes
-        person, image = truth.person_index[first], truth.image_index[first]
+    def __init__(self, truth: GroundTruth, boxes: GalleryBoxes, variant: ProtocolVariant):
+        targets = truth.first_boxes if variant.first_box_only else np.arange(len(truth.boxes))
+        person, image = truth.person_index[targets], truth.image_index[targets]
         if boxes.query_index is None:
             near, box = group_pairs(image, boxes.image_index)
         else:
@@ -166,27 +252,22 @@ class _HitCandidates:
             near, box = group_pairs(
                 person * truth.num_images + image, wanted * truth.num_images + boxes.image_index
             )
-        ious = paired_ious(truth.boxes[first[near]], boxes.boxes[box])
-        enough = ious >= truth.iou_thresh[first[near]]
-        # Ordered by person, then image, then box.
-        self._boxes = box[enough]
-        self._images = image[near[enough]]
-        self._starts = np.searchsorted(person[near[enough]], np.arange(truth.num_persons + 1))
+        ious = paired_ious(truth.boxes[targets[near]], boxes.boxes[box])
+        enough = ious >= truth.iou_thresh[targets[near]]
+        near, box = near[enough], box[enough]
+        order = np.argsort(person[near], kind="stable")
+        self._boxes = box[order]
+        self._images = image[near[order]]
+        self._starts = np.searchsorted(person[near[order]], np.arange(truth.num_persons + 1))
 
-    def most_similar(self, person: int, place: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """The hit of each image, as indices into the pool.
+    def in_pool(self, person: int, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A person's candidates that are ranked: indices into the pool, and their images.
 
         Args:
             person (int): number of the query's person.
             place (ndarray): (N,) index of each box in the pool, -1 if it is not ranked.
-            values (ndarray): similarities of the pool.
         """
         span = slice(self._starts[person], self._starts[person + 1])
         at = place[self._boxes[span]]
         ranked = at >= 0
-        at, images = at[ranked], self._images[span][ranked]
-        # Stable, so the first of equals leads its image.
-        at = at[np.lexsort((-values[at], images))]
-        leads = np.ones(len(at), bool)
-        leads[1:] = images[1:] != images[:-1]
-        return at[leads]
+        return at[ranked], self._images[span][ranked]

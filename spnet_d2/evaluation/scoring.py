@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from spnet_d2.evaluation.coco_metrics import coco_metrics
+from spnet_d2.evaluation.context_matching import ContextMatching, default_sizes
 from spnet_d2.evaluation.detection import (
     DetectionScores,
     score_detections,
@@ -14,15 +16,44 @@ from spnet_d2.evaluation.gallery import GalleryBoxes, detected_boxes, ground_tru
 from spnet_d2.evaluation.ground_truth import GroundTruth
 from spnet_d2.evaluation.predictions import Predictions
 from spnet_d2.evaluation.protocols import RetrievalProtocol
-from spnet_d2.evaluation.retrieval import RetrievalScores, score_retrieval
+from spnet_d2.evaluation.reranking import KReciprocal, Reranking
+from spnet_d2.evaluation.retrieval import (
+    PLAIN,
+    Rescoring,
+    RetrievalScores,
+    score_rankings,
+    score_retrieval,
+)
 from spnet_d2.evaluation.similarity import (
     CHUNK_ROWS,
     cosine_source,
+    release_pages,
     rowwise_cosine_source,
     unit_rows,
 )
+from spnet_d2.evaluation.variants import ORIGINAL, ProtocolVariant
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ExtraFigures:
+    """Figures beside the plain ones; none of them takes the place of another.
+
+    Attributes:
+        cws (bool): ranking by cosine times detection score ("confidence weighted similarity").
+        cbgm (bool): context bipartite graph matching, see :mod:`.context_matching`.
+        cbgm_sizes (tuple[int, int] | None): its (k1, k2); None: by the form of the protocol.
+        rerank (KReciprocal | None): k-reciprocal re-ranking, see :mod:`.reranking`.
+        coco (bool): COCO's detection figures, see :mod:`.coco_metrics`; query-centric
+            predictions have none.
+    """
+
+    cws: bool = False
+    cbgm: bool = False
+    cbgm_sizes: tuple[int, int] | None = None
+    rerank: KReciprocal | None = None
+    coco: bool = False
 
 
 @dataclass
@@ -32,18 +63,29 @@ class Evaluation:
     Attributes:
         detection (DetectionScores): over the images of all protocols; query-centric predictions:
             over the (image, query) pairs of the first protocol.
+        variant (ProtocolVariant): the rules.
         retrieval (dict[str, RetrievalScores]): per protocol, with detected boxes.
         gt_retrieval (dict[str, RetrievalScores]): per protocol, with ground-truth boxes; empty
             unless all of them have embeddings.
+        rescored (dict[str, dict[str, RetrievalScores]]): per protocol the other rankings that
+            were asked for: "cws", "cbgm", "rerank".
+        coco (dict[str, float]): COCO's figures, if asked for.
     """
 
     detection: DetectionScores
+    variant: ProtocolVariant = ORIGINAL
     retrieval: dict[str, RetrievalScores] = field(default_factory=dict)
     gt_retrieval: dict[str, RetrievalScores] = field(default_factory=dict)
+    rescored: dict[str, dict[str, RetrievalScores]] = field(default_factory=dict)
+    coco: dict[str, float] = field(default_factory=dict)
 
 
 def evaluate_predictions(
-    truth: GroundTruth, protocols: list[RetrievalProtocol], predictions: Predictions
+    truth: GroundTruth,
+    protocols: list[RetrievalProtocol],
+    predictions: Predictions,
+    variant: ProtocolVariant = ORIGINAL,
+    extra: ExtraFigures | None = None,
 ) -> Evaluation:
     """Score predictions under every protocol.
 
@@ -51,10 +93,16 @@ def evaluate_predictions(
         truth (GroundTruth): the data set.
         protocols (list[RetrievalProtocol]): may be empty: detection over all images only.
         predictions (Predictions): of at least the images of the protocols.
+        variant (ProtocolVariant): the rules; the original ones are those of published figures.
+        extra (ExtraFigures | None): what to report beside the plain figures.
 
     Raises:
-        ValueError: an id the data set lacks, or a query without an embedding.
+        ValueError: an id the data set lacks, a query without an embedding, or context matching
+            of query-centric predictions.
     """
+    extra = extra or ExtraFigures()
+    if not variant.own_frame_searched:
+        protocols = [protocol.without_own_frames() for protocol in protocols]
     detections = detected_boxes(truth, predictions)
     if len(detections) == 0:
         logger.warning(
@@ -62,7 +110,14 @@ def evaluate_predictions(
             len(predictions.scores),
         )
     _warn_of_unusable_embeddings(predictions)
-    evaluation = Evaluation(_detection_scores(truth, protocols, predictions, detections))
+    images = np.arange(truth.num_images)
+    if protocols:
+        images = np.unique(np.concatenate([protocol.images for protocol in protocols]))
+    evaluation = Evaluation(
+        _detection_scores(truth, protocols, images, predictions, detections, variant), variant
+    )
+    if extra.coco and not predictions.is_query_centric:
+        evaluation.coco = coco_metrics(truth, images, predictions)
 
     gt_boxes = ground_truth_boxes(truth, predictions)
     if protocols and gt_boxes is None:
@@ -85,20 +140,48 @@ def evaluate_predictions(
             )
         else:
             source = cosine_source(vectors, predictions.embeddings, detections, share)
-        evaluation.retrieval[protocol.name] = score_retrieval(truth, protocol, detections, source)
+        rescorings = _rescorings(
+            extra, truth, protocol, detections, vectors, predictions.embeddings
+        )
+        rankings = score_rankings(truth, protocol, detections, source, rescorings, variant)
+        evaluation.retrieval[protocol.name] = rankings.pop(PLAIN)
+        evaluation.rescored[protocol.name] = rankings
         if gt_boxes is not None:
             source = cosine_source(vectors, predictions.gt_embeddings, gt_boxes, share)
             evaluation.gt_retrieval[protocol.name] = score_retrieval(
-                truth, protocol, gt_boxes, source
+                truth, protocol, gt_boxes, source, variant
             )
     return evaluation
+
+
+def _rescorings(
+    extra: ExtraFigures,
+    truth: GroundTruth,
+    protocol: RetrievalProtocol,
+    boxes: GalleryBoxes,
+    query_vectors: np.ndarray,
+    embeddings: np.ndarray,
+) -> dict[str, Rescoring]:
+    rescorings: dict[str, Rescoring] = {}
+    if extra.cws:
+        rescorings["cws"] = lambda query, pool, values: values * boxes.scores[pool]
+    if extra.cbgm:
+        sizes = extra.cbgm_sizes or default_sizes(protocol)
+        rescorings["cbgm"] = ContextMatching(
+            truth, protocol, boxes, query_vectors, embeddings, *sizes
+        )
+    if extra.rerank is not None:
+        rescorings["rerank"] = Reranking(boxes, query_vectors, embeddings, extra.rerank)
+    return rescorings
 
 
 def _detection_scores(
     truth: GroundTruth,
     protocols: list[RetrievalProtocol],
+    images: np.ndarray,
     predictions: Predictions,
     detections: GalleryBoxes,
+    variant: ProtocolVariant,
 ) -> DetectionScores:
     if predictions.is_query_centric:
         if not protocols:
@@ -106,11 +189,8 @@ def _detection_scores(
                 "Query-centric predictions (with query_annotation_ids) need a protocol: it says "
                 "which queries search which images. None was given."
             )
-        return score_query_centric_detections(truth, protocols[0], detections)
-    images = np.arange(truth.num_images)
-    if protocols:
-        images = np.unique(np.concatenate([protocol.images for protocol in protocols]))
-    return score_detections(truth, images, detections)
+        return score_query_centric_detections(truth, protocols[0], detections, variant)
+    return score_detections(truth, images, detections, variant)
 
 
 def _query_vectors(
@@ -134,10 +214,11 @@ def _query_vectors(
 def _warn_of_unusable_embeddings(predictions: Predictions) -> None:
     for name in ("embeddings", "gt_embeddings"):
         array = getattr(predictions, name)
-        unusable = sum(
-            np.count_nonzero(~np.isfinite(array[start : start + CHUNK_ROWS]).all(axis=1))
-            for start in range(0, len(array), CHUNK_ROWS)
-        )
+        unusable = 0
+        for start in range(0, len(array), CHUNK_ROWS):
+            finite = np.isfinite(array[start : start + CHUNK_ROWS]).all(axis=1)
+            unusable += np.count_nonzero(~finite)
+            release_pages(array)
         if unusable:
             logger.warning(
                 "%d of %d rows of %s are not finite: they have similarity 0 with everything.",

@@ -7,6 +7,7 @@ to rank. Retrieval knows nothing else about embeddings, so any other similarity 
 Letters: Q queries, N gallery boxes, D embedding size.
 """
 
+import mmap
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -34,6 +35,17 @@ def unit_rows(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
         vectors /= norms[:, None]
     vectors[~(np.isfinite(norms) & (norms > 0))] = 0
     return vectors
+
+
+def release_pages(array: np.ndarray) -> None:
+    """Give back the memory that a memory-mapped array has filled; others stay as they are.
+
+    The system keeps the file's pages as long as it has room for them, but a process that walks
+    through a file larger than its allowance no longer holds all of it.
+    """
+    # Not on every system.
+    if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        array.base.madvise(mmap.MADV_DONTNEED)
 
 
 def cosine_source(
@@ -74,6 +86,7 @@ def rowwise_cosine_source(
         chunk = asked[start : start + CHUNK_ROWS]
         vectors = unit_rows(embeddings, boxes.rows[chunk])
         values[chunk] = np.sum(vectors * query_vectors[query_of_box[chunk]], axis=1)
+        release_pages(embeddings)
 
     def source(pool_of: PoolOf):
         for query in range(len(query_vectors)):
@@ -90,6 +103,7 @@ def _dense_block(query_vectors, queries, embeddings, boxes, pool_of):
     for start in range(0, len(boxes), CHUNK_ROWS):
         chunk = unit_rows(embeddings, boxes.rows[start : start + CHUNK_ROWS])
         matrix[:, start : start + CHUNK_ROWS] = vectors @ chunk.T
+        release_pages(embeddings)
     for row, query in zip(matrix, queries):
         pool = pool_of(query)
         yield pool, row[pool]
@@ -125,6 +139,7 @@ def _sparse_block(query_vectors, queries, embeddings, boxes, pool_of):
                 vectors = chunk[begin : begin + sizes[image]]
                 target = at[:, None] + np.arange(sizes[image])
                 values[target] = query_vectors[owner[at]] @ vectors.T
+        release_pages(embeddings)
 
     ends = np.cumsum([len(pool) for pool in pools])
     yield from zip(pools, np.split(values, ends[:-1]))

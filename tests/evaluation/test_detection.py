@@ -1,7 +1,7 @@
 import numpy as np
 
 from spnet_d2.evaluation import detection
-from spnet_d2.evaluation.detection import mutual_best_matches
+from spnet_d2.evaluation.detection import greedy_matches, mutual_best_matches
 
 
 def test_no_second_choice(monkeypatch):
@@ -23,3 +23,21 @@ def test_threshold_is_inclusive_and_of_equals_the_first_matches():
 def test_boxes_of_other_images_do_not_match():
     box = np.array([[0, 0, 10, 10]])
     assert not mutual_best_matches(np.array([1]), box, np.array([2]), box).any()
+
+
+def test_choice_by_score_takes_the_second_best_where_the_best_is_taken():
+    """Mutual best choice leaves the second detection unmatched."""
+    people = np.array([[0, 0, 10, 20], [4, 0, 14, 20]], float)
+    detections = np.array([[0, 0, 10, 20], [1, 0, 11, 20], [40, 40, 50, 60]], float)
+    group, people_group = np.zeros(3, int), np.zeros(2, int)
+    assert mutual_best_matches(group, detections, people_group, people).tolist() == [
+        True,
+        False,
+        False,
+    ]
+    scores = np.array([0.9, 0.8, 0.7])
+    found = greedy_matches(group, detections, scores, people_group, people)
+    assert found.tolist() == [True, True, False]
+    # The surer one takes the other's best box.
+    found = greedy_matches(group, detections, scores[::-1], people_group, people)
+    assert found.tolist() == [False, True, False]
