@@ -27,7 +27,7 @@ OWN = [
     "safetensors>=0.4",
     "tabulate>=0.9",
     "tqdm>=4.66",
-    "faster-coco-eval>=1.8",
+    "faster-coco-eval>=1.7",
 ]
 
 # What Detectron2's Python part imports at run time. Its wheel is installed without dependencies,
