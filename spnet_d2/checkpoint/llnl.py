@@ -14,21 +14,9 @@ from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 from ..config import add_spnet_config
+from .backbone_weights import UNUSED, VIT_UNSUPPORTED, Family, identify
 
 logger = logging.getLogger(__name__)
-
-# (stem width, blocks of the third stage) of torchvision's ConvNeXts -> timm's names.
-_CONVNEXTS = {(96, 9): "convnext_tiny", (96, 27): "convnext_small", (128, 27): "convnext_base"}
-
-# ConvNeXt: a block's tensors, theirs -> timm's.
-_CONVNEXT_BLOCK = {
-    "layer_scale": "gamma",
-    "block.0": "conv_dw",
-    "block.2": "norm",
-    "block.3": "mlp.fc1",
-    "block.5": "mlp.fc2",
-}
-
 
 # Memories' buffers, of OIM and of the momentum queue.
 _MEMORY = {
@@ -38,35 +26,6 @@ _MEMORY = {
     "label_cq": "labels",
     "age_cq": "ages",
 }
-
-
-def _convnext_trunk(name: str) -> str | None:
-    """torchvision's ConvNeXt names (features.0 .. 7) -> timm's, flattened."""
-    if match := re.fullmatch(r"0\.([01])\.(\w+)", name):
-        return f"stem_{match[1]}.{match[2]}"
-    if match := re.fullmatch(r"([246])\.([01])\.(\w+)", name):
-        return f"stages_{int(match[1]) // 2}.downsample.{match[2]}.{match[3]}"
-    if match := re.fullmatch(r"([1357])\.(\d+)\.(layer_scale|block\.\d)(\.\w+)?", name):
-        stage, block, tensor, rest = match.groups()
-        if tensor not in _CONVNEXT_BLOCK:
-            return None
-        renamed = _CONVNEXT_BLOCK[tensor]
-        return f"stages_{int(stage) // 2}.blocks.{block}.{renamed}{rest or ''}"
-    return None
-
-
-def _convnext_stage(name: str) -> str | None:
-    """Their stage copy is modules 6 and 7 of the trunk, as ``head.0`` and ``head.1``."""
-    index, _, rest = name.partition(".")
-    return _convnext_trunk(f"{int(index) + 6}.{rest}")
-
-
-def _resnet_trunk(name: str) -> str:
-    return name
-
-
-def _resnet_stage(name: str) -> str:
-    return f"layer4.{name}"
 
 
 def _detector(t: int) -> str:
@@ -93,7 +52,7 @@ def _rename_head(name: str, stage) -> str | None:
         return f"{_detector(int(match[1]))}.class_head.logits.norm.{match[2]}"
     if match := re.fullmatch(r"classification_head\.(\d+)\.tfm\.(\d)\.(\w+)", name):
         return f"{_detector(int(match[1]))}.class_head.transform.{match[2]}.{match[3]}"
-    if match := re.fullmatch(r"align_emb_head\.emb_head\.head\.(.+)", name):
+    if match := re.fullmatch(r"align_emb_head\.emb_head\.(?:head|swin)\.(.+)", name):
         renamed = stage(match[1])
         return renamed and f"roi_heads.reid_embedder.copy.stage.{renamed}"
     if match := re.fullmatch(
@@ -101,7 +60,7 @@ def _rename_head(name: str, stage) -> str | None:
     ):
         level = int(match[1]) - 4
         return f"roi_heads.reid_embedder.projectors.{level}.{match[2]}.{match[3]}"
-    if match := re.fullmatch(r"align_emb_loc_head\.(\d+)\.emb_head\.head\.(.+)", name):
+    if match := re.fullmatch(r"align_emb_loc_head\.(\d+)\.emb_head\.(?:head|swin)\.(.+)", name):
         renamed = stage(match[2])
         return renamed and f"roi_heads.loc_embedders.{int(match[1]) - 1}.copy.stage.{renamed}"
     if match := re.fullmatch(r"align_emb_loc_head\.(\d+)\.head\.weight", name):
@@ -118,8 +77,14 @@ def _rename_head(name: str, stage) -> str | None:
 _FINGERPRINT = "head.feature_head.emb_pred.weight"
 
 
-def _unwrap(state_dict: Mapping) -> dict[str, Tensor]:
-    """Tensors of a Lightning checkpoint or a bare state dict, without Lightning's prefix."""
+def tensors_of(state_dict: Mapping) -> dict[str, Tensor]:
+    """
+    Tensors of a checkpoint by the authors' names.
+
+    Args:
+        state_dict: a Lightning checkpoint (``state_dict`` beside other things, names with the
+            prefix ``model.``) or a bare state dict.
+    """
     state = state_dict.get("state_dict", state_dict)
     state = {k: v for k, v in state.items() if isinstance(v, Tensor)}
     if any(k.startswith("model.") for k in state):
@@ -129,12 +94,19 @@ def _unwrap(state_dict: Mapping) -> dict[str, Tensor]:
 
 def is_llnl(state_dict: Mapping) -> bool:
     """Whether a Lightning checkpoint or a bare state dict is one of the authors' SPNet."""
-    return _FINGERPRINT in _unwrap(state_dict)
+    return _FINGERPRINT in tensors_of(state_dict)
+
+
+def bridges_are_zero(state_dict: Mapping) -> bool:
+    """Whether no bridge ever moved from its start, as in query-centric training."""
+    state = tensors_of(state_dict)
+    bridges = [t for name, t in state.items() if name.startswith("head.bridge_layer.")]
+    return bool(bridges) and not any(t.any() for t in bridges)
 
 
 def _strip(state_dict: Mapping) -> dict[str, Tensor]:
     """Parameters by the authors' names, from a Lightning checkpoint or a bare state dict."""
-    state = _unwrap(state_dict)
+    state = tensors_of(state_dict)
     if _FINGERPRINT not in state:
         raise ValueError(
             f"This is no checkpoint of the authors' SPNet code: it has no {_FINGERPRINT!r}. First "
@@ -143,21 +115,22 @@ def _strip(state_dict: Mapping) -> dict[str, Tensor]:
     return state
 
 
-def _trunk_kind(state: Mapping[str, Tensor]) -> tuple[str, str]:
-    """timm's name of the trunk and its family."""
-    if "backbone.body.conv1.weight" in state:
-        return "resnet50", "resnet"
-    if "backbone.body.1.0.block.0.weight" in state:
-        width = len(state["backbone.body.0.0.weight"])
-        depth = sum(f"backbone.body.5.{j}.layer_scale" in state for j in range(64))
-        if (width, depth) in _CONVNEXTS:
-            return _CONVNEXTS[width, depth], "convnext"
-        raise ValueError(
-            f"Unknown ConvNeXt of width {width} with {depth} blocks in its third stage; known "
-            f"(width, blocks): {', '.join(map(str, _CONVNEXTS))}."
-        )
+# Where the trunk's tensors are, below "backbone.".
+_TRUNKS = ("body.", "swin.", "body.features.", "features.")
+
+
+def _find_trunk(state: Mapping[str, Tensor]) -> tuple[str, Family, str]:
+    """Our name of the trunk, the family that its tensors are named after, and their prefix."""
+    for prefix in _TRUNKS:
+        start = f"backbone.{prefix}"
+        trunk = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
+        if identified := identify(trunk):
+            return *identified, prefix
+    if any(k.startswith("backbone.vit.") for k in state):
+        raise ValueError(f"The checkpoint's trunk is a plain vision transformer. {VIT_UNSUPPORTED}")
     raise ValueError(
-        "The checkpoint's trunk is neither torchvision's ConvNeXt nor ResNet-50. Names found: "
+        "The checkpoint's trunk is neither torchvision's ConvNeXt, Swin or ResNet-50 nor SOLIDER's "
+        "Swin. Names found: "
         f"{', '.join([k for k in state if k.startswith('backbone.')][:5]) or 'no backbone.*'}."
     )
 
@@ -176,17 +149,23 @@ def infer_config(state_dict: Mapping) -> CfgNode:
     Returns:
         A config with SPNet's keys; random backbone weights, and the constants that the authors
         pair with this memory.
+
+    Raises:
+        ValueError: no checkpoint of the authors', or one whose trunk is not known.
     """
     state = _strip(state_dict)
     cfg = get_cfg()
     add_spnet_config(cfg)
     cfg.MODEL.DEVICE = "cpu"
     options = cfg.MODEL.SPNET
-    options.BACKBONE.NAME = _trunk_kind(state)[0]
+    options.BACKBONE.NAME = _find_trunk(state)[0]
     options.BACKBONE.PRETRAINED = ""
     options.EMBED_DIM = len(state["head.feature_head.emb_pred.weight"]) // 9
-    projector = "head.align_emb_head.nae_head.projectors.feat_res{}.0.bias"
-    options.REID_DIM = sum(len(state[projector.format(i)]) for i in (4, 5))
+    projectors = [f"head.align_emb_head.nae_head.projectors.feat_res{i}.0.bias" for i in (4, 5)]
+    for name in projectors:
+        if name not in state:
+            raise ValueError(f"The checkpoint has no {name!r}, which tells the size of re-id.")
+    options.REID_DIM = sum(len(state[name]) for name in projectors)
     options.NUM_CASCADES = len(_indices(state, r"head\.regression_head\.(\d+)\.head\.")) - 1
     options.SEPARATE_HEADS = bool(_indices(state, r"head\.align_emb_loc_head\.(\d+)\."))
     if "head.anchor_classification_head.logits.norm.weight" in state:
@@ -206,13 +185,24 @@ def infer_config(state_dict: Mapping) -> CfgNode:
             options.REID.SCALE = 10.0
             options.ANCHORS_PER_IMAGE = 256
     options.MOMENTUM_TWIN.ENABLED = any(k.startswith("moco_backbone.") for k in state)
+    options.LWF.ENABLED = any(k.startswith("lwf_backbone.") for k in state)
     return cfg
 
 
-_BACKBONES = {"backbone": "backbone", "moco_backbone": "twin.backbone"}
+_BACKBONES = {
+    "backbone": "backbone",
+    "moco_backbone": "twin.backbone",
+    "lwf_backbone": "lwf.teacher",
+}
+# ImageNet classifiers of learning without forgetting (torchvision's ConvNeXt), theirs -> ours.
+_CLASSIFIERS = {"backbone": "lwf.classifier", "lwf_backbone": "lwf.teacher_classifier"}
+_CLASSIFIER_LAYERS = {"classifier.0": "head.norm", "classifier.2": "head.fc"}
 
 # What training of theirs leaves behind and the model does not have.
-_NOT_OURS = re.compile(r"head\.reid_loss\.test_reid_loss\.|.*\.relative_position_index$")
+_NOT_OURS = re.compile(
+    r"head\.reid_loss\.test_reid_loss\.|lwf_backbone\.fpn\.|moco_backbone\.classifier\."
+    r"|.*\.relative_position_index$"
+)
 
 
 def convert_state_dict(state_dict: Mapping) -> dict[str, Tensor]:
@@ -229,9 +219,7 @@ def convert_state_dict(state_dict: Mapping) -> dict[str, Tensor]:
         ValueError: a name that is not mapped, which it names.
     """
     state = _strip(state_dict)
-    family = _trunk_kind(state)[1]
-    trunk = {"convnext": _convnext_trunk, "resnet": _resnet_trunk}[family]
-    stage = {"convnext": _convnext_stage, "resnet": _resnet_stage}[family]
+    _, family, prefix = _find_trunk(state)
     converted, unmapped = {}, []
     for name, tensor in state.items():
         if _NOT_OURS.match(name):
@@ -240,20 +228,21 @@ def convert_state_dict(state_dict: Mapping) -> dict[str, Tensor]:
         renamed = None
         if part in _BACKBONES:
             renamed = rest
-            if rest.startswith("body."):
-                renamed = trunk(rest.removeprefix("body."))
+            if rest.startswith(prefix):
+                renamed = family.trunk(rest.removeprefix(prefix))
                 renamed = renamed and f"trunk.{renamed}"
             elif not rest.startswith("fpn."):
                 renamed = None
             renamed = renamed and f"{_BACKBONES[part]}.{renamed}"
+            layer, _, kind = rest.rpartition(".")
+            if layer in _CLASSIFIER_LAYERS and part in _CLASSIFIERS:
+                renamed = f"{_CLASSIFIERS[part]}.{_CLASSIFIER_LAYERS[layer]}.{kind}"
         elif part == "head":
-            renamed = _rename_head(rest, stage)
+            renamed = _rename_head(rest, family.stage)
         if renamed is None:
             unmapped.append(name)
-        else:
-            if renamed.endswith(".gamma"):
-                tensor = tensor.flatten()
-            converted[renamed] = tensor
+        elif renamed != UNUSED:
+            converted[renamed] = family.tensor(renamed, tensor)
     if unmapped:
         raise ValueError(
             f"{len(unmapped)} names of the authors' checkpoint are not mapped, the first: "
@@ -284,10 +273,12 @@ def build_from_llnl(
     cfg = infer_config(state_dict) if cfg is None else cfg.clone()
     cfg.defrost()
     cfg.merge_from_list(list(overrides))
+    converted = convert_state_dict(state_dict)
     # Every weight comes from the checkpoint.
     cfg.MODEL.SPNET.BACKBONE.PRETRAINED = ""
+    if cfg.MODEL.SPNET.REID.NUM_IDENTITIES < 0:
+        cfg.MODEL.SPNET.REID.NUM_IDENTITIES = len(converted.get("roi_heads.reid_loss.lut", ()))
     model = build_model(cfg)
-    converted = convert_state_dict(state_dict)
     expected = model.state_dict()
     missing = [k for k in expected if k not in converted]
     unexpected = [k for k in converted if k not in expected]

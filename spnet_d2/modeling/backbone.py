@@ -4,11 +4,14 @@ The FPN is torchvision's: laterals and outputs with biases and no norm, nearest 
 upsampling to the lateral's exact size, p6 from the raw stride-32 map and p7 from ReLU(p6).
 Its width C is the channel count of the stride-16 map, so that a copy of the trunk's last stage
 can be applied to RoI features of p3 (:class:`~.box_embedder.StageCopy`).
+
+ConvNeXt, Swin and ResNet-50 compute what torchvision's do, which the authors trained; SOLIDER's
+Swin is ``solider_swin_tiny``, ``_small`` and ``_base``.
 """
 
 import copy
 import difflib
-import os
+import re
 from collections import OrderedDict
 
 import timm
@@ -16,11 +19,20 @@ import torch
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from timm.layers import PatchEmbed
 from timm.models import FeatureListNet
 from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
 
+from ..checkpoint.backbone_weights import (
+    VIT_UNSUPPORTED,
+    classifier_names,
+    load_backbone,
+    read_weights,
+    torchvision_weights,
+)
 from .activation_checkpointing import checkpoint_blocks
+from .swin import SOLIDER_SWINS, RuntimeShiftBlock, SoliderSwin, use_blocks
 
 FEATURES = ("p3", "p4", "p5", "p6", "p7")
 STRIDES = (8, 16, 32)
@@ -34,6 +46,7 @@ _DROP_PATH_RATES = {
     "swin_tiny": 0.2,
     "swin_small": 0.3,
     "swin_base": 0.5,
+    "solider_swin": 0.1,
 }
 
 
@@ -41,47 +54,80 @@ def create_trunk(
     name: str,
     pretrained: str | dict[str, Tensor] = "hub",
     drop_path_rate: float = -1.0,
-) -> FeatureListNet:
+) -> FeatureListNet | SoliderSwin:
     """
-    Build a timm model as a list of its maps of strides 8, 16 and 32.
+    Build a trunk that gives its maps of strides 8, 16 and 32.
 
     Args:
-        name: timm model name, e.g. ``convnext_tiny.fb_in1k``.
-        pretrained: ``"hub"`` (timm downloads), ``""`` (random), the path of a checkpoint with
-            timm's names for this model, or such a state dict.
+        name: timm model name, e.g. ``convnext_tiny.fb_in1k``, or ``solider_swin_tiny``,
+            ``_small``, ``_base``.
+        pretrained: ``"hub"`` (timm downloads; for SOLIDER's Swin the ImageNet weights),
+            ``"torchvision"`` (torchvision's ImageNet weights, as the authors), ``""`` (random),
+            the path of a weight file, or a state dict. Files are understood with the names of
+            timm, torchvision, Microsoft (Swin), SOLIDER and MoCo (LUPerson).
         drop_path_rate: maximum of stochastic depth, -1 for the reference's.
 
     Raises:
-        ValueError: no such model, or one without maps of these strides.
+        ValueError: no such model, or one without maps of these strides, or weights of another.
         FileNotFoundError: no weight file at the given path.
     """
-    if not timm.is_model(name):
-        similar = difflib.get_close_matches(name, timm.list_models(), n=5)
-        raise ValueError(
-            f"MODEL.SPNET.BACKBONE.NAME {name!r} is not a timm {timm.__version__} model"
-            + (f"; similar names: {', '.join(similar)}." if similar else ".")
-        )
+    timm_name = SOLIDER_SWINS.get(name, name)
+    _check_name(name, timm_name)
     kwargs: dict = {"features_only": True}
     if drop_path_rate < 0:
         rates = [rate for prefix, rate in _DROP_PATH_RATES.items() if name.startswith(prefix)]
         drop_path_rate = rates[0] if rates else None
     if drop_path_rate is not None:
         kwargs["drop_path_rate"] = drop_path_rate
-    if name.startswith("swin"):
-        # Any input size; windows shift at every size, as torchvision's Swin decides at run time.
+    if timm_name.startswith("swin"):
+        # Any input size, also in windows larger than the map.
         kwargs.update(strict_img_size=False, always_partition=True)
-    kwargs.update(_feature_options(name, kwargs))
-    return timm.create_model(name, **kwargs, **weight_options(pretrained))
+    if re.fullmatch(r"resnet50(\..+)?", timm_name):
+        # Random weights start as torchvision's; timm would zero each block's last batch norm.
+        kwargs["zero_init_last"] = False
+    kwargs.update(_feature_options(timm_name, kwargs))
+    trunk = timm.create_model(timm_name, pretrained=pretrained == "hub", **kwargs)
+    if isinstance(getattr(trunk, "patch_embed", None), PatchEmbed):
+        # Sizes that patches don't divide lose their last rows and columns, as in torchvision.
+        trunk["patch_embed"].img_size = None
+    if name in SOLIDER_SWINS:
+        trunk = SoliderSwin(trunk, random=pretrained == "")
+    else:
+        use_blocks(trunk, RuntimeShiftBlock)
+    state = _weights(name, pretrained)
+    if state is not None:
+        source = "The state dict" if isinstance(pretrained, dict) else repr(pretrained)
+        load_backbone(trunk, name, state, source)
+    return trunk
 
 
-def weight_options(pretrained: str | dict[str, Tensor]) -> dict:
-    """Arguments of ``timm.create_model`` for ``pretrained`` of :func:`create_trunk`."""
-    if pretrained == "hub":
-        return {"pretrained": True}
-    if not pretrained:
-        return {}
-    state = pretrained if isinstance(pretrained, dict) else _read_weights(pretrained)
+def _weights(name: str, pretrained: str | dict[str, Tensor]) -> dict | None:
+    """Weights to load after the model is built, if any."""
+    if isinstance(pretrained, dict):
+        return pretrained
+    if pretrained in ("", "hub"):
+        return None
+    return torchvision_weights(name) if pretrained == "torchvision" else read_weights(pretrained)
+
+
+def weight_options(name: str, pretrained: str | dict[str, Tensor]) -> dict:
+    """Arguments that make ``timm.create_model(name)`` load ``pretrained``, classifier included."""
+    state = _weights(name, pretrained)
+    if state is None:
+        return {"pretrained": pretrained == "hub"}
+    state = classifier_names(state, name)
     return {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}}
+
+
+def _check_name(name: str, timm_name: str) -> None:
+    if re.match(r"(pass_)?(vit|deit)", name):
+        raise ValueError(f"MODEL.SPNET.BACKBONE.NAME is {name!r}. {VIT_UNSUPPORTED}")
+    if not timm.is_model(timm_name):
+        similar = difflib.get_close_matches(name, [*timm.list_models(), *SOLIDER_SWINS], n=5)
+        raise ValueError(
+            f"MODEL.SPNET.BACKBONE.NAME {name!r} is not a timm {timm.__version__} model"
+            + (f"; similar names: {', '.join(similar)}." if similar else ".")
+        )
 
 
 # Most models list their layers by themselves; EfficientNets keep all stages in one Sequential,
@@ -118,29 +164,17 @@ def _feature_options(name: str, kwargs: dict) -> dict:
     )
 
 
-def _read_weights(path: str) -> dict[str, Tensor]:
-    if not os.path.isfile(path):
-        raise FileNotFoundError(
-            f"No weight file at MODEL.SPNET.BACKBONE.PRETRAINED {os.path.abspath(path)!r}. Give "
-            "the path of a timm checkpoint, 'hub' to download one, or '' for random weights."
-        )
-    if path.endswith(".safetensors"):
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    for key in ("state_dict", "model"):
-        if isinstance(state.get(key), dict):
-            state = state[key]
-    return state
-
-
-def last_stage(trunk: FeatureListNet) -> nn.Sequential:
+def last_stage(trunk: FeatureListNet | SoliderSwin) -> nn.Sequential:
     """
     A copy of the trunk's layers from behind the stride-16 map to the stride-32 map.
 
-    Layer names are the trunk's, so weights of one load into the other.
+    Layer names are the trunk's, so weights of one load into the other; SOLIDER's Swin has the
+    norm of its stride-32 map as ``norm``.
     """
+    if isinstance(trunk, SoliderSwin):
+        stage = last_stage(trunk.body)
+        stage.add_module("norm", copy.deepcopy(trunk.norms[-1]))
+        return stage
     start, end = (name.replace(".", "_") for name in trunk.feature_info.module_name()[-2:])
     names = list(trunk.keys())
     chosen = names[names.index(start) + 1 : names.index(end) + 1]
@@ -182,7 +216,7 @@ class TimmFPN(Backbone):
     @configurable
     def __init__(
         self,
-        trunk: FeatureListNet,
+        trunk: FeatureListNet | SoliderSwin,
         channels: int = 0,
         freeze: bool = False,
         freeze_bn: bool = False,
@@ -203,6 +237,8 @@ class TimmFPN(Backbone):
         self.trunk_channels = tuple(trunk.feature_info.channels())
         self.channels_last = getattr(trunk, "output_fmt", "NCHW") == "NHWC"
         self.channels = channels or self.trunk_channels[1]
+        # How a map of RoI features becomes a vector.
+        self.roi_pooling = getattr(trunk, "roi_pooling", "max")
         self.fpn = FeaturePyramidNetwork(
             list(self.trunk_channels),
             self.channels,

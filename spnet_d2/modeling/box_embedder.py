@@ -2,7 +2,8 @@
 
 RoI features are 14 x 14 and come from p3 alone, for boxes of every size (torchvision RoIAlign,
 not ``aligned``, 2 samples per bin). A copy of the trunk's last stage turns them into two
-vectors by global pooling: ``feat4`` of its input and ``feat5`` of its output.
+vectors by global pooling: ``feat4`` of its input and ``feat5`` of its output. The pooling is a
+maximum; of SOLIDER's Swin a mean, as in the authors' code.
 
 Shapes: ``n`` boxes, ``C`` FPN channels, ``c5`` stride-32 channels, ``D_r`` re-id size, ``D``
 localisation size.
@@ -66,10 +67,7 @@ class StageCopy(nn.Module):
         self.stage = last_stage(backbone.trunk)
         self.channels_last = backbone.channels_last
         self.freeze_bn = backbone.freeze_bn
-        for block in self.stage.modules():
-            # RoI maps of 7 x 7 are one Swin window: nothing to shift.
-            if hasattr(block, "shift_size"):
-                block.shift_size = (0, 0)
+        self.pool = {"max": torch.amax, "avg": torch.mean}[backbone.roi_pooling]
         self.stage.requires_grad_(True)
         self.train(self.training)
 
@@ -87,11 +85,11 @@ class StageCopy(nn.Module):
             zero = sum(p.sum() for p in self.parameters()) * 0.0
             return rois.flatten(1)[:, : self.in_channels], zero.expand(0, self.out_channels)
         if self.channels_last:
-            out = self.stage(rois.permute(0, 2, 3, 1)).amax(dim=(1, 2))
+            out = self.pool(self.stage(rois.permute(0, 2, 3, 1)), dim=(1, 2))
         else:
             layout = torch.channels_last
-            out = self.stage(rois.contiguous(memory_format=layout)).amax(dim=(2, 3))
-        return rois.amax(dim=(2, 3)), out
+            out = self.pool(self.stage(rois.contiguous(memory_format=layout)), dim=(2, 3))
+        return self.pool(rois, dim=(2, 3)), out
 
 
 class ReidEmbedder(nn.Module):

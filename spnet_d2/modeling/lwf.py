@@ -52,7 +52,7 @@ def imagenet_classifier(name: str, pretrained: str | dict[str, Tensor] = "hub") 
     if not timm.is_model(name):
         raise ValueError(f"{name!r} is no timm model, so it brings no classifier. {hint}")
     try:
-        model = timm.create_model(name, **weight_options(pretrained))
+        model = timm.create_model(name, **weight_options(name, pretrained))
     except (RuntimeError, KeyError) as error:
         raise ValueError(
             f"Weights of {name!r} for learning without forgetting must include the classifier; "

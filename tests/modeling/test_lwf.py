@@ -8,6 +8,7 @@ from torch.testing import assert_close
 from spnet_d2.engine.optimizer import parameter_groups
 from spnet_d2.modeling.backbone import TimmFPN, create_trunk
 from spnet_d2.modeling.lwf import LearningWithoutForgetting, imagenet_classifier, lwf_loss
+from spnet_d2.modeling.swin import RuntimeShiftBlock, use_blocks
 from spnet_d2.testing import deterministic_sampling
 
 from .tiny import TRUNK, tiny_config, tiny_input, tiny_model
@@ -42,6 +43,7 @@ def test_classifier_on_the_trunk_is_the_whole_timm_model(name, tmp_path):
     """Trunk and classifier, loaded from a whole model's file, give that model's logits."""
     swin = {"strict_img_size": False, "always_partition": True} if "swin" in name else {}
     whole = timm.create_model(name, **swin).eval()
+    use_blocks(whole, RuntimeShiftBlock)
     file = tmp_path / "weights.pth"
     torch.save(whole.state_dict(), file)
     backbone = TimmFPN(create_trunk(name, str(file)))
