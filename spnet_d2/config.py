@@ -188,6 +188,11 @@ def _add_solver(cfg: CN) -> None:
     cfg.DATASETS.TEST = ("cuhk_sysu_test",)
     # Retrieval protocols to report, "" = the data set's own default one.
     cfg.TEST.PROTOCOLS = ()
+    # At every evaluation also the training losses on the test set, as val/loss_...
+    cfg.TEST.LOSS = False
+    # Pictures in one of its batches, pairs that share a person; and their augmentation.
+    cfg.TEST.LOSS_IMS_PER_BATCH = 6
+    cfg.TEST.LOSS_AUG = "wrs"
     # "float32" | "float16": of the embeddings that evaluation keeps and writes. Query-centric
     # evaluation of a whole corpus keeps millions.
     cfg.TEST.EMBEDDING_DTYPE = "float32"

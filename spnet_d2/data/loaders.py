@@ -11,6 +11,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
 from spnet_d2.data.catalog import get_training_dicts
+from spnet_d2.data.identity_pairs import PairBatchSampler
 from spnet_d2.data.mapper import PersonSearchMapper
 from spnet_d2.data.random_boxes import RandomBoxes, build_random_boxes
 from spnet_d2.data.samplers import EpochBatchSampler, Slot, batches_per_epoch
@@ -94,6 +95,30 @@ def build_test_loader(cfg, dataset_name: str, batch_size: int = 1) -> DataLoader
         _TestDataset(dicts, PersonSearchMapper(cfg, is_train=False)),
         batch_size=batch_size,
         sampler=InferenceSampler(len(dicts)),
+        **_worker_settings(cfg.DATALOADER.NUM_WORKERS),
+    )
+
+
+def build_loss_loader(cfg, dataset_name: str) -> DataLoader:
+    """Loader of one pass over a test set for its losses: pairs of pictures, seen as in training.
+
+    ``TEST.LOSS_AUG`` is the augmentation. The batches are the same every time; each process gets
+    its share of them.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.INPUT.AUG_TRAIN = cfg.TEST.LOSS_AUG
+    dicts = DatasetCatalog.get(dataset_name)
+    sampler = PairBatchSampler(
+        dicts,
+        cfg.TEST.LOSS_IMS_PER_BATCH,
+        seed=max(cfg.SEED, 0),
+        rank=comm.get_rank(),
+        world_size=comm.get_world_size(),
+    )
+    return DataLoader(
+        _TrainDataset(dicts, PersonSearchMapper(cfg, is_train=True)),
+        batch_sampler=sampler,
         **_worker_settings(cfg.DATALOADER.NUM_WORKERS),
     )
 

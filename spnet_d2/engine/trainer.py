@@ -17,6 +17,7 @@ from spnet_d2.engine import random_state
 from spnet_d2.engine.accumulation import accumulate
 from spnet_d2.engine.checkpointer import Checkpointer
 from spnet_d2.engine.optimizer import build_optimizer
+from spnet_d2.engine.validation_loss import validation_losses
 from spnet_d2.evaluation import (
     PersonSearchEvaluator,
     QueryCentricEvaluator,
@@ -68,6 +69,11 @@ class Trainer(DefaultTrainer):
         # Only the main process saves. The others take part right after what comes before saving.
         place = saves[0] if saves else _index_of(result, hooks.EvalHook)
         result.insert(place, random_state.RandomState(self.cfg.SOLVER.CHECKPOINT_PERIOD))
+        if self.cfg.TEST.LOSS:
+            losses = hooks.EvalHook(
+                self.cfg.TEST.EVAL_PERIOD, lambda: validation_losses(self.cfg, self.model)
+            )
+            result.insert(_index_of(result, hooks.EvalHook), losses)
         return result
 
     def train(self) -> OrderedDict | None:
