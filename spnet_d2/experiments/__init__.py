@@ -1,0 +1,5 @@
+"""The paper's experiments: published figures, their configs, running and showing them."""
+
+from spnet_d2.experiments.catalogue import Experiment, load_catalogue
+
+__all__ = ["Experiment", "load_catalogue"]

@@ -1,0 +1,153 @@
+"""The experiments in miniature: made-up corpora and a tiny model, to see a chain run in a minute.
+
+Corpora, trunk and schedule are toys; everything else (pathway, losses, heads, what is loaded from
+where) is the experiment's own. The figures mean nothing.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from detectron2.config import CfgNode
+
+from spnet_d2.data.formats import cocopersons
+from spnet_d2.data.person_search_json import write_person_search_json, write_protocol
+from spnet_d2.data.person_search_schema import make_annotation
+
+WIDTH, HEIGHT = 160, 120
+# People per picture; the noise partitions need five.
+CROWD = 6
+TRUNK = "test_convnext.r160_in1k"
+DIM = 16
+
+
+def settings(cfg: CfgNode) -> list:
+    """
+    What makes a tiny CPU run of an experiment, as KEY VALUE pairs.
+
+    Args:
+        cfg: the experiment's own config.
+    """
+    options = cfg.MODEL.SPNET
+    small = {
+        "MODEL.DEVICE": "cpu",
+        "MODEL.SPNET.BACKBONE.NAME": TRUNK,
+        "MODEL.SPNET.BACKBONE.PRETRAINED": "",
+        "MODEL.SPNET.EMBED_DIM": DIM,
+        # Large heads stay larger.
+        "MODEL.SPNET.REID_DIM": DIM if options.REID_DIM == options.EMBED_DIM else 24,
+        "MODEL.SPNET.ANCHORS_PER_IMAGE": 16,
+        "MODEL.SPNET.QC.ANCHORS_PER_PAIR": 16,
+        "MODEL.SPNET.QC.PAIRS_PER_BATCH": 8,
+        "MODEL.SPNET.REID.NUM_IDENTITIES": -1,
+        "MODEL.SPNET.REID.QUEUE_SIZE": 64,
+        "MODEL.SPNET.TEST.SCORE_THRESH": 0.0,
+        "MODEL.SPNET.TEST.PRE_TOPK": 40,
+        "MODEL.SPNET.TEST.QUERY_TOPK": 10,
+        "MODEL.SPNET.TEST.TOPK_CANDIDATES": 10,
+        "MODEL.SPNET.TEST.DETECTIONS_PER_IMAGE": 5,
+        "INPUT.CROP_SIZE": 64,
+        "INPUT.MIN_SIZE_TRAIN": (96,),
+        "INPUT.MAX_SIZE_TRAIN": 128,
+        "INPUT.MIN_SIZE_TEST": 96,
+        "INPUT.MAX_SIZE_TEST": 128,
+        "SOLVER.IMS_PER_BATCH": 4,
+        "SOLVER.EPOCHS": 1,
+        "SOLVER.CHECKPOINT_EPOCHS": 0,
+        "SOLVER.CHECKPOINT_PERIOD": 1,
+        "TEST.EVAL_EPOCHS": 0,
+        "DATALOADER.NUM_WORKERS": 0,
+    }
+    return [x for pair in small.items() for x in pair]
+
+
+def write_corpora(root: str | Path) -> Path:
+    """
+    Write prepared toy versions of COCOPersons, CUHK-SYSU and PRW, unless they are there.
+
+    Args:
+        root: becomes a folder as ``DETECTRON2_DATASETS`` names.
+
+    Returns:
+        ``root``.
+    """
+    root = Path(root)
+    done = root / "complete"
+    if not done.is_file():
+        _write_cocopersons(root / "coco")
+        _write_retrieval(
+            root / "cuhk", "Image/SSM", {"trainval": 8, "test": 6, "minival": 4}, "G100"
+        )
+        _write_retrieval(root / "prw", "frames", {"trainval": 8, "test": 6}, "test")
+        done.write_text("")
+    return root
+
+
+def _write_cocopersons(folder: Path) -> None:
+    """COCO's own files, from which the partitions are prepared as from the real ones."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 4), ("val", 1)):
+        images, annotations = [], []
+        for i in range(count):
+            boxes = _people(rng, CROWD)
+            name = f"{i:012d}.jpg"
+            _draw(folder / f"{part}2017" / name, rng, boxes, range(len(boxes)))
+            images.append({"id": i, "file_name": name, "width": WIDTH, "height": HEIGHT})
+            for box in boxes:
+                entry = {"id": len(annotations), "image_id": i, "category_id": 1, "iscrowd": 0}
+                annotations.append({**entry, "bbox": box, "area": box[2] * box[3]})
+        content = {
+            "info": {},
+            "licenses": [],
+            "images": images,
+            "annotations": annotations,
+            "categories": [{"supercategory": "person", "id": 1, "name": "person"}],
+        }
+        path = folder / "annotations" / f"instances_{part}2017.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content), encoding="utf-8")
+    cocopersons.prepare(folder, cocopersons.Samples(sizes=()))
+
+
+def _write_retrieval(folder: Path, pictures: str, parts: dict[str, int], protocol: str) -> None:
+    """Two known people, each in every second picture, and an unknown one in all."""
+    rng = np.random.default_rng(1)
+    for part, count in parts.items():
+        images, annotations = [], []
+        for i in range(count):
+            boxes = _people(rng, 2)
+            people = [i % 2, 100 + i]
+            name = f"{part}_{i}.jpg"
+            _draw(folder / pictures / name, rng, boxes, people)
+            size = {"width": WIDTH, "height": HEIGHT}
+            images.append({"id": i, "file_name": name, "cam_id": i % 3, **size})
+            for box, person in zip(boxes, people, strict=True):
+                known = person < 100
+                annotations.append(make_annotation(len(annotations), i, box, person, known))
+        write_person_search_json(folder / "coco" / f"{part}.json", images, annotations)
+    # The known person of the first two test pictures; CUHK-SYSU lists a gallery for each.
+    galleries = {q: [i for i in range(parts["test"]) if i != q // 2] for q in (0, 2)}
+    queries = galleries if protocol == "G100" else list(galleries)
+    write_protocol(folder / "retrieval" / f"{protocol}.json", range(parts["test"]), queries)
+
+
+def _people(rng: np.random.Generator, count: int) -> list[list[float]]:
+    """Boxes side by side, x, y, w, h."""
+    slot = WIDTH // count
+    boxes = []
+    for k in range(count):
+        width, height = rng.integers(slot // 2, slot), rng.integers(40, 90)
+        x, y = k * slot + rng.integers(0, slot - width + 1), rng.integers(0, HEIGHT - height)
+        boxes.append([float(x), float(y), float(width), float(height)])
+    return boxes
+
+
+def _draw(path: Path, rng: np.random.Generator, boxes: list, people: Sequence[int]) -> None:
+    picture = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    for box, person in zip(boxes, people, strict=True):
+        x, y, w, h = map(int, box)
+        picture[y : y + h, x : x + w] = (person * 67 % 256, person * 131 % 256, person * 29 % 256)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), picture)

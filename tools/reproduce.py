@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+"""Reproduce an experiment of the paper: pre-train, fine-tune, compare with what was published.
+
+    python tools/reproduce.py --list                 what there is
+    python tools/reproduce.py table5/prw_qc          its whole chain; again to go on or to compare
+    python tools/reproduce.py table5/prw_qc --scale mini     the same on toy data, in a minute
+
+Finished steps are skipped, an interrupted one goes on from its last checkpoint. Settings follow at
+the end as KEY VALUE pairs and hold for all steps. GPU hours are the paper's, for one A100; a star
+marks those derived from them.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from detectron2.engine import launch
+
+from spnet_d2.data.catalog import register_builtin_datasets
+from spnet_d2.experiments import miniature
+from spnet_d2.experiments.catalogue import OUTPUT_ROOT, Catalogue, load_catalogue
+from spnet_d2.experiments.chain import check_chain, plan, run_chain
+from spnet_d2.experiments.results import reached
+from spnet_d2.experiments.tables import comparison, list_table, markdown_table
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+from train_net import main as train_net  # noqa: E402
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", nargs="?", help="experiment, or its config file; see --list")
+    parser.add_argument(
+        "--list", action="store_true", help="list experiments (whose names hold NAME)"
+    )
+    parser.add_argument("--markdown", action="store_true", help="the list as in MODEL_ZOO.md")
+    parser.add_argument(
+        "--scale",
+        choices=("full", "mini"),
+        default="full",
+        help="mini: toy data and model, on the CPU",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help=f"in place of {OUTPUT_ROOT}/; with --scale mini: {OUTPUT_ROOT}/mini",
+    )
+    parser.add_argument("--num-gpus", type=int, default=min(1, torch.cuda.device_count()))
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings")
+    args = parser.parse_intermixed_args(argv)
+    if not args.name and not args.list:
+        parser.error("name an experiment, or --list them")
+    if len(args.opts) % 2:
+        parser.error(f"settings are KEY VALUE pairs, found {len(args.opts)} words: {args.opts}")
+    if args.num_gpus > max(1, torch.cuda.device_count()):
+        parser.error(f"--num-gpus {args.num_gpus}, but PyTorch finds {torch.cuda.device_count()}")
+    args.output = args.output or Path(OUTPUT_ROOT, *(["mini"] if args.scale == "mini" else []))
+    return args
+
+
+def show_list(catalogue: Catalogue, args: argparse.Namespace) -> None:
+    chosen = [e for e in catalogue if (args.name or "") in e.name]
+    done = reached(catalogue, args.output)
+    if args.markdown:
+        print(markdown_table(chosen, done))
+        return
+    print(list_table(catalogue, chosen, done))
+    print(f"{len(chosen)} experiments. paper, here: mAP / top-1. *: derived from Table 4.")
+
+
+@contextmanager
+def log_of_one_job() -> Iterator[None]:
+    """Let a job log to the terminal and its own folder, and leave no handler behind."""
+    loggers = [logging.getLogger(name) for name in ("spnet_d2", "detectron2", "fvcore")]
+    before = [list(log.handlers) for log in loggers]
+    try:
+        yield
+    finally:
+        for log, handlers in zip(loggers, before, strict=True):
+            for handler in set(log.handlers) - set(handlers):
+                log.removeHandler(handler)
+
+
+def job(args: argparse.Namespace) -> None:
+    """Train, or evaluate, on all GPUs asked for."""
+    with log_of_one_job():
+        launch(train_net, args.num_gpus, dist_url="auto", args=(args,))
+
+
+def main(argv: list[str] | None = None) -> dict[str, float] | None:
+    args = parse_args(argv)
+    catalogue = load_catalogue(ROOT)
+    if args.list:
+        return show_list(catalogue, args)
+    own_settings = miniature.settings if args.scale == "mini" else lambda cfg: []
+    if args.scale == "mini":
+        register_builtin_datasets(miniature.write_corpora(args.output / "datasets"))
+    try:
+        experiment = catalogue[args.name]
+        steps = plan(catalogue, experiment, args.opts, args.output, own_settings)
+        check_chain(steps)
+    except (KeyError, ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"reproduce: {error.args[0]}") from error
+    metrics = run_chain(steps, job, args.num_gpus, say=print)
+    print(comparison(experiment, metrics))
+    if experiment.paper.note:
+        print(f"Note: {experiment.paper.note}.")
+    if args.scale == "mini":
+        print("Toy data and model: the figures mean nothing, only that the chain runs.")
+    return metrics
+
+
+if __name__ == "__main__":
+    main()
