@@ -95,10 +95,13 @@ def _protocol_metrics(evaluation: Evaluation, protocol: str) -> dict:
     }
 
 
-def write_metrics(evaluation: Evaluation, path: str | os.PathLike) -> None:
-    """Write :func:`flat_metrics` to ``path``, atomically."""
+def write_metrics(
+    evaluation: Evaluation, path: str | os.PathLike, more: dict | None = None
+) -> None:
+    """Write :func:`flat_metrics`, and ``more`` after them, to ``path``, atomically."""
+    content = {**flat_metrics(evaluation), **(more or {})}
     with atomic_path(path) as part:
-        part.write_text(json.dumps(flat_metrics(evaluation), indent=2) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def write_per_query(truth: GroundTruth, evaluation: Evaluation, path: str | os.PathLike) -> None:
