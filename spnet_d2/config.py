@@ -82,6 +82,11 @@ def _add_model(cfg: CN) -> None:
     spnet.BACKBONE.FPN_CHANNELS = 0
     # "kaiming", as the authors; "identity": p3 starts as the stride-16 map (short runs).
     spnet.BACKBONE.FPN_INIT = "kaiming"
+    # How a RoI's features become a vector: "max" | "avg", "": as the authors with this trunk.
+    spnet.BACKBONE.ROI_POOLING = ""
+    # Horizontal stripes of a RoI that are pooled apart: more for data too small to learn a
+    # body's layout from.
+    spnet.BACKBONE.ROI_STRIPES = 1
     # Keep the trunk's weights fixed (FPN and heads still train).
     spnet.BACKBONE.FREEZE = False
     # Batch norms of trunk and RoI stage copies use their running statistics and do not train.

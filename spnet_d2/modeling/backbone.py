@@ -37,6 +37,7 @@ from .swin import SOLIDER_SWINS, RuntimeShiftBlock, SoliderSwin, use_blocks
 FEATURES = ("p3", "p4", "p5", "p6", "p7")
 STRIDES = (8, 16, 32)
 FPN_INITS = ("kaiming", "identity")
+ROI_POOLINGS = ("max", "avg")
 
 # Stochastic depth of the reference's trunks; other models keep timm's own default.
 _DROP_PATH_RATES = {
@@ -186,11 +187,11 @@ def pass_stride_16_on(fpn: FeaturePyramidNetwork) -> None:
     """
     Initialise an FPN so that p3 and p4 start as the trunk's stride-16 map.
 
-    The other maps come in faintly. RoI features then start as what the trunk's last stage, whose
-    copy embeds them, was pretrained on: worth thousands of iterations to a short run.
+    The stride-8 map comes in as Kaiming draws it, the stride-32 one faintly. RoI features then
+    start as what the trunk's last stage, whose copy embeds them, was pretrained on: worth
+    thousands of iterations to a short run.
     """
-    for lateral in (fpn.inner_blocks[0][0], fpn.inner_blocks[2][0]):
-        lateral.weight.mul_(0.1)
+    fpn.inner_blocks[2][0].weight.mul_(0.1)
     nn.init.dirac_(fpn.inner_blocks[1][0].weight)
     for output in fpn.layer_blocks:
         nn.init.dirac_(output[0].weight)
@@ -221,6 +222,8 @@ class TimmFPN(Backbone):
         freeze: bool = False,
         freeze_bn: bool = False,
         fpn_init: str = "kaiming",
+        roi_pooling: str = "",
+        roi_stripes: int = 1,
     ):
         """
         Args:
@@ -229,6 +232,12 @@ class TimmFPN(Backbone):
             fpn_init: one of ``FPN_INITS``.
             freeze: run the trunk without gradients.
             freeze_bn: batch norms of the trunk use their running statistics.
+            roi_pooling: how RoI features become a vector, one of ``ROI_POOLINGS``; "" as the
+                authors pool with this trunk.
+            roi_stripes: horizontal stripes pooled apart.
+
+        Raises:
+            ValueError: an unknown option.
         """
         super().__init__()
         self.trunk = trunk
@@ -237,8 +246,8 @@ class TimmFPN(Backbone):
         self.trunk_channels = tuple(trunk.feature_info.channels())
         self.channels_last = getattr(trunk, "output_fmt", "NCHW") == "NHWC"
         self.channels = channels or self.trunk_channels[1]
-        # How a map of RoI features becomes a vector.
-        self.roi_pooling = getattr(trunk, "roi_pooling", "max")
+        self.roi_pooling = roi_pooling or getattr(trunk, "roi_pooling", "max")
+        self.roi_stripes = roi_stripes
         self.fpn = FeaturePyramidNetwork(
             list(self.trunk_channels),
             self.channels,
@@ -247,6 +256,16 @@ class TimmFPN(Backbone):
         if fpn_init not in FPN_INITS:
             raise ValueError(
                 f"MODEL.SPNET.BACKBONE.FPN_INIT is {fpn_init!r}, expected one of {FPN_INITS}."
+            )
+        if self.roi_pooling not in ROI_POOLINGS:
+            raise ValueError(
+                f"MODEL.SPNET.BACKBONE.ROI_POOLING is {roi_pooling!r}, expected one of "
+                f"{ROI_POOLINGS}, or '' for the trunk's own."
+            )
+        # The stride-32 map of a 14 x 14 RoI has 7 rows.
+        if not 1 <= roi_stripes <= 7:
+            raise ValueError(
+                f"MODEL.SPNET.BACKBONE.ROI_STRIPES is {roi_stripes}, expected 1 (the paper's) to 7."
             )
         if fpn_init == "identity":
             pass_stride_16_on(self.fpn)
@@ -267,6 +286,8 @@ class TimmFPN(Backbone):
             "freeze": options.FREEZE,
             "freeze_bn": options.FREEZE_BN,
             "fpn_init": options.FPN_INIT,
+            "roi_pooling": options.ROI_POOLING,
+            "roi_stripes": options.ROI_STRIPES,
         }
 
     def train(self, mode: bool = True):

@@ -65,9 +65,12 @@ class StageCopy(nn.Module):
             )
         self.in_channels = c4
         self.stage = last_stage(backbone.trunk)
+        # Lengths of ``feat4`` and ``feat5``.
+        self.sizes = (backbone.roi_stripes * c4, backbone.roi_stripes * self.out_channels)
         self.channels_last = backbone.channels_last
         self.freeze_bn = backbone.freeze_bn
-        self.pool = {"max": torch.amax, "avg": torch.mean}[backbone.roi_pooling]
+        self.reduce = {"max": torch.amax, "avg": torch.mean}[backbone.roi_pooling]
+        self.stripes = backbone.roi_stripes
         self.stage.requires_grad_(True)
         self.train(self.training)
 
@@ -78,18 +81,23 @@ class StageCopy(nn.Module):
         return self
 
     def forward(self, rois: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, C, 14, 14) RoI features -> ``feat4`` (n, C) and ``feat5`` (n, c5)."""
+        """(n, C, 14, 14) RoI features -> ``feat4`` (n, S C) and ``feat5`` (n, S c5)."""
         if len(rois) == 0:
             # Not every trunk takes empty batches. The zeros keep the graph connected, so that
             # distributed training finds a gradient for every parameter.
             zero = sum(p.sum() for p in self.parameters()) * 0.0
-            return rois.flatten(1)[:, : self.in_channels], zero.expand(0, self.out_channels)
+            return rois.flatten(1)[:, : self.sizes[0]], zero.expand(0, self.sizes[1])
         if self.channels_last:
             out = self.pool(self.stage(rois.permute(0, 2, 3, 1)), dim=(1, 2))
         else:
             layout = torch.channels_last
             out = self.pool(self.stage(rois.contiguous(memory_format=layout)), dim=(2, 3))
         return self.pool(rois, dim=(2, 3)), out
+
+    def pool(self, maps: Tensor, dim: tuple[int, int]) -> Tensor:
+        """Global pooling over the two axes ``dim``, of each stripe from top to bottom."""
+        stripes = maps.tensor_split(self.stripes, dim=dim[0])
+        return torch.cat([self.reduce(stripe, dim=dim) for stripe in stripes], dim=1)
 
 
 class ReidEmbedder(nn.Module):
@@ -110,7 +118,7 @@ class ReidEmbedder(nn.Module):
         self.copy = StageCopy(backbone)
         self.dim = dim
         sizes = (dim // 2, dim - dim // 2)
-        inputs = (self.copy.in_channels, self.copy.out_channels)
+        inputs = self.copy.sizes
         self.projectors = nn.ModuleList(
             nn.Sequential(nn.Linear(i, o), SafeBatchNorm1d(o, affine=False))
             for i, o in zip(inputs, sizes, strict=True)
@@ -142,7 +150,7 @@ class LocalisationEmbedder(nn.Module):
         super().__init__()
         self.copy = StageCopy(backbone)
         self.dim = dim
-        self.projection = nn.Linear(self.copy.out_channels, dim, bias=False)
+        self.projection = nn.Linear(self.copy.sizes[1], dim, bias=False)
 
     def forward(self, rois: Tensor) -> Tensor:
         """(n, C, 14, 14) -> (n, D) float32."""

@@ -97,3 +97,29 @@ def test_identity_fpn_passes_the_stride_16_map_on():
 def test_unknown_fpn_init():
     with pytest.raises(ValueError, match="identity"):
         TimmFPN(create_trunk("resnet18", ""), fpn_init="zeros")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "test_convnext", "swin_tiny_patch4_window7_224"])
+def test_stripes_of_a_roi_are_pooled_apart(name):
+    torch.manual_seed(0)
+    trunk = create_trunk(name, "")
+    backbone = TimmFPN(trunk, roi_pooling="avg", roi_stripes=2).eval()
+    copy = StageCopy(backbone).eval()
+    rois = torch.rand(3, copy.in_channels, 14, 14)
+    with torch.no_grad():
+        feat4, feat5 = copy(rois)
+        whole4, whole5 = StageCopy(TimmFPN(trunk, roi_pooling="avg")).eval()(rois)
+    halves = torch.cat([rois[:, :, :7].mean((2, 3)), rois[:, :, 7:].mean((2, 3))], dim=1)
+    torch.testing.assert_close(feat4, halves)
+    # 7 rows: 4 and 3.
+    top, bottom = feat5.chunk(2, dim=1)
+    torch.testing.assert_close((4 * top + 3 * bottom) / 7, whole5)
+    assert whole4.shape == (3, copy.in_channels)
+    assert not torch.allclose(top, bottom)
+    assert [part.shape for part in copy(rois[:0])] == [(0, size) for size in copy.sizes]
+
+
+@pytest.mark.parametrize("option", [{"roi_pooling": "sum"}, {"roi_stripes": 0}, {"roi_stripes": 8}])
+def test_unknown_roi_pooling(option):
+    with pytest.raises(ValueError, match=f"BACKBONE.{next(iter(option)).upper()}"):
+        TimmFPN(create_trunk("resnet18", ""), **option)
