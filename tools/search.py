@@ -96,7 +96,10 @@ def load_config(args: argparse.Namespace) -> tuple[CfgNode, str]:
                 "--config-file and --weights of your own training run."
             )
     elif config_file is None:
-        config_file = weights.parent / "config.yaml"
+        # Of a converted checkpoint, or of a training run.
+        config_file = weights.with_suffix(".yaml")
+        if not config_file.is_file():
+            config_file = weights.parent / "config.yaml"
     if not config_file.is_file():
         raise SearchInputError(
             f"No config file at {config_file.absolute()}; give --config-file. A training run "

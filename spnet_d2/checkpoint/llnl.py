@@ -201,7 +201,7 @@ _CLASSIFIER_LAYERS = {"classifier.0": "head.norm", "classifier.2": "head.fc"}
 # What training of theirs leaves behind and the model does not have.
 _NOT_OURS = re.compile(
     r"head\.reid_loss\.test_reid_loss\.|lwf_backbone\.fpn\.|moco_backbone\.classifier\."
-    r"|.*\.relative_position_index$"
+    r"|.*\.relative_position_index$|(moco_|lwf_)?backbone\.(norm|head)\."
 )
 
 

@@ -1,0 +1,66 @@
+"""Runs that start from another model's weights, and models that may not be evaluated."""
+
+import importlib.util
+import logging
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from spnet_d2.engine import Trainer, setup
+from spnet_d2.modeling.serving import UntrainedModelError
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "train_net.py"
+QC = ("MODEL.SPNET.PATHWAY", "QC")
+
+
+@pytest.fixture
+def query_centric(tiny_opts, tmp_path):
+    """Weights of a query-centric model without cascade rounds."""
+    opts = [*tiny_opts, *QC, "MODEL.SPNET.NUM_CASCADES", 0, "OUTPUT_DIR", str(tmp_path / "qc")]
+    cfg = setup(Namespace(config_file="", opts=opts))
+    torch.save({"model": build_model(cfg).state_dict()}, tmp_path / "qc.pth")
+    return str(tmp_path / "qc.pth")
+
+
+def test_fine_tuning_of_a_larger_object_centric_model(query_centric, tiny_opts, tmp_path, caplog):
+    opts = [*tiny_opts, "MODEL.WEIGHTS", query_centric, "SOLVER.MAX_ITER", 1, "SOLVER.EPOCHS", 0]
+    opts += ["MODEL.SPNET.SEPARATE_HEADS", True, "OUTPUT_DIR", str(tmp_path / "oc")]
+    trainer = Trainer(setup(Namespace(config_file="", opts=opts)))
+    with caplog.at_level(logging.INFO, logger="spnet_d2.engine.checkpointer"):
+        trainer.resume_or_load(resume=False)
+    source = torch.load(query_centric, weights_only=True)["model"]
+    weight = "backbone.fpn.layer_blocks.0.0.weight"
+    assert torch.equal(trainer.model.state_dict()[weight], source[weight])
+    assert trainer.start_iter == 0
+    assert np.isfinite(trainer.train()["detection"]["AP50"])  # trained now, so it detects
+    log = (tmp_path / "oc" / "log.txt").read_text()
+    assert "bridge 0, 1" in log and "has no bridge" in log and "replicated from box head 0" in log
+
+
+def test_untrained_models_are_not_evaluated(query_centric, tiny_opts, tmp_path):
+    spec = importlib.util.spec_from_file_location("train_net_tool", TOOL)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+
+    def evaluate(*opts, allow_untrained=False):
+        opts = [*tiny_opts, *opts, "OUTPUT_DIR", str(tmp_path / "eval")]
+        return tool.main(
+            Namespace(
+                config_file="",
+                opts=[*opts, "MODEL.SPNET.NUM_CASCADES", 0],
+                eval_only=True,
+                resume=False,
+                num_gpus=0,
+                allow_untrained=allow_untrained,
+            )
+        )
+
+    with pytest.raises(UntrainedModelError, match="qc.pth: .*swap_path.bridge.weight"):
+        evaluate("MODEL.WEIGHTS", query_centric)
+    with pytest.raises(UntrainedModelError, match="MODEL.WEIGHTS is empty"):
+        evaluate()
+    assert "detection" in evaluate("MODEL.WEIGHTS", query_centric, allow_untrained=True)
