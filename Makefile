@@ -1,6 +1,7 @@
 # make install   create .venv with everything in it (done once, again when its inputs change)
 # make test      the test suite          make lint   formatting, lint, spelling
 # make demo      train, evaluate and search on real footage; results in outputs/demo
+# make experiment-pets   what pre-training adds, measured; results in outputs/experiment_pets
 #
 # PYTHON=python3.12  another interpreter        VENV=DIR  another (or your own) environment
 # VENV_ARGS=--system-site-packages  let the environment see Detectron2 or PyTorch of the system
@@ -10,12 +11,13 @@ VENV ?= .venv
 VENV_ARGS ?=
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+EXPERIMENT_ARGS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.spnet_d2_installed
 INPUTS := setup.py constraints.txt Makefile tools/install_detectron2.py
 
-.PHONY: install test lint format demo clean
+.PHONY: install test lint format demo experiment-pets clean
 
 install: $(STAMP)
 
@@ -41,6 +43,9 @@ format: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/python tools/demo.py $(DEMO_ARGS)
+
+experiment-pets: $(STAMP)
+	$(BIN)/python tools/experiment_pets.py $(EXPERIMENT_ARGS)
 
 clean:
 	rm -rf .venv outputs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

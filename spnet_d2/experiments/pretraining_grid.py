@@ -1,0 +1,233 @@
+"""Does pre-training help on real footage? A grid of small runs on PETS09 (Figure 6 in miniature).
+
+For every seed: fine-tuning from ImageNet weights alone, and after object-centric or query-centric
+pre-training on boxes without identities, of which all are there, most are missing, or to which
+spurious ones were added.
+"""
+
+import json
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, stdev
+
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+from spnet_d2.data.atomic_io import atomic_path
+
+CONFIGS = Path("projects_configs/pets09")
+TEST_SET = "pets09_test"
+PATHWAYS = ("oc", "qc")
+# Percent of the boxes' number: 80 % missing, all, 80 % spurious ones added.
+LABELS = (20, 100, 180)
+# Of metrics.json -> heading, in the table's order.
+METRICS = {
+    "standard/mAP": "mAP",
+    "standard/gt_mAP": "GT mAP",
+    "reentry/mAP": "re-entry mAP",
+    "reentry/gt_mAP": "re-entry GT mAP",
+    "AP50": "AP@0.5",
+}
+_COLOURS = {"oc": "tab:orange", "qc": "tab:blue"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """
+    One training.
+
+    Attributes:
+        name: of its folder.
+        config: file in ``projects_configs/pets09``.
+        opts: settings on top of it, without folders.
+        source: the run whose weights it starts from, if any.
+    """
+
+    name: str
+    config: str
+    opts: tuple[str, ...]
+    source: "Run | None" = None
+    fine_tuning: bool = field(default=False, kw_only=True)
+
+    def result_file(self, root: Path) -> Path:
+        """What exists when the run is finished."""
+        if self.fine_tuning:
+            return root / self.name / "inference" / TEST_SET / "metrics.json"
+        return root / self.name / "model_final.pth"
+
+    def settings(self, root: Path) -> list[str]:
+        """KEY VALUE pairs for ``tools/train_net.py``."""
+        weights = ["MODEL.WEIGHTS", str(self.source.result_file(root))] if self.source else []
+        return [*self.opts, *weights, "OUTPUT_DIR", str(root / self.name)]
+
+
+def make_grid(seeds: Iterable[int]) -> list[list[Run]]:
+    """Chains of runs, one per fine-tuning; a chain's runs follow one another."""
+    chains = []
+    for seed in seeds:
+        at_seed = ("SEED", str(seed))
+        chains.append([Run(f"none_s{seed}", "experiment_finetune.yaml", at_seed, fine_tuning=True)])
+        for labels in LABELS:
+            data = "pets09_weak_train" + ("" if labels == 100 else f"_p{labels}")
+            for pathway in PATHWAYS:
+                name = f"{pathway}_p{labels}_s{seed}"
+                opts = (*at_seed, "DATASETS.TRAIN", f"('{data}',)")
+                first = Run(f"pretrain_{name}", f"pretrain_{pathway}.yaml", opts)
+                second = Run(name, "experiment_finetune.yaml", at_seed, first, fine_tuning=True)
+                chains.append([first, second])
+    return chains
+
+
+def check_settings(run: Run, root: Path, common: Sequence[str], config_text: str) -> None:
+    """
+    Remember what a run is made with; refuse to mix it with what another setting left.
+
+    Args:
+        common: KEY VALUE pairs for all runs.
+        config_text: of the run's config and the files below it.
+
+    Raises:
+        ValueError: its folder was made with other settings.
+    """
+    file = root / run.name / "settings.json"
+    settings = {"config": config_text, "opts": [*run.opts, *common]}
+    if file.is_file():
+        then = json.loads(file.read_text(encoding="utf-8"))
+        if then != settings:
+            raise ValueError(
+                f"{file.parent} was made with other settings (now {' '.join(settings['opts'])}, "
+                f"then {' '.join(then['opts'])}, or {run.config} changed). Choose another "
+                "--output, or remove that folder."
+            )
+        return
+    with atomic_path(file) as part:
+        part.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
+def run_grid(
+    chains: Sequence[Sequence[Run]],
+    root: Path,
+    command: Callable[[Run], list[str]],
+    environment: dict[str, str],
+    jobs: int,
+    say: Callable[[str], object],
+) -> list[str]:
+    """
+    Run what is not finished, ``jobs`` chains at a time.
+
+    A run's output goes to ``output.log`` in its folder. One that fails ends its chain; the others
+    go on.
+
+    Args:
+        command: of a run; it has to continue from the last checkpoint by itself.
+        environment: of the commands.
+        say: gets a line for every run that starts, ends, or is skipped.
+
+    Returns:
+        Names of the runs that failed.
+    """
+
+    def run_chain(chain: Sequence[Run]) -> str | None:
+        if chain[-1].result_file(root).is_file():
+            return None
+        for run in chain:
+            if run.result_file(root).is_file():
+                continue
+            say(f"{run.name} starts")
+            folder = root / run.name
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / "output.log").open("a", encoding="utf-8") as log:
+                code = subprocess.run(
+                    command(run), stdout=log, stderr=subprocess.STDOUT, env=environment
+                ).returncode
+            if code or not run.result_file(root).is_file():
+                say(f"{run.name} FAILED (exit status {code}); see {folder / 'output.log'}")
+                return run.name
+        return None
+
+    failed = []
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = {pool.submit(run_chain, chain): chain[-1].name for chain in chains}
+        for done, future in enumerate(as_completed(futures), start=1):
+            name = future.result()
+            failed += [name] if name else []
+            if not name:
+                say(f"[{done}/{len(chains)}] {futures[future]} is finished")
+    return sorted(failed)
+
+
+def collect(chains: Sequence[Sequence[Run]], root: Path) -> dict[str, list[dict[str, float]]]:
+    """Figures of the finished fine-tunings, in percent: by variant (``none``, ``qc_p100`` ...),
+    one entry per seed."""
+    found: dict[str, list[dict[str, float]]] = {}
+    for chain in chains:
+        file = chain[-1].result_file(root)
+        if file.is_file():
+            content = json.loads(file.read_text(encoding="utf-8"))
+            variant = chain[-1].name.rpartition("_s")[0]
+            figures = {key: 100 * content[key] for key in METRICS}
+            found.setdefault(variant, []).append(figures)
+    return found
+
+
+def variants() -> dict[str, str]:
+    """Variant -> what it is, in the table's order."""
+    names = {100: "all boxes", 20: "80 % missing", 180: "80 % spurious"}
+    rows = {"none": "ImageNet only"}
+    for labels, text in names.items():
+        rows.update({f"{p}_p{labels}": f"{p.upper()} pre-training, {text}" for p in PATHWAYS})
+    return rows
+
+
+def table(found: dict[str, list[dict[str, float]]]) -> str:
+    """Markdown: mean and standard deviation over seeds."""
+    rows = []
+    for variant, label in variants().items():
+        runs = found.get(variant, [])
+        cells = []
+        for key in METRICS:
+            values = [run[key] for run in runs]
+            spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{mean(values):.1f}{spread}" if values else "")
+        rows.append([label, *cells, len(runs)])
+    return tabulate(rows, ["start", *METRICS.values(), "seeds"], tablefmt="github")
+
+
+def plot(found: dict[str, list[dict[str, float]]]) -> Figure:
+    """Figures over the share of labels: both pathways, and the start without pre-training."""
+    figure = Figure(figsize=(3.4 * len(METRICS), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(METRICS))
+    for axis, (key, heading) in zip(axes, METRICS.items(), strict=True):
+        for pathway in PATHWAYS:
+            points = [
+                (labels, [run[key] for run in found[f"{pathway}_p{labels}"]])
+                for labels in LABELS
+                if f"{pathway}_p{labels}" in found
+            ]
+            if points:
+                x = [labels for labels, _ in points]
+                y = [mean(values) for _, values in points]
+                errors = [stdev(values) if len(values) > 1 else 0.0 for _, values in points]
+                axis.errorbar(
+                    x,
+                    y,
+                    errors,
+                    fmt="o-",
+                    capsize=3,
+                    color=_COLOURS[pathway],
+                    label=pathway.upper(),
+                )
+        values = [run[key] for run in found.get("none", [])]
+        if values:
+            axis.axhline(mean(values), linestyle="--", color="gray", label="ImageNet only")
+        axis.set_title(heading)
+        axis.set_xlabel("labels (%)")
+        axis.set_xticks(LABELS)
+        axis.grid(alpha=0.3)
+        if axis.get_legend_handles_labels()[1]:
+            axis.legend(fontsize=8)
+    axes[0].set_ylabel("percent")
+    return figure
