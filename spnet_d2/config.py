@@ -72,9 +72,11 @@ def _add_model(cfg: CN) -> None:
     spnet.QC.MATCH_CONSERVATIVE = False
 
     spnet.BACKBONE = CN()
-    # Any timm model that `features_only=True` gives strides 8, 16, 32.
+    # Any timm model that `features_only=True` gives strides 8, 16, 32, or SOLIDER's
+    # "solider_swin_tiny" | "solider_swin_small" | "solider_swin_base".
     spnet.BACKBONE.NAME = "convnext_tiny.fb_in1k"
-    # "hub": timm downloads the weights; "": random; else the path of a local weight file.
+    # "hub": timm downloads the weights; "torchvision": torchvision's ImageNet weights, as the
+    # authors; "": random; else the path of a local weight file.
     spnet.BACKBONE.PRETRAINED = "hub"
     # p_max of stochastic depth, also in the RoI heads. -1: the reference's rate for this trunk.
     spnet.BACKBONE.DROP_PATH_RATE = -1.0
