@@ -115,7 +115,8 @@ def score_rankings(
         truth (GroundTruth): the data set.
         protocol (RetrievalProtocol): queries and galleries.
         boxes (GalleryBoxes): what is ranked: detections, or ground-truth boxes for GT figures.
-        similarities (SimilaritySource): see :mod:`.similarity`; values must be finite.
+        similarities (SimilaritySource): see :mod:`.similarity`; finite values, an array for each
+            query that may be written to.
         rescorings (Mapping[str, Rescoring]): further rankings by name.
         variant (ProtocolVariant): see :mod:`.variants`; own frames are the protocol's business.
 
@@ -156,8 +157,17 @@ def score_rankings(
             if len(pool):
                 result.best_similarity[q] = values.max()
             if len(shown) < len(pool):
-                result.best_absent_similarity[q] = np.delete(values, shown).max()
+                result.best_absent_similarity[q] = _highest_without(values, shown)
     return scores
+
+
+def _highest_without(values: np.ndarray, left_out: np.ndarray) -> float:
+    """The highest of ``values`` but for some indices; they are back in place afterwards."""
+    kept = values[left_out]
+    values[left_out] = -np.inf
+    highest = values.max()
+    values[left_out] = kept
+    return highest
 
 
 def _most_similar(at: np.ndarray, images: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -192,7 +202,12 @@ class _Pools:
                 images = protocol.images
                 once = np.sort(np.unique(images, return_index=True)[1])
                 self._shared_pool = self.boxes_of(images[once])
-                self._shared_images = boxes.image_index[self._shared_pool]
+                # Where in the pool each image's boxes are, which follow each other.
+                self._shared_starts = np.zeros(num_images, np.int64)
+                counts = np.bincount(boxes.image_index[self._shared_pool], minlength=num_images)
+                ends = np.cumsum(counts[images[once]])
+                self._shared_starts[images[once]] = ends - counts[images[once]]
+                self._shared_counts = counts
         else:
             order = np.argsort(boxes.query_index, kind="stable")
             bounds = boxes.query_index[order]
@@ -203,7 +218,10 @@ class _Pools:
     def of(self, query: int) -> np.ndarray:
         """Numbers of the boxes to rank; an image listed twice gives its boxes once."""
         if self._shared_pool is not None:
-            return self._shared_pool[self._shared_images != self._protocol.query_images[query]]
+            own = self._protocol.query_images[query]
+            start = self._shared_starts[own]
+            end = start + self._shared_counts[own]
+            return np.concatenate([self._shared_pool[:start], self._shared_pool[end:]])
         gallery = self._protocol.gallery(query)
         # Assigned backwards, so that the first listing stays.
         self._listed_at[gallery[::-1]] = np.arange(len(gallery))[::-1]

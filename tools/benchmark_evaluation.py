@@ -1,0 +1,255 @@
+#!/usr/bin/env python3
+"""Time and memory of tools/evaluate.py on synthetic corpora of the real sizes.
+
+    python tools/benchmark_evaluation.py --output docs/evaluation_benchmark.md
+    python tools/benchmark_evaluation.py --cases prw cuhk_g100
+
+Each case is written to a temporary folder (the largest takes 6 GB) and evaluated by a process of
+its own, as a user would do it: read the files, all figures, write the results. Quoted are wall and
+CPU seconds and the peak of resident memory, as the system counts them; the first line is what
+Python and PyTorch take to start. Embeddings are random, so the figures mean nothing.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tabulate import tabulate
+from tqdm import tqdm
+
+from spnet_d2.data.atomic_io import atomic_path
+
+EVALUATE = Path(__file__).with_name("evaluate.py")
+IMAGE_SIZE = (1920, 1080)
+CHUNK_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class Case:
+    """Size of a corpus; ``gallery`` images are listed per query, 0: all others are searched."""
+
+    images: int
+    people: int
+    gt_boxes: int
+    detections: int
+    queries: int
+    gallery: int = 0
+    size: int = 2048
+
+
+PRW = (6112, 450, 25_062, 43_000)
+CUHK = (6978, 2900, 40_871, 50_000)
+CASES = {
+    "prw": Case(*PRW, 2057),
+    "prw_half_the_queries": Case(*PRW, 1028),
+    "prw_half_the_detections": Case(*PRW[:3], 21_500, 2057),
+    "prw_twice_the_detections": Case(*PRW[:3], 86_000, 2057),
+    "prw_gallery_times_10": Case(61_120, 4500, 250_620, 430_000, 2057),
+    "cuhk_g100": Case(*CUHK, 2900, 100),
+    "cuhk_g4000": Case(*CUHK, 2900, 4000),
+}
+
+
+def write_case(case: Case, folder: Path) -> list[str]:
+    """Write a corpus; returns the arguments of tools/evaluate.py that score it."""
+    rng = np.random.default_rng(0)
+    image = np.sort(rng.integers(0, case.images, case.gt_boxes))
+    # Half of the boxes show known people, each in several images; the others are unknown.
+    known = rng.random(case.gt_boxes) < 0.5
+    person = np.where(
+        known, rng.integers(0, case.people, case.gt_boxes), case.people + np.arange(case.gt_boxes)
+    )
+    corner = rng.uniform(0, 1, (case.gt_boxes, 2)) * (np.array(IMAGE_SIZE) - (150, 400))
+    boxes = np.hstack([corner, rng.uniform((40, 100), (150, 400), (case.gt_boxes, 2))]).round(1)
+    _write_json(folder / "annotations.json", _annotations(case, image, person, known, boxes))
+    _write_json(folder / "protocol.json", _protocol(case, rng, image, person, known))
+
+    # Detections: every ground-truth box in turn until there are enough. One in ten, and all from
+    # the second turn on, are far away.
+    of_box = np.arange(case.detections) % case.gt_boxes
+    near = (np.arange(case.detections) < case.gt_boxes) & (rng.random(case.detections) < 0.9)
+    shift = np.where(near, 5, 300)[:, None]
+    detected = boxes[of_box]
+    detected[:, :2] += rng.normal(0, 1, (case.detections, 2)) * shift
+    detected[:, 2:] += detected[:, :2]
+    centres = rng.standard_normal((case.people, case.size), np.float32)
+    detected_person = np.where(near, person[of_box], case.people)
+    with zipfile.ZipFile(folder / "predictions.npz", "w") as archive:
+        for name, array in {
+            "image_ids": image[of_box],
+            "boxes": detected.astype(np.float32),
+            "scores": rng.uniform(0.5, 1, case.detections).astype(np.float32),
+            "gt_annotation_ids": np.arange(case.gt_boxes),
+        }.items():
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array(file, array)
+        for name, people in ("embeddings", detected_person), ("gt_embeddings", person):
+            _write_embeddings(archive, name, people, centres, rng)
+    names = ("annotations", "protocol", "predictions")
+    files = (folder / "annotations.json", folder / "protocol.json", folder / "predictions.npz")
+    return [word for name, file in zip(names, files) for word in (f"--{name}", str(file))]
+
+
+def _annotations(case: Case, image, person, known, boxes) -> dict:
+    width, height = IMAGE_SIZE
+    columns = (image.tolist(), person.tolist(), known.tolist(), boxes.tolist())
+    return {
+        "images": [
+            {"id": i, "file_name": f"{i}.jpg", "width": width, "height": height}
+            for i in range(case.images)
+        ],
+        "annotations": [
+            {
+                "id": number,
+                "image_id": of_image,
+                "bbox": box,
+                "area": box[2] * box[3],
+                "person_id": who,
+                "is_known": is_known,
+                "iou_thresh": 0.5,
+                "category_id": 1,
+                "iscrowd": 0,
+            }
+            for number, (of_image, who, is_known, box) in enumerate(zip(*columns))
+        ],
+        "categories": [{"id": 1, "name": "person"}],
+    }
+
+
+def _protocol(case: Case, rng, image, person, known) -> dict:
+    queries = rng.permutation(np.flatnonzero(known))[: case.queries]
+    if not case.gallery:
+        return {"images": list(range(case.images)), "queries": queries.tolist()}
+    order = np.argsort(person, kind="stable")
+    starts = np.searchsorted(person[order], np.arange(case.people + 1))
+    galleries = {}
+    for query in queries.tolist():
+        of_person = image[order[starts[person[query]] : starts[person[query] + 1]]]
+        of_person = np.setdiff1d(of_person, image[query])[: case.gallery]
+        others = rng.permutation(case.images)
+        others = others[~np.isin(others, of_person) & (others != image[query])]
+        galleries[query] = [*of_person.tolist(), *others[: case.gallery - len(of_person)].tolist()]
+    return {"images": list(range(case.images)), "queries": galleries}
+
+
+def _write_embeddings(archive, name: str, people: np.ndarray, centres: np.ndarray, rng) -> None:
+    """Noise around the centre of each known person, chunk by chunk."""
+    shape = (len(people), centres.shape[1])
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, len(people), CHUNK_ROWS):
+            chunk = people[start : start + CHUNK_ROWS]
+            vectors = 4 * rng.standard_normal((len(chunk), shape[1]), np.float32)
+            has_centre = chunk < len(centres)
+            vectors[has_centre] += centres[chunk[has_centre]]
+            file.write(vectors)
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a process took: seconds, seconds of all cores together, peak GiB."""
+
+    wall: float
+    cpu: float
+    memory: float
+
+
+def measure(arguments: list[str]) -> Cost:
+    """Run tools/evaluate.py.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, str(EVALUATE), *arguments], stdout=subprocess.DEVNULL
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    wall = time.perf_counter() - start
+    if process.returncode:
+        raise RuntimeError(f"tools/evaluate.py {' '.join(arguments)} failed, see above.")
+    # Kilobytes on Linux, bytes on macOS.
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit / 2**30)
+
+
+def scaled(case: Case, factor: float) -> Case:
+    """The case with a share of its images, boxes and queries."""
+
+    def share(count: int) -> int:
+        return max(1, round(factor * count))
+
+    return Case(
+        *map(share, (case.images, case.people, case.gt_boxes, case.detections, case.queries)),
+        gallery=min(case.gallery, share(case.images) // 2),
+        size=case.size,
+    )
+
+
+def report(rows: list[list], options: list[str]) -> str:
+    """The measurements as a Markdown page."""
+    headers = ["case", "images", "detections", "ground truth", "queries", "gallery"]
+    headers += ["wall s", "CPU s", "CPU s after start", "peak GiB"]
+    table = tabulate(rows, headers, tablefmt="github", floatfmt=".2f", intfmt=",")
+    return (
+        "# Time and memory of the evaluation\n\n"
+        "Written by\n\n"
+        f"```bash\npython tools/benchmark_evaluation.py {' '.join(options)}\n```\n\n"
+        f"on {len(os.sched_getaffinity(0))} cores ({platform.machine()}), Python "
+        f"{platform.python_version()}, NumPy {np.__version__}, `OMP_NUM_THREADS` "
+        f"{os.environ.get('OMP_NUM_THREADS', 'unset')}. Each line is one process of "
+        "`tools/evaluate.py`, which reads annotations, protocol and predictions (float32, D = "
+        f"{CASES['prw'].size}), computes all figures, COCO's and those of ground-truth boxes "
+        'among them, and writes the results; "start" is `--help`, that is, Python\'s and '
+        "PyTorch's imports. Other programs share the machine, so CPU seconds say more than wall "
+        "seconds.\n\n"
+        f"{table}\n"
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--scale", type=float, default=1.0, help="share of each case (%(default)s)")
+    parser.add_argument("--folder", type=Path, help="where temporary files go")
+    parser.add_argument("--output", type=Path, help="Markdown file for the table")
+    parser.add_argument(
+        "--evaluate-options", nargs=argparse.REMAINDER, default=[], help="passed to evaluate.py"
+    )
+    args = parser.parse_args(argv)
+    start = measure(["--help"])
+    rows = [["start", *[None] * 5, start.wall, start.cpu, None, start.memory]]
+    for name in tqdm(args.cases, disable=None):
+        case = scaled(CASES[name], args.scale)
+        with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+            arguments = write_case(case, Path(folder))
+            cost = measure([*arguments, "--output", folder, *args.evaluate_options])
+        sizes = [case.images, case.detections, case.gt_boxes, case.queries]
+        gallery = case.gallery or case.images - 1
+        rows.append([name, *sizes, gallery, cost.wall, cost.cpu, cost.cpu - start.cpu, cost.memory])
+    page = report(rows, sys.argv[1:] if argv is None else argv)
+    print(page)
+    if args.output:
+        with atomic_path(args.output) as part:
+            part.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
