@@ -62,6 +62,11 @@ def memory_table(account: Account, fit: Fit, images: int, side: int) -> str:
     return tabulate([[name, size / GIB] for name, size in rows], ["memory", "GiB"], floatfmt=".2f")
 
 
+def _numbers(text: str) -> tuple[int, ...]:
+    """``128,256`` -> (128, 256)."""
+    return tuple(map(int, text.split(",")))
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -75,9 +80,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help="default: SOLVER.IMS_PER_BATCH")
     parser.add_argument("--crop", type=int, help="default: INPUT.CROP_SIZE")
     parser.add_argument(
-        "--measure", type=int, nargs="+", default=(192, 320), help="crop sizes of steps to run"
+        "--measure", type=_numbers, default=(128, 256), help="crop sizes of steps: 128,256"
     )
-    parser.add_argument("--measure-batches", type=int, nargs="+", default=(1, 2))
+    parser.add_argument(
+        "--measure-batches", type=_numbers, default=(1, 2), help="their batch sizes: 1,2"
+    )
     parser.add_argument("--amp", action="store_true", help="run them under autocast to bfloat16")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs")
     args = parser.parse_args(argv)

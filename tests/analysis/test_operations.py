@@ -81,7 +81,7 @@ SMALL = [
 
 
 def test_tool_prints_both_tables(tool, capsys):
-    options = ["--size", "64", "96", "--memory", "--measure", "64", "96", "--crop", "128"]
+    options = ["--size", "64", "96", "--memory", "--measure", "64,96", "--crop", "128"]
     tool.main([*options, "--batch", "4", *SMALL])
     text = capsys.readouterr().out
     assert "trunk" in text and "re-id embedder" in text and "total" in text
@@ -92,14 +92,14 @@ def test_tool_prints_both_tables(tool, capsys):
 def test_tool_on_query_centric_pretraining(tool, capsys):
     queue = ["MODEL.SPNET.REID.LOSS", "momentum_queue", "MODEL.SPNET.MOMENTUM_TWIN.ENABLED", "True"]
     small = [*SMALL, "MODEL.SPNET.REID.QUEUE_SIZE", "64", "MODEL.SPNET.PATHWAY", "QC"]
-    options = ["--memory", "--measure", "64", "96", "--measure-batches", "2", "4", "--amp"]
+    options = ["--memory", "--measure", "64,96", "--measure-batches", "2,4", "--amp"]
     tool.main([*options, *small, *queue])
     text = capsys.readouterr().out
     assert "TEST_PATHWAY OC" in text and "bfloat16" in text
 
 
 @pytest.mark.parametrize(
-    "bad", [["MODEL.DEVICE"], ["--memory", "--measure", "64", "64"]], ids=["odd", "one size"]
+    "bad", [["MODEL.DEVICE"], ["--memory", "--measure", "64,64"]], ids=["odd", "one size"]
 )
 def test_bad_arguments(tool, bad, capsys):
     with pytest.raises(SystemExit):

@@ -1,8 +1,11 @@
 """Learning without forgetting: the authors' number, every family's classifier, the whole model."""
 
+from functools import partial
+
 import pytest
 import timm
 import torch
+import torchvision
 from torch.testing import assert_close
 
 from spnet_d2.engine.optimizer import parameter_groups
@@ -34,15 +37,22 @@ def test_it_is_the_mean_over_images_and_classes():
     assert_close(lwf_loss(student, teacher, 3.0).double(), total / 24, rtol=1e-6, atol=0)
 
 
+# A Swin in small.
+SWIN = {"embed_dim": 16, "depths": (1, 1, 2, 1), "num_heads": (1, 1, 2, 2)}
+
+
 @pytest.mark.parametrize(
     "name",
-    ["test_convnext", "test_resnet", "test_efficientnet", "swin_s3_tiny_224"],
+    ["test_convnext", "test_resnet", "test_efficientnet", "swin_tiny_patch4_window7_224"],
     ids=["convnext", "resnet", "efficientnet", "swin"],
 )
-def test_classifier_on_the_trunk_is_the_whole_timm_model(name, tmp_path):
+def test_classifier_on_the_trunk_is_the_whole_timm_model(name, tmp_path, monkeypatch):
     """Trunk and classifier, loaded from a whole model's file, give that model's logits."""
-    swin = {"strict_img_size": False, "always_partition": True} if "swin" in name else {}
-    whole = timm.create_model(name, **swin).eval()
+    sizes = {}
+    if "swin" in name:
+        monkeypatch.setattr(timm, "create_model", partial(timm.create_model, **SWIN))
+        sizes = {"strict_img_size": False, "always_partition": True}
+    whole = timm.create_model(name, **sizes).eval()
     use_blocks(whole, RuntimeShiftBlock)
     file = tmp_path / "weights.pth"
     torch.save(whole.state_dict(), file)
@@ -54,8 +64,21 @@ def test_classifier_on_the_trunk_is_the_whole_timm_model(name, tmp_path):
         c5 = backbone.eval().trunk_maps(x)[-1]
         assert_close(lwf._classify(lwf.classifier, c5), expected, rtol=1e-4, atol=1e-5)
         loss = lwf(x, c5)
-    # Student and teacher are the same: the least that this loss can be for these logits.
+    # A new student is its own teacher.
     assert_close(loss, lwf_loss(expected, expected))
+
+
+def test_classifier_from_torchvisions_weights(tmp_path):
+    """What the authors started from: torchvision's names, and its logits."""
+    name = "convnext_tiny"
+    whole = torchvision.models.convnext_tiny().eval()
+    file = tmp_path / "weights.pth"
+    torch.save(whole.state_dict(), file)
+    backbone = TimmFPN(create_trunk(name, str(file))).eval()
+    classifier = imagenet_classifier(name, str(file)).eval()
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        assert_close(classifier(backbone.trunk_maps(x)[-1]), whole(x), rtol=1e-4, atol=1e-5)
 
 
 def test_model_trains_the_classifier_and_keeps_the_teacher():
