@@ -22,6 +22,10 @@ QUERY_CENTRIC = [
     64,
     "MODEL.SPNET.MOMENTUM_TWIN.ENABLED",
     True,
+    "MODEL.SPNET.QC.PAIRS_PER_BATCH",
+    8,
+    "MODEL.SPNET.QC.ANCHORS_PER_PAIR",
+    8,
     "DATALOADER.VIEWS_PER_IMAGE",
     2,
 ]
@@ -111,7 +115,7 @@ def test_the_batches(tiny_opts, tmp_path):
 def test_training_reports_it_and_is_not_changed_by_it(tiny_opts, tmp_path):
     weights = []
     for name, losses in (("with", True), ("without", False)):
-        more = ["TEST.LOSS", losses, "TEST.EVAL_PERIOD", 2, "SOLVER.MAX_ITER", 3]
+        more = ["TEST.LOSS", losses, "TEST.EVAL_PERIOD", 1, "SOLVER.MAX_ITER", 2]
         cfg = make_cfg(tiny_opts, tmp_path / name, *more)
         torch.manual_seed(0)
         trainer = Trainer(cfg)
