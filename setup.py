@@ -58,6 +58,8 @@ EXTRAS = {
         "scikit-learn>=1.3",
     ],
     "opencv": ["opencv-python>=4.8.1.78"],
+    # Figures and tables of tools/plot_results.py.
+    "plot": ["matplotlib>=3.8"],
     "headless": ["opencv-python-headless>=4.8.1.78"],
 }
 

@@ -46,7 +46,7 @@ def list_table(catalogue: Catalogue, experiments: Iterable[Experiment], done: Ma
 def markdown_table(experiments: Iterable[Experiment], done: Mapping) -> str:
     """The rows of MODEL_ZOO.md."""
     lines = [
-        "| experiment | in the paper | paper | here | GPU h |",
+        "| experiment | in the paper | paper | ours | GPU h |",
         "|---|---|---|---|---|",
     ]
     for experiment in experiments:
