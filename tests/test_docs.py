@@ -91,7 +91,7 @@ def demo_outputs(tmp_path, monkeypatch):
 def test_documented_code_runs(demo_outputs, capsys):
     namespace = {}
     examples = blocks("GETTING_STARTED.md", "python")
-    assert len(examples) == 2
+    assert len(examples) == 3
     for example in examples:
         exec(example, namespace)
     people = namespace["people"]

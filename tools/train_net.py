@@ -7,10 +7,10 @@ Train, evaluating at the end and every TEST.EVAL_EPOCHS epochs:
 
 Continue an interrupted run as if it had not been interrupted: the same command with --resume.
 Evaluate: --eval-only with MODEL.WEIGHTS FILE, or with --resume for the last checkpoint. Settings
-follow at the end as KEY VALUE pairs. Without a GPU everything runs on the CPU.
+follow at the end as KEY VALUE pairs; MODEL.SPNET.TEST_PATHWAY QC evaluates query by query. Without
+a GPU everything runs on the CPU.
 """
 
-import logging
 import os
 from argparse import Namespace
 
@@ -19,13 +19,16 @@ from detectron2.engine import default_argument_parser, launch
 
 from spnet_d2.engine import Checkpointer, Trainer, setup
 
-logger = logging.getLogger("spnet_d2.train_net")
-
 
 def main(args: Namespace) -> dict | None:
     cfg = setup(args)
     if args.eval_only:
-        model = Trainer.build_model(cfg)
+        covered = cfg.clone()
+        covered.defrost()
+        if cfg.MODEL.WEIGHTS or args.resume:
+            # The checkpoint holds the trunk's weights, too: none have to be downloaded.
+            covered.MODEL.SPNET.BACKBONE.PRETRAINED = ""
+        model = Trainer.build_model(covered)
         checkpointer = Checkpointer(model, cfg.OUTPUT_DIR)
         checkpointer.load_to_serve(
             cfg.MODEL.WEIGHTS, resume=args.resume, allow_untrained=args.allow_untrained

@@ -3,7 +3,7 @@
 from .errors import SearchInputError
 from .frames import Frame, ImageFolder, VideoFile, open_frames, read_frames, read_picture
 from .gallery import Gallery
-from .predictor import PersonDetections, PersonSearchPredictor
+from .predictor import PersonDetections, PersonQuery, PersonSearchPredictor
 from .query import Match, clip_query_box, search
 from .visualize import draw_search
 
@@ -13,6 +13,7 @@ __all__ = [
     "ImageFolder",
     "Match",
     "PersonDetections",
+    "PersonQuery",
     "PersonSearchPredictor",
     "SearchInputError",
     "VideoFile",

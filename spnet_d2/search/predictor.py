@@ -49,6 +49,20 @@ class PersonDetections:
         return PersonDetections(self.boxes[keep], self.scores[keep], self.embeddings[keep])
 
 
+@dataclass(frozen=True)
+class PersonQuery:
+    """
+    A person to look for, as the model embedded their box in its scene.
+
+    Attributes:
+        reid: (D_r,) float32 re-id embedding, which ranks what is found.
+        loc: (D,) float32 localisation embedding, which query-centric search finds people by.
+    """
+
+    reid: np.ndarray
+    loc: np.ndarray
+
+
 class PersonSearchPredictor:
     """
     Detect people and embed them, one picture at a time, with the evaluation's own resize.
@@ -116,17 +130,50 @@ class PersonSearchPredictor:
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
 
-    def detect(self, images: Iterable[np.ndarray]) -> list[PersonDetections]:
+    def detect(
+        self, images: Iterable[np.ndarray], query: PersonQuery | None = None
+    ) -> list[PersonDetections]:
         """
         Find the people of each picture.
 
         Args:
             images: (H, W, 3) uint8 arrays; an iterator is consumed one picture at a time.
+            query: of :meth:`query`: find this person (query-centric pathway), whatever pathway
+                the model's config chose.
 
         Returns:
             One result per picture, empty where nobody is found.
+
+        Raises:
+            SearchInputError: the model detects for queries only, and none was given.
         """
+        if query is not None:
+            return [self._detect_for(query, image) for image in images]
+        if getattr(self.model, "test_pathway", "OC") == "QC":
+            raise SearchInputError(
+                "This model searches query by query (MODEL.SPNET.TEST_PATHWAY is QC), so it has no "
+                "detections, nor a gallery index, that serve every query. In code, give "
+                "detect(images, query=predictor.query(image, box)); or set "
+                "MODEL.SPNET.TEST_PATHWAY OC, if its weights have a bridge."
+            )
         return [_people(self._run(self._input(image))["instances"]) for image in images]
+
+    def query(self, image: np.ndarray, box) -> PersonQuery:
+        """
+        Embed one person to search for query-centrically.
+
+        Args:
+            image: (H, W, 3) uint8, the scene that shows the person.
+            box: xyxy, pixels of ``image``; clip it first.
+        """
+        boxes = np.asarray(box, np.float64).reshape(1, 4)
+        given = self._run(self._input(image, boxes))["gt_embeddings"]
+        return PersonQuery(_array(given["reid"])[0], _array(given["loc"])[0])
+
+    def _detect_for(self, query: PersonQuery, image: np.ndarray) -> PersonDetections:
+        queries = {"reid": torch.from_numpy(query.reid), "loc": torch.from_numpy(query.loc)}
+        x = self._input(image) | {"queries": {k: v[None] for k, v in queries.items()}}
+        return _people(self._run(x)["query_instances"][0])
 
     def embed(self, image: np.ndarray, boxes) -> np.ndarray:
         """

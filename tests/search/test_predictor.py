@@ -119,6 +119,27 @@ def test_real_model_end_to_end(trained):
     assert predictor.fingerprint == PersonSearchPredictor(cfg, weights=path).fingerprint
 
 
+def test_query_centric_detection(trained, tmp_path):
+    """The same weights detect for one query; a model for queries only says so."""
+    cfg, path, model = trained
+    cfg = cfg.clone()
+    cfg.MODEL.SPNET.TEST_PATHWAY = "QC"
+    predictor = PersonSearchPredictor(cfg, weights=path)
+    image = draw_scene({RED: (20, 30, 20, 50), BLUE: (100, 40, 24, 60)})
+    query = predictor.query(image, (20, 30, 40, 80))
+    np.testing.assert_array_equal(query.reid, predictor.embed(image, (20, 30, 40, 80))[0])
+    first, second = predictor.detect([image, image[:, ::-1].copy()], query=query)
+    x = predictor._input(image)
+    x["queries"] = {"reid": torch.tensor(query.reid[None]), "loc": torch.tensor(query.loc[None])}
+    with torch.no_grad():
+        (want,) = model([x])[0]["query_instances"]
+    assert len(first) == len(want) > 0
+    np.testing.assert_allclose(first.scores, want.scores.sort(descending=True).values, rtol=1e-6)
+    assert second.embeddings.shape == (len(second), 16)
+    with pytest.raises(SearchInputError, match="TEST_PATHWAY is QC.*query=predictor.query"):
+        predictor.detect([image])
+
+
 def test_bad_weights(trained, tmp_path):
     cfg, path, model = trained
     with pytest.raises(SearchInputError, match="No weights given"):
