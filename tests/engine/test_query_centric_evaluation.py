@@ -168,8 +168,8 @@ def test_equals_single_searches(searched_corpus, tiny_opts, tmp_path, architectu
 
 def test_while_training(searched_corpus, tiny_opts, tmp_path):
     """A model trains object-centrically and is evaluated query-centrically in between."""
-    more = ["TEST.EVAL_PERIOD", 3, "SOLVER.MAX_ITER", 4, "TEST.EMBEDDING_DTYPE", "float16"]
-    more += ["MODEL.SPNET.TEST.QUERY_TOPK", 12]
+    more = ["TEST.EVAL_PERIOD", 3, "SOLVER.EPOCHS", 1, "TEST.EMBEDDING_DTYPE", "float16"]
+    more += ["MODEL.SPNET.TEST.QUERY_TOPK", 12, "MODEL.SPNET.NUM_CASCADES", 0]
     cfg = make_cfg(tiny_opts, tmp_path, *more)
     trainer = Trainer(cfg)
     results = trainer.train()
