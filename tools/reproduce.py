@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> dict[str, float] | None:
         check_chain(steps)
     except (KeyError, ValueError, FileNotFoundError) as error:
         raise SystemExit(f"reproduce: {error.args[0]}") from error
-    metrics = run_chain(steps, job, args.num_gpus, say=print)
+    metrics = run_chain(steps, job, args.num_gpus, print, show_hours=args.scale == "full")
     print(comparison(experiment, metrics))
     if experiment.paper.note:
         print(f"Note: {experiment.paper.note}.")

@@ -202,6 +202,7 @@ def run_chain(
     job: Callable[[Namespace], Any],
     num_gpus: int = 1,
     say: Callable[[str], Any] = logger.info,
+    show_hours: bool = True,
 ) -> dict[str, float]:
     """
     Run what is not finished.
@@ -211,6 +212,7 @@ def run_chain(
         job: ``main`` of ``tools/train_net.py``, or what launches it.
         num_gpus: for ``job``.
         say: gets a line for every step.
+        show_hours: say what a step costs; of no use in miniature.
 
     Returns:
         The last step's metrics, in percent.
@@ -227,7 +229,7 @@ def run_chain(
             say(f"{where} {name} goes on from its last checkpoint")
         else:
             hours = step.experiment.paper.hours
-            cost = f", about {hours:.1f} h on one A100" if hours else ""
+            cost = f", about {hours:.1f} h on one A100" if hours and show_hours else ""
             say(f"{where} {name} starts ({step.experiment.kind}{cost})")
         metrics = step.run(job, num_gpus)
     return metrics

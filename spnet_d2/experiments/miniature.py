@@ -58,6 +58,7 @@ def settings(cfg: CfgNode) -> list:
         "SOLVER.CHECKPOINT_EPOCHS": 0,
         "SOLVER.CHECKPOINT_PERIOD": 1,
         "TEST.EVAL_EPOCHS": 0,
+        "TEST.LOSS_IMS_PER_BATCH": 2,
         "DATALOADER.NUM_WORKERS": 0,
     }
     return [x for pair in small.items() for x in pair]

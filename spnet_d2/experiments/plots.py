@@ -38,7 +38,8 @@ def figure6(figures: Figures) -> Figure:
         _dashed(axis, _get(figures, "table5/cuhk_sysu_classifier", metric))
         axis.set_xlabel("annotations used (%)")
         axis.set_xticks(NOISE_PERCENT)
-        axis.legend()
+        if axis.lines:
+            axis.legend()
     return figure
 
 
