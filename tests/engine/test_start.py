@@ -47,11 +47,11 @@ def test_untrained_models_are_not_evaluated(query_centric, tiny_opts, tmp_path):
     spec.loader.exec_module(tool)
 
     def evaluate(*opts, allow_untrained=False):
-        opts = [*tiny_opts, *opts, "OUTPUT_DIR", str(tmp_path / "eval")]
+        words = [*tiny_opts, *opts, "OUTPUT_DIR", str(tmp_path / "eval")]
         return tool.main(
             Namespace(
                 config_file="",
-                opts=[*opts, "MODEL.SPNET.NUM_CASCADES", 0],
+                opts=[*words, "MODEL.SPNET.NUM_CASCADES", 0],
                 eval_only=True,
                 resume=False,
                 num_gpus=0,
@@ -59,8 +59,10 @@ def test_untrained_models_are_not_evaluated(query_centric, tiny_opts, tmp_path):
             )
         )
 
+    # The trunk's own weight file is not needed.
+    opts = ["MODEL.WEIGHTS", query_centric, "MODEL.SPNET.BACKBONE.PRETRAINED", "no/such/file.pth"]
     with pytest.raises(UntrainedModelError, match="qc.pth: .*swap_path.bridge.weight"):
-        evaluate("MODEL.WEIGHTS", query_centric)
+        evaluate(*opts)
     with pytest.raises(UntrainedModelError, match="MODEL.WEIGHTS is empty"):
         evaluate()
-    assert "detection" in evaluate("MODEL.WEIGHTS", query_centric, allow_untrained=True)
+    assert "detection" in evaluate(*opts, allow_untrained=True)
