@@ -197,6 +197,19 @@ def pass_stride_16_on(fpn: FeaturePyramidNetwork) -> None:
         nn.init.dirac_(output[0].weight)
 
 
+def in_fast_layout(x: Tensor, module: nn.Module) -> Tensor:
+    """
+    ``x`` (N, C, H, W) in the memory layout in which convolutions of ``module`` are fastest.
+
+    That is channels last, on CPUs twice as fast backward. But statistics of small batches magnify
+    rounding: through ResNet-50, the layout alone moves losses by 1.5e-4. So where batch norms
+    train, CPUs keep to torchvision's layout, and their numbers to the authors'.
+    """
+    norms = (m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    exact = x.device.type == "cpu" and any(norm.training for norm in norms)
+    return x.contiguous(memory_format=torch.contiguous_format if exact else torch.channels_last)
+
+
 def freeze_batch_norms(module: nn.Module) -> None:
     """Make every batch norm in ``module`` use its running statistics and stop training."""
     for norm in module.modules():
@@ -303,8 +316,7 @@ class TimmFPN(Backbone):
         """(N, 3, H, W) -> the trunk's maps of strides 8, 16 and 32, (N, channels, H_i, W_i)."""
         # A frozen trunk stays in train mode (stochastic depth), as the authors left it.
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            # Convolutions run faster in this layout, on CPUs twice as fast backward.
-            maps = self.trunk(x.contiguous(memory_format=torch.channels_last))
+            maps = self.trunk(in_fast_layout(x, self.trunk))
         if self.channels_last:
             maps = [m.permute(0, 3, 1, 2).contiguous() for m in maps]
         return maps

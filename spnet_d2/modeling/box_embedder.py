@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from .backbone import TimmFPN, freeze_batch_norms, last_stage
+from .backbone import TimmFPN, freeze_batch_norms, in_fast_layout, last_stage
 from .fixed_norm import SafeBatchNorm1d
 
 ROI_SIZE = 14
@@ -90,8 +90,7 @@ class StageCopy(nn.Module):
         if self.channels_last:
             out = self.pool(self.stage(rois.permute(0, 2, 3, 1)), dim=(1, 2))
         else:
-            layout = torch.channels_last
-            out = self.pool(self.stage(rois.contiguous(memory_format=layout)), dim=(2, 3))
+            out = self.pool(self.stage(in_fast_layout(rois, self.stage)), dim=(2, 3))
         return self.pool(rois, dim=(2, 3)), out
 
     def pool(self, maps: Tensor, dim: tuple[int, int]) -> Tensor:
