@@ -219,8 +219,6 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.WEIGHT_DECAY_BIAS = None
     # Own learning rate and decay of the trunk ("mixed LR", pre-training). -1: as the rest.
     cfg.SOLVER.BACKBONE_LR = -1.0
-    # Own learning rate of the RoI heads' copies of the trunk's last stage. -1: as the rest.
-    cfg.SOLVER.ROI_STAGE_LR = -1.0
     cfg.SOLVER.BACKBONE_WEIGHT_DECAY = -1.0
     # Epochs become SOLVER.MAX_ITER; 0: SOLVER.MAX_ITER counts.
     cfg.SOLVER.EPOCHS = 30

@@ -10,8 +10,6 @@ from torch import nn
 # Names of the timm trunk's parameters start with this. The FPN, and the RoI heads' copies of the
 # trunk's last stage, belong to the rest.
 TRUNK_PREFIX = "backbone.trunk."
-# In the names of those copies' parameters.
-STAGE_COPY = ".copy.stage."
 
 _NORMS = (
     nn.modules.batchnorm._BatchNorm,
@@ -26,8 +24,7 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
     Trainable parameters, grouped by learning rate and weight decay.
 
     ``SOLVER.BACKBONE_LR`` and ``BACKBONE_WEIGHT_DECAY`` (each, unless negative) hold for the
-    trunk, ``BASE_LR`` and ``WEIGHT_DECAY`` for the rest; ``ROI_STAGE_LR``, unless negative, for the
-    RoI heads' copies of the trunk's last stage. Norms and biases decay like everything
+    trunk, ``BASE_LR`` and ``WEIGHT_DECAY`` for the rest. Norms and biases decay like everything
     else, unless ``WEIGHT_DECAY_NORM`` / ``WEIGHT_DECAY_BIAS`` say otherwise.
 
     Returns:
@@ -46,8 +43,6 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
             if f"{module_name}.{name}".startswith(TRUNK_PREFIX):
                 lr = solver.BACKBONE_LR if solver.BACKBONE_LR >= 0 else lr
                 decay = solver.BACKBONE_WEIGHT_DECAY if solver.BACKBONE_WEIGHT_DECAY >= 0 else decay
-            elif STAGE_COPY in f"{module_name}.{name}" and solver.ROI_STAGE_LR >= 0:
-                lr = solver.ROI_STAGE_LR
             if isinstance(module, _NORMS) and solver.WEIGHT_DECAY_NORM is not None:
                 decay = solver.WEIGHT_DECAY_NORM
             if name == "bias":

@@ -8,7 +8,6 @@ from torch import nn
 
 from spnet_d2.engine import build_optimizer
 from spnet_d2.engine.optimizer import clip_by_global_norm, parameter_groups
-from tests.modeling.tiny import tiny_model
 
 
 class Toy(nn.Module):
@@ -151,15 +150,3 @@ def test_detectron2_clip_types_still_work(default_cfg, kind):
 def test_clipping_can_be_off(default_cfg):
     default_cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False
     assert type(build_optimizer(default_cfg, Toy())) is torch.optim.AdamW
-
-
-def test_stage_copies_have_their_own_rate(default_cfg):
-    model = tiny_model("MODEL.SPNET.SEPARATE_HEADS", True, "MODEL.SPNET.NUM_CASCADES", 1)
-    before = parameter_groups(default_cfg, model)
-    assert {group["lr"] for group in before} == {1e-4}
-    default_cfg.SOLVER.ROI_STAGE_LR = 1e-5
-    copies, rest = sorted(parameter_groups(default_cfg, model), key=lambda group: group["lr"])
-    assert (copies["lr"], rest["lr"]) == (1e-5, 1e-4)
-    heads = [model.roi_heads.reid_embedder, *model.roi_heads.loc_embedders]
-    stages = {id(p) for head in heads for p in head.copy.stage.parameters()}
-    assert {id(p) for p in copies["params"]} == stages
