@@ -91,6 +91,8 @@ def _add_model(cfg: CN) -> None:
     spnet.BACKBONE.ROI_STRIPES = 1
     # Keep the trunk's weights fixed (FPN and heads still train).
     spnet.BACKBONE.FREEZE = False
+    # Keep the RoI heads' copies of the trunk's last stage fixed (their projections still train).
+    spnet.BACKBONE.FREEZE_ROI_STAGE = False
     # Batch norms of trunk and RoI stage copies use their running statistics and do not train.
     spnet.BACKBONE.FREEZE_BN = False
 

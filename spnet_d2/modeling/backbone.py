@@ -237,6 +237,7 @@ class TimmFPN(Backbone):
         fpn_init: str = "kaiming",
         roi_pooling: str = "",
         roi_stripes: int = 1,
+        freeze_roi_stage: bool = False,
     ):
         """
         Args:
@@ -248,6 +249,7 @@ class TimmFPN(Backbone):
             roi_pooling: how RoI features become a vector, one of ``ROI_POOLINGS``; "" as the
                 authors pool with this trunk.
             roi_stripes: horizontal stripes pooled apart.
+            freeze_roi_stage: the RoI heads' copies of the last stage don't train.
 
         Raises:
             ValueError: an unknown option.
@@ -261,6 +263,7 @@ class TimmFPN(Backbone):
         self.channels = channels or self.trunk_channels[1]
         self.roi_pooling = roi_pooling or getattr(trunk, "roi_pooling", "max")
         self.roi_stripes = roi_stripes
+        self.freeze_roi_stage = freeze_roi_stage
         self.fpn = FeaturePyramidNetwork(
             list(self.trunk_channels),
             self.channels,
@@ -301,6 +304,7 @@ class TimmFPN(Backbone):
             "fpn_init": options.FPN_INIT,
             "roi_pooling": options.ROI_POOLING,
             "roi_stripes": options.ROI_STRIPES,
+            "freeze_roi_stage": options.FREEZE_ROI_STAGE,
         }
 
     def train(self, mode: bool = True):

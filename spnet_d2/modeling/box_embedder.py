@@ -71,7 +71,7 @@ class StageCopy(nn.Module):
         self.freeze_bn = backbone.freeze_bn
         self.reduce = {"max": torch.amax, "avg": torch.mean}[backbone.roi_pooling]
         self.stripes = backbone.roi_stripes
-        self.stage.requires_grad_(True)
+        self.stage.requires_grad_(not backbone.freeze_roi_stage)
         self.train(self.training)
 
     def train(self, mode: bool = True):

@@ -123,3 +123,12 @@ def test_stripes_of_a_roi_are_pooled_apart(name):
 def test_unknown_roi_pooling(option):
     with pytest.raises(ValueError, match=f"BACKBONE.{next(iter(option)).upper()}"):
         TimmFPN(create_trunk("resnet18", ""), **option)
+
+
+def test_frozen_stage_copy_passes_gradients_on():
+    trunk = create_trunk("test_convnext", "")
+    copy = StageCopy(TimmFPN(trunk, freeze_roi_stage=True))
+    assert not any(p.requires_grad for p in copy.parameters())
+    rois = torch.rand(2, copy.in_channels, 14, 14, requires_grad=True)
+    copy(rois)[1].sum().backward()
+    assert rois.grad.abs().sum() > 0
