@@ -9,6 +9,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 VENV_ARGS ?=
+# One process per core; the tests use one thread each. `PYTEST_ARGS=-x` and the like come on top.
+PYTEST_PROCESSES ?= auto
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 EXPERIMENT_ARGS ?=
@@ -30,7 +32,7 @@ $(STAMP): $(INPUTS)
 	@touch $@
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(PYTEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -54,6 +54,7 @@ EXTRAS = {
         "hypothesis>=6.82",
         "pytest>=8.2",
         "pytest-timeout>=2.1",
+        "pytest-xdist>=3.5",
         "ruff>=0.14",
         "scikit-learn>=1.3",
     ],
