@@ -89,8 +89,11 @@ def test_pathways_train_on_as_many_anchors():
     assert oc.SOLVER.IMS_PER_BATCH * oc.MODEL.SPNET.ANCHORS_PER_IMAGE == per_batch
     assert oc.SOLVER.MAX_ITER == qc.SOLVER.MAX_ITER
     for cfg in configs.values():
-        assert cfg.MODEL.SPNET.BACKBONE == oc.MODEL.SPNET.BACKBONE
-        assert cfg.MODEL.SPNET.REID_DIM == oc.MODEL.SPNET.REID_DIM
+        # Fine-tuning takes every layer over.
+        for key in ("NAME", "ROI_STRIPES", "ROI_POOLING"):
+            assert cfg.MODEL.SPNET.BACKBONE[key] == oc.MODEL.SPNET.BACKBONE[key]
+        for key in ("EMBED_DIM", "REID_DIM", "SEPARATE_HEADS"):
+            assert cfg.MODEL.SPNET[key] == oc.MODEL.SPNET[key]
 
 
 def test_a_failure_ends_its_chain_and_a_repetition_runs_the_rest(tmp_path):
