@@ -196,7 +196,7 @@ def scaled(case: Case, factor: float) -> Case:
 
     return Case(
         *map(share, (case.images, case.people, case.gt_boxes, case.detections, case.queries)),
-        gallery=min(case.gallery, share(case.images) // 2),
+        gallery=min(case.gallery, share(case.images) - 1),
         size=case.size,
     )
 
