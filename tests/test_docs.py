@@ -14,7 +14,14 @@ from spnet_d2.config import add_spnet_config
 from tests.modeling.tiny import tiny_config, tiny_model
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ["README.md", "GETTING_STARTED.md", "INSTALL.md", "datasets/README.md"]
+DOCUMENTS = [
+    "README.md",
+    "GETTING_STARTED.md",
+    "INSTALL.md",
+    "datasets/README.md",
+    "docs/evaluation.md",
+    "docs/evaluation_benchmark.md",
+]
 
 
 def blocks(document: str, language: str) -> list[str]:
