@@ -168,24 +168,35 @@ class Cost:
     memory: float
 
 
+# A process starts with the peak memory of the one that started it, and this one has made a corpus:
+# a small one goes between. It prints the CPU seconds and the peak memory of the program.
+_LAUNCHER = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
+sys.exit(code)
+"""
+
+
 def measure(arguments: list[str]) -> Cost:
     """Run tools/evaluate.py.
 
     Raises:
         RuntimeError: it failed.
     """
+    command = [sys.executable, str(EVALUATE), *arguments]
     start = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, str(EVALUATE), *arguments], stdout=subprocess.DEVNULL
+    process = subprocess.run(
+        [sys.executable, "-c", _LAUNCHER, *command], stdout=subprocess.PIPE, text=True
     )
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
     wall = time.perf_counter() - start
     if process.returncode:
         raise RuntimeError(f"tools/evaluate.py {' '.join(arguments)} failed, see above.")
+    cpu, memory = map(float, process.stdout.split())
     # Kilobytes on Linux, bytes on macOS.
     unit = 1 if platform.system() == "Darwin" else 1024
-    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit / 2**30)
+    return Cost(wall, cpu, memory * unit / 2**30)
 
 
 def scaled(case: Case, factor: float) -> Case:
