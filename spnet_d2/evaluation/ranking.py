@@ -20,11 +20,17 @@ def average_precision(scores: np.ndarray, positives: np.ndarray) -> float:
     """
     if len(positives) == 0:
         return 0.0
+    return float(np.mean(precision_at_positives(scores, positives)))
+
+
+def precision_at_positives(scores: np.ndarray, positives: np.ndarray) -> np.ndarray:
+    """Precision (P,) at every positive, by rising score; arguments of :func:`average_precision`,
+    with one positive at least."""
     hits = np.sort(scores[positives])
     reached = np.sort(scores[scores >= hits[0]])
     entries_at_least = len(reached) - np.searchsorted(reached, hits, side="left")
     hits_at_least = len(hits) - np.searchsorted(hits, hits, side="left")
-    return float(np.mean(hits_at_least / entries_at_least))
+    return hits_at_least / entries_at_least
 
 
 def first_hit_rank(scores: np.ndarray, positives: np.ndarray) -> int:

@@ -35,6 +35,30 @@ PLAIN = ""
 
 
 @dataclass(frozen=True)
+class Ranking:
+    """What one query of a protocol found, for those who look at more than its scores.
+
+    Attributes:
+        query (int): the query's place in the protocol.
+        boxes (GalleryBoxes): all boxes that take part.
+        pool (ndarray): (N,) numbers of the boxes that were ranked, in the gallery's order.
+        similarities (ndarray): (N,) of them; it is not to be changed, and good for the call only.
+        hits (ndarray): (P,) indices into ``pool``.
+        present (int): gallery entries that show the person.
+    """
+
+    query: int
+    boxes: GalleryBoxes
+    pool: np.ndarray
+    similarities: np.ndarray
+    hits: np.ndarray
+    present: int
+
+
+Observer = Callable[[Ranking], None]
+
+
+@dataclass(frozen=True)
 class RetrievalScores:
     """Scores of every query of a protocol, in its order.
 
@@ -108,6 +132,7 @@ def score_rankings(
     similarities: SimilaritySource,
     rescorings: Mapping[str, Rescoring],
     variant: ProtocolVariant = ORIGINAL,
+    observe: Observer | None = None,
 ) -> dict[str, RetrievalScores]:
     """Score every query of a protocol under several rankings, from one pass over the embeddings.
 
@@ -119,6 +144,7 @@ def score_rankings(
             query that may be written to.
         rescorings (Mapping[str, Rescoring]): further rankings by name.
         variant (ProtocolVariant): see :mod:`.variants`; own frames are the protocol's business.
+        observe (Observer | None): is shown the plain ranking of every query.
 
     Returns:
         dict[str, RetrievalScores]: ``PLAIN`` and one for each of ``rescorings``.
@@ -154,6 +180,8 @@ def score_rankings(
                 result.ap[q] = average_precision(values, positives) * recall
                 result.first_hit_rank[q] = first_hit_rank(values, positives)
                 result.best_hit_similarity[q] = values[positives].max()
+            if name == PLAIN and observe is not None:
+                observe(Ranking(q, boxes, pool, values, positives, present))
             if len(pool):
                 result.best_similarity[q] = values.max()
             if len(shown) < len(pool):

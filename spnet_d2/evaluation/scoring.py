@@ -19,6 +19,7 @@ from spnet_d2.evaluation.protocols import RetrievalProtocol
 from spnet_d2.evaluation.reranking import KReciprocal, Reranking
 from spnet_d2.evaluation.retrieval import (
     PLAIN,
+    Observer,
     Rescoring,
     RetrievalScores,
     score_rankings,
@@ -86,6 +87,7 @@ def evaluate_predictions(
     predictions: Predictions,
     variant: ProtocolVariant = ORIGINAL,
     extra: ExtraFigures | None = None,
+    observe: Observer | None = None,
 ) -> Evaluation:
     """Score predictions under every protocol.
 
@@ -95,6 +97,8 @@ def evaluate_predictions(
         predictions (Predictions): of at least the images of the protocols.
         variant (ProtocolVariant): the rules; the original ones are those of published figures.
         extra (ExtraFigures | None): what to report beside the plain figures.
+        observe (Observer | None): is shown the plain ranking of detected boxes for every query,
+            protocol by protocol.
 
     Raises:
         ValueError: an id the data set lacks, a query without an embedding, or context matching
@@ -143,7 +147,7 @@ def evaluate_predictions(
         rescorings = _rescorings(
             extra, truth, protocol, detections, vectors, predictions.embeddings
         )
-        rankings = score_rankings(truth, protocol, detections, source, rescorings, variant)
+        rankings = score_rankings(truth, protocol, detections, source, rescorings, variant, observe)
         evaluation.retrieval[protocol.name] = rankings.pop(PLAIN)
         evaluation.rescored[protocol.name] = rankings
         if gt_boxes is not None:
