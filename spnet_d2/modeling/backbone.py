@@ -238,6 +238,7 @@ class TimmFPN(Backbone):
         roi_pooling: str = "",
         roi_stripes: int = 1,
         freeze_roi_stage: bool = False,
+        freeze_p3: bool = False,
     ):
         """
         Args:
@@ -250,6 +251,8 @@ class TimmFPN(Backbone):
                 authors pool with this trunk.
             roi_stripes: horizontal stripes pooled apart.
             freeze_roi_stage: the RoI heads' copies of the last stage don't train.
+            freeze_p3: neither do the FPN's layers that make p3; the coarser levels' output
+                convolutions do.
 
         Raises:
             ValueError: an unknown option.
@@ -287,6 +290,9 @@ class TimmFPN(Backbone):
             pass_stride_16_on(self.fpn)
         if freeze:
             trunk.requires_grad_(False)
+        if freeze_p3:
+            self.fpn.inner_blocks.requires_grad_(False)
+            self.fpn.layer_blocks[0].requires_grad_(False)
         self.train(self.training)
 
     @classmethod
@@ -305,6 +311,7 @@ class TimmFPN(Backbone):
             "roi_pooling": options.ROI_POOLING,
             "roi_stripes": options.ROI_STRIPES,
             "freeze_roi_stage": options.FREEZE_ROI_STAGE,
+            "freeze_p3": options.FREEZE_P3,
         }
 
     def train(self, mode: bool = True):

@@ -132,3 +132,15 @@ def test_frozen_stage_copy_passes_gradients_on():
     rois = torch.rand(2, copy.in_channels, 14, 14, requires_grad=True)
     copy(rois)[1].sum().backward()
     assert rois.grad.abs().sum() > 0
+
+
+def test_frozen_p3_stays_while_coarser_levels_train():
+    torch.manual_seed(0)
+    backbone = TimmFPN(create_trunk("test_convnext", ""), freeze=True, freeze_p3=True).eval()
+    x = torch.rand(1, 3, 64, 64)
+    before = backbone(x)
+    sum(level.square().sum() for level in before.values()).backward()
+    torch.optim.SGD([p for p in backbone.parameters() if p.requires_grad], lr=0.1).step()
+    after = backbone(x)
+    assert torch.equal(before["p3"], after["p3"])
+    assert not any(torch.allclose(before[name], after[name]) for name in ("p4", "p5", "p6", "p7"))
