@@ -93,7 +93,7 @@ def _add_model(cfg: CN) -> None:
     spnet.BACKBONE.FREEZE = False
     # Keep the RoI heads' copies of the trunk's last stage fixed (their projections still train).
     spnet.BACKBONE.FREEZE_ROI_STAGE = False
-    # Keep p3, which RoI features are taken from, as FPN_INIT makes it: the laterals and p3's output.
+    # Keep p3, which RoI features come from, as FPN_INIT makes it (all laterals, p3's output).
     spnet.BACKBONE.FREEZE_P3 = False
     # Batch norms of trunk and RoI stage copies use their running statistics and do not train.
     spnet.BACKBONE.FREEZE_BN = False
