@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from spnet_d2.data.person_search_json import write_person_search_json, write_protocol
+from spnet_d2.visualization import html_report
 from tests.evaluation.corpus import QUERY, predictions, worked_example, xywh
 
 TOOL = runpy.run_path(
@@ -140,14 +141,17 @@ def test_missing_pictures_are_marked_and_counted(folder, capsys):
     assert all(decoded(source) is not None for source in page.sources)
 
 
-def test_nobody_to_find_and_nothing_found(folder, capsys):
+def test_nobody_to_find_and_nothing_found(folder, monkeypatch):
     status, page = visualize(folder, protocol="all")
     assert status == 0 and "1 of 6 queries have nobody to find" in page.text
     arrays = dict(np.load(folder / "predictions.npz"))
     for name, shape in (("image_ids", 0), ("boxes", (0, 4)), ("scores", 0), ("embeddings", (0, 2))):
         arrays[name] = np.zeros(shape, arrays[name].dtype)
     np.savez(folder / "predictions.npz", **arrays)
+    monkeypatch.setattr(html_report, "MISSED_SHOWN", 3)
     status, page = visualize(folder)
+    # The query is in four other images.
+    assert "and 1 more missed" in page.text
     assert status == 0 and "no hit" in page.text and "missed" in page.classes
     assert "hit" not in page.classes and "no best match is right" in page.text
 
