@@ -17,7 +17,7 @@ import logging
 import sys
 from pathlib import Path
 
-from spnet_d2.data.person_search_json import load_person_search_json, load_protocol
+from spnet_d2.data.person_search_json import load_person_search_json
 from spnet_d2.evaluation import (
     ALL_PROTOCOL,
     VARIANTS,
@@ -26,15 +26,13 @@ from spnet_d2.evaluation import (
     GroundTruth,
     KReciprocal,
     Predictions,
-    RetrievalProtocol,
     evaluate_predictions,
     format_table,
     format_thresholds,
     write_metrics,
     write_per_query,
 )
-
-HINT = "It is the generic person-search JSON of datasets/README.md."
+from spnet_d2.evaluation.inputs import ANNOTATIONS_HINT, protocol_name, read_protocol
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -83,25 +81,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def protocol_name(protocol: str) -> str:
-    """The name of a protocol in results: its file's name without ``.json``."""
-    return ALL_PROTOCOL if protocol == ALL_PROTOCOL else Path(protocol).stem
-
-
-def read_protocol(protocol: str, truth: GroundTruth) -> RetrievalProtocol:
-    """A protocol from its file, or the one that needs none.
-
-    Raises:
-        FileNotFoundError, ValueError: it cannot be used.
-    """
-    if protocol == ALL_PROTOCOL:
-        return RetrievalProtocol.all_boxes(truth)
-    content = load_protocol(protocol)
-    return RetrievalProtocol.from_ids(
-        protocol_name(protocol), truth, content.images, content.queries
-    )
-
-
 def run(args: argparse.Namespace) -> Evaluation:
     """Evaluate, print and write.
 
@@ -110,7 +89,7 @@ def run(args: argparse.Namespace) -> Evaluation:
     """
     # The quick check of the predictions first.
     predictions = Predictions.load(args.predictions)
-    truth = GroundTruth.from_dicts(load_person_search_json(args.annotations, "", HINT))
+    truth = GroundTruth.from_dicts(load_person_search_json(args.annotations, "", ANNOTATIONS_HINT))
     evaluation = evaluate_predictions(
         truth,
         [read_protocol(protocol, truth) for protocol in args.protocol],

@@ -18,19 +18,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from spnet_d2.data.person_search_json import load_person_search_json, load_protocol
+from spnet_d2.data.person_search_json import load_person_search_json
 from spnet_d2.evaluation import (
     ALL_PROTOCOL,
     VARIANTS,
     GroundTruth,
     Predictions,
-    RetrievalProtocol,
     evaluate_predictions,
     format_table,
 )
+from spnet_d2.evaluation.inputs import ANNOTATIONS_HINT, read_protocol
 from spnet_d2.visualization import RankingRecorder, write_report
-
-HINT = "It is the generic person-search JSON of datasets/README.md."
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -76,14 +74,9 @@ def run(args: argparse.Namespace) -> None:
             f"No folder {args.image_root.absolute()}: --image-root is the folder that the file "
             f"names in {args.annotations} are relative to."
         )
-    records = load_person_search_json(args.annotations, args.image_root, HINT)
+    records = load_person_search_json(args.annotations, args.image_root, ANNOTATIONS_HINT)
     truth = GroundTruth.from_dicts(records)
-    if args.protocol == ALL_PROTOCOL:
-        protocol = RetrievalProtocol.all_boxes(truth)
-    else:
-        content = load_protocol(args.protocol)
-        name = Path(args.protocol).stem
-        protocol = RetrievalProtocol.from_ids(name, truth, content.images, content.queries)
+    protocol = read_protocol(args.protocol, truth)
     variant = VARIANTS[args.protocol_variant]
     recorder = RankingRecorder(truth, protocol, variant)
     with tqdm(total=len(protocol.queries), desc="queries", disable=None, leave=False) as progress:
