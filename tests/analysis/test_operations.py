@@ -1,16 +1,12 @@
 """Counted operations against counts by hand, and the command-line tool."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 
 from spnet_d2.analysis import inference_parts
 from spnet_d2.analysis.operations import _part
 from tests.modeling.tiny import DIM, TRUNK, tiny_model
-
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "analyze_model.py"
+from tests.scripts import load_script
 
 
 def by_name(*overrides, size=(90, 120), boxes=3):
@@ -68,10 +64,7 @@ def test_mode_is_left_as_it_was_and_bridges_are_needed():
 
 @pytest.fixture
 def tool():
-    spec = importlib.util.spec_from_file_location("analyze_model", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tools/analyze_model.py")
 
 
 SMALL = [

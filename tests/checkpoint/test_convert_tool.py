@@ -1,6 +1,5 @@
 """tools/convert_llnl_checkpoint.py: every family of the authors' trunks, both files, refusals."""
 
-import importlib.util
 from argparse import Namespace
 from decimal import Decimal
 from pathlib import Path
@@ -15,16 +14,12 @@ from spnet_d2.checkpoint.llnl import build_from_llnl
 from spnet_d2.config import add_spnet_config
 from spnet_d2.engine import Checkpointer
 from tests.reference import reference_shapes
-
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "convert_llnl_checkpoint.py"
+from tests.scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("convert_tool", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tools/convert_llnl_checkpoint.py")
 
 
 def shapes_of(module, prefix):

@@ -1,8 +1,5 @@
 """The preview tool, from registered data set to sheets."""
 
-import importlib.util
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -11,17 +8,14 @@ from PIL import Image
 from spnet_d2.data.catalog import register_person_search, unregister
 from spnet_d2.data.person_search_json import write_person_search_json
 from spnet_d2.data.person_search_schema import make_annotation
+from tests.scripts import load_script
 
 NAME = "preview_test_people"
 
 
 @pytest.fixture(scope="module")
 def tool():
-    path = Path(__file__).resolve().parents[2] / "tools" / "visualize_data.py"
-    spec = importlib.util.spec_from_file_location("visualize_data", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tools/visualize_data.py")
 
 
 @pytest.fixture

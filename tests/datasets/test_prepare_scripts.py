@@ -1,19 +1,14 @@
 """The command-line tools: arguments, results and error messages."""
 
-import importlib.util
 import shutil
-from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).resolve().parents[2] / "datasets"
+from tests.scripts import load_script
 
 
 def script(name):
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(f"datasets/{name}.py")
 
 
 def test_prepare_cuhk_sysu(cuhk_sysu_files, tmp_path, capsys):

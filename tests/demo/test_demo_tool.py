@@ -1,19 +1,13 @@
 """tools/demo.py: what it does before and around the training, which is too slow for a test."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "demo.py"
+from tests.scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("demo_tool", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tools/demo.py")
 
 
 def test_clear_removes_the_last_run_and_nothing_else(tool, tmp_path):

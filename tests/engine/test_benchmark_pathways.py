@@ -1,20 +1,15 @@
 """The benchmark of the pathways runs, and says what it measured."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "benchmark_pathways.py"
+from tests.scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("benchmark_pathways", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tools/benchmark_pathways.py")
 
 
 def test_numbers(tool, tmp_path, capsys):

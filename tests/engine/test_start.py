@@ -1,9 +1,7 @@
 """Runs that start from another model's weights, and models that may not be evaluated."""
 
-import importlib.util
 import logging
 from argparse import Namespace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +10,8 @@ from detectron2.modeling import build_model
 
 from spnet_d2.engine import Trainer, setup
 from spnet_d2.modeling.serving import UntrainedModelError
+from tests.scripts import load_script
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "train_net.py"
 QC = ("MODEL.SPNET.PATHWAY", "QC")
 
 
@@ -42,9 +40,7 @@ def test_fine_tuning_of_a_larger_object_centric_model(query_centric, tiny_opts, 
 
 
 def test_untrained_models_are_not_evaluated(query_centric, tiny_opts, tmp_path):
-    spec = importlib.util.spec_from_file_location("train_net_tool", TOOL)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_script("tools/train_net.py")
 
     def evaluate(*opts, allow_untrained=False):
         words = [*tiny_opts, *opts, "OUTPUT_DIR", str(tmp_path / "eval")]

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from spnet_d2.data.person_search_json import write_person_search_json
 from spnet_d2.evaluation import GroundTruth, Predictions
 from tests.evaluation.oracle import Detection, Person, Scene
 
@@ -27,6 +28,29 @@ def dataset_dicts(corpus):
         }
         for image_id, scene in corpus.items()
     ]
+
+
+def write_dataset(path, corpus, suffix=".jpg", **image_fields):
+    """The corpus as person-search JSON; ``image_fields`` are those of every image."""
+    write_person_search_json(
+        path,
+        [{"id": i, "file_name": f"{i}{suffix}", **image_fields} for i in corpus],
+        [
+            {
+                "id": p.annotation_id,
+                "image_id": image,
+                "bbox": xywh(p.box),
+                "area": 1.0,
+                "person_id": p.person,
+                "is_known": True,
+                "iou_thresh": p.iou_thresh,
+                "category_id": 1,
+                "iscrowd": 0,
+            }
+            for image, scene in corpus.items()
+            for p in scene.people
+        ],
+    )
 
 
 def ground_truth(corpus):

@@ -1,33 +1,22 @@
 """tools/benchmark_evaluation.py: its corpora evaluate, and it measures what a process takes."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
-
-
-def load(name, monkeypatch):
-    spec = importlib.util.spec_from_file_location(f"{name}_tool", TOOLS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
+from tests.scripts import load_script
 
 
 @pytest.fixture
-def tool(monkeypatch):
-    return load("benchmark_evaluation", monkeypatch)
+def tool():
+    return load_script("tools/benchmark_evaluation.py")
 
 
 @pytest.mark.parametrize("name", ["prw", "cuhk_g100"])
 def test_synthetic_corpora_evaluate(name, tool, monkeypatch, tmp_path, capsys):
     case = tool.scaled(tool.CASES[name], 0.01)
     arguments = tool.write_case(case, tmp_path)
-    assert load("evaluate", monkeypatch).main([*arguments, "--output", str(tmp_path)]) == 0
+    assert load_script("tools/evaluate.py").main([*arguments, "--output", str(tmp_path)]) == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["num_queries"] == case.queries
     assert (metrics["num_gt_boxes"], metrics["num_detections"]) == (case.gt_boxes, case.detections)

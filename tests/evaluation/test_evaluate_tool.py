@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spnet_d2.data.person_search_json import write_person_search_json, write_protocol
-from tests.evaluation.corpus import QUERY, predictions, worked_example, xywh
+from spnet_d2.data.person_search_json import write_protocol
+from tests.evaluation.corpus import QUERY, predictions, worked_example, write_dataset
 
 TOOL = runpy.run_path(Path(__file__).parents[2] / "tools" / "evaluate.py", run_name="evaluate")
 GALLERY = [1, 2, 3, 4, 5]
@@ -20,25 +20,7 @@ GALLERY = [1, 2, 3, 4, 5]
 def files(tmp_path):
     """The worked example as files: annotations, two protocols and arrays."""
     corpus, embeddings, gt_embeddings = worked_example(True)
-    write_person_search_json(
-        tmp_path / "test.json",
-        [{"id": i, "file_name": f"{i}.jpg", "width": 640, "height": 480} for i in corpus],
-        [
-            {
-                "id": p.annotation_id,
-                "image_id": image,
-                "bbox": xywh(p.box),
-                "area": 1.0,
-                "person_id": p.person,
-                "is_known": True,
-                "iou_thresh": p.iou_thresh,
-                "category_id": 1,
-                "iscrowd": 0,
-            }
-            for image, scene in corpus.items()
-            for p in scene.people
-        ],
-    )
+    write_dataset(tmp_path / "test.json", corpus, width=640, height=480)
     write_protocol(tmp_path / "plain.json", [0, *GALLERY], [QUERY])
     # Image 1 twice, own images listed, and a query whose person is in no other image.
     quirks = {QUERY: [0, *GALLERY, 1], 103: GALLERY}

@@ -8,9 +8,9 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 
 from spnet_d2.data.catalog import register_person_search, unregister
-from spnet_d2.data.person_search_json import write_person_search_json, write_protocol
+from spnet_d2.data.person_search_json import write_protocol
 from spnet_d2.evaluation import PersonSearchEvaluator, Predictions
-from tests.evaluation.corpus import QUERY, worked_example, xywh
+from tests.evaluation.corpus import QUERY, worked_example, write_dataset
 
 NAME = "evaluator_test"
 EXPECTED = {
@@ -24,28 +24,7 @@ EXPECTED = {
 def dataset(tmp_path):
     """The worked example as a registered data set; yields its corpus."""
     corpus, _, _ = worked_example(True)
-    write_person_search_json(
-        tmp_path / "test.json",
-        [
-            {"id": i, "file_name": f"{i}.jpg", "width": 500, "height": 300, "cam_id": -1}
-            for i in corpus
-        ],
-        [
-            {
-                "id": p.annotation_id,
-                "image_id": image,
-                "bbox": xywh(p.box),
-                "person_id": p.person,
-                "is_known": True,
-                "iou_thresh": p.iou_thresh,
-                "category_id": 1,
-                "iscrowd": 0,
-                "area": 1,
-            }
-            for image, scene in corpus.items()
-            for p in scene.people
-        ],
-    )
+    write_dataset(tmp_path / "test.json", corpus, width=500, height=300, cam_id=-1)
     images = list(range(6))
     write_protocol(tmp_path / "list.json", images, [QUERY])
     write_protocol(tmp_path / "dict.json", images, {QUERY: images})

@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from spnet_d2.data.catalog import register_person_search, unregister
-from spnet_d2.data.person_search_json import write_person_search_json, write_protocol
+from spnet_d2.data.person_search_json import write_protocol
 from spnet_d2.evaluation import (
     PersonSearchEvaluator,
     Predictions,
@@ -21,7 +21,7 @@ from spnet_d2.evaluation import (
     flat_metrics,
 )
 from spnet_d2.evaluation.query_centric import SearchPlan
-from tests.evaluation.corpus import QUERY, ground_truth, worked_example, xywh
+from tests.evaluation.corpus import QUERY, ground_truth, worked_example, write_dataset
 from tests.evaluation.oracle import Person, Scene, galleries_of
 
 NAME = "query_centric_test"
@@ -85,26 +85,7 @@ def dataset(tmp_path):
     """The worked example, with the query's frame and an empty image, and several protocols."""
     corpus, embeddings, gt_embeddings = worked_example(False)
     corpus[6] = Scene()
-    annotations = [
-        {
-            "id": p.annotation_id,
-            "image_id": image,
-            "bbox": xywh(p.box),
-            "person_id": p.person,
-            "is_known": True,
-            "iou_thresh": p.iou_thresh,
-            "category_id": 1,
-            "iscrowd": 0,
-            "area": 1,
-        }
-        for image, scene in corpus.items()
-        for p in scene.people
-    ]
-    images = [
-        {"id": i, "file_name": f"{i}.jpg", "width": 500, "height": 300, "cam_id": -1}
-        for i in corpus
-    ]
-    write_person_search_json(tmp_path / "test.json", images, annotations)
+    write_dataset(tmp_path / "test.json", corpus, width=500, height=300, cam_id=-1)
     protocols = {
         "dict": (IMAGES, {QUERY: IMAGES}),
         "repeated": (IMAGES, {QUERY: [*IMAGES, 1]}),

@@ -1,6 +1,5 @@
 """tools/reproduce.py and tools/plot_results.py, on miniature corpora with a tiny model."""
 
-import importlib.util
 import json
 import logging
 import re
@@ -13,15 +12,14 @@ from spnet_d2.data.catalog import register_builtin_datasets
 from spnet_d2.engine import Trainer
 from spnet_d2.experiments import load_catalogue, miniature
 from spnet_d2.experiments.plots import FIGURES, drawn
+from tests.scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
 CATALOGUE = load_catalogue(ROOT)
 
 
 def load_tool(name: str):
-    spec = importlib.util.spec_from_file_location(f"{name}_tool", ROOT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script(f"tools/{name}.py")
     # Reading all configs takes a second, each time.
     module.load_catalogue = lambda root: CATALOGUE
     return module

@@ -1,6 +1,5 @@
 """tools/search.py end to end, with a model that finds coloured rectangles."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -10,17 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from .scenes import BLUE, RED, draw_scene, make_predictor, write_video
+from tests.scripts import load_script
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "search.py"
+from .scenes import BLUE, RED, draw_scene, make_predictor, write_video
 
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("search_tool", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tools/search.py")
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 import pytest
 
-from spnet_d2.data.person_search_json import write_person_search_json, write_protocol
+from spnet_d2.data.person_search_json import write_protocol
 from spnet_d2.visualization import html_report
-from tests.evaluation.corpus import QUERY, predictions, worked_example, xywh
+from tests.evaluation.corpus import QUERY, predictions, worked_example, write_dataset
 
 TOOL = runpy.run_path(
     Path(__file__).parents[2] / "tools" / "visualize_results.py", run_name="visualize_results"
@@ -53,25 +53,7 @@ def folder(tmp_path):
     for image, colour in zip(corpus, COLOURS):
         picture = np.full((300, 450, 3), colour, np.uint8)
         cv2.imwrite(str(tmp_path / "frames" / f"{image}.png"), picture)
-    write_person_search_json(
-        tmp_path / "test.json",
-        [{"id": i, "file_name": f"{i}.png", "width": 450, "height": 300} for i in corpus],
-        [
-            {
-                "id": p.annotation_id,
-                "image_id": image,
-                "bbox": xywh(p.box),
-                "area": 1.0,
-                "person_id": p.person,
-                "is_known": True,
-                "iou_thresh": p.iou_thresh,
-                "category_id": 1,
-                "iscrowd": 0,
-            }
-            for image, scene in corpus.items()
-            for p in scene.people
-        ],
-    )
+    write_dataset(tmp_path / "test.json", corpus, ".png", width=450, height=300)
     write_protocol(tmp_path / f"{PROTOCOL}.json", list(corpus), [QUERY, 101, 102, 104])
     predictions(corpus, embeddings, gt_embeddings).save(tmp_path / "predictions.npz")
     return tmp_path

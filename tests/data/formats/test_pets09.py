@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import importlib.util
 import itertools
 import json
 import shutil
@@ -18,6 +17,7 @@ from spnet_d2.data.formats import pets09, pets09_weak
 from spnet_d2.data.formats.hog_people import precision_recall
 from spnet_d2.data.person_search_json import load_person_search_json, load_protocol
 from spnet_d2.data.person_search_schema import check_person_search
+from tests.scripts import load_script
 
 DATASETS = Path(__file__).resolve().parents[3] / "datasets"
 ANNOTATIONS = DATASETS / "pets09" / "pets09_s2l1.json"
@@ -40,10 +40,7 @@ def protocols(raw, partitions):
 
 @pytest.fixture
 def script():
-    spec = importlib.util.spec_from_file_location("prepare_pets09", DATASETS / "prepare_pets09.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("datasets/prepare_pets09.py")
 
 
 def people(part):
