@@ -22,6 +22,7 @@ OWN = [
     "torchvision>=0.19",
     "timm>=1.0.21",
     "numpy>=1.26",
+    "PyYAML>=6.0",
     "scipy>=1.12",
     "Pillow>=10.0",
     "safetensors>=0.4",

@@ -13,23 +13,19 @@ Weights are random: none are needed.
 import argparse
 from collections.abc import Iterable
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from tabulate import tabulate
 
 from spnet_d2.analysis import Account, Fit, Part, account_step, fit_accounts, inference_parts
-from spnet_d2.config import add_spnet_config
+from spnet_d2.config_reader import ConfigError, read_config
 
 GIB = 1 << 30
 
 
-def read_config(path: str, opts: list[str]) -> CfgNode:
+def make_cfg(path: str, opts: list[str]) -> CfgNode:
     """The model of a config, with random weights, on the CPU."""
-    cfg = get_cfg()
-    add_spnet_config(cfg)
-    if path:
-        cfg.merge_from_file(path)
-    cfg.merge_from_list(opts)
+    cfg = read_config(path, opts)
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.SPNET.BACKBONE.PRETRAINED = ""
     if cfg.MODEL.SPNET.REID.NUM_IDENTITIES < 0:
@@ -97,7 +93,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    cfg = read_config(args.config_file, args.opts)
+    try:
+        cfg = make_cfg(args.config_file, args.opts)
+    except ConfigError as error:
+        raise SystemExit(f"analyze_model: {error}") from error
     model = build_model(cfg)
     total = sum(p.numel() for p in model.parameters())
     if model.test_pathway == "OC":

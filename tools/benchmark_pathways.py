@@ -21,14 +21,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from tabulate import tabulate
 from torch import nn, optim
 
 import spnet_d2.modeling  # noqa: F401  (registers the model)
-from spnet_d2.config import add_spnet_config
+from spnet_d2.config_reader import read_config
 from spnet_d2.data.atomic_io import atomic_path
 from spnet_d2.engine.optimizer import build_optimizer
 
@@ -62,8 +62,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def make_cfg(args: argparse.Namespace, pathway: str) -> CfgNode:
     """The paper's pre-training on one pathway, at the size asked for."""
-    cfg = get_cfg()
-    add_spnet_config(cfg)
     settings = {
         "MODEL.DEVICE": args.device,
         "MODEL.SPNET.PATHWAY": pathway,
@@ -78,9 +76,7 @@ def make_cfg(args: argparse.Namespace, pathway: str) -> CfgNode:
         "MODEL.SPNET.MOMENTUM_TWIN.ENABLED": True,
         "SOLVER.AMP.ENABLED": args.amp,
     }
-    cfg.merge_from_list([x for pair in settings.items() for x in pair])
-    cfg.merge_from_list(args.opts)
-    return cfg
+    return read_config(opts=[*(x for pair in settings.items() for x in pair), *args.opts])
 
 
 def synthetic_batch(args: argparse.Namespace, rng: np.random.Generator) -> list[dict]:

@@ -16,12 +16,12 @@ import sys
 from pathlib import Path
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from tabulate import tabulate
 
 from spnet_d2.checkpoint.files import read_checkpoint
 from spnet_d2.checkpoint.llnl import bridges_are_zero, build_from_llnl, infer_config, tensors_of
-from spnet_d2.config import add_spnet_config
+from spnet_d2.config_reader import merge_settings, read_config
 from spnet_d2.data.atomic_io import atomic_path
 
 
@@ -75,15 +75,8 @@ def make_config(state: dict, config_file: Path | None, opts: list[str]) -> CfgNo
             print("All bridges are zero, so this is a query-centric model: PATHWAY is QC.")
             cfg.MODEL.SPNET.PATHWAY = "QC"
     else:
-        cfg = get_cfg()
-        add_spnet_config(cfg)
-    try:
-        if config_file is not None:
-            cfg.merge_from_file(str(config_file))
-        cfg.merge_from_list(opts)
-    # How yacs and PyYAML report unknown keys, values of the wrong type, and broken files.
-    except (KeyError, AssertionError, AttributeError, TypeError) as error:
-        raise ValueError(f"Cannot use {config_file or 'the settings'}: {error}") from error
+        cfg = read_config(config_file)
+    merge_settings(cfg, opts)
     return cfg
 
 

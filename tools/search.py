@@ -8,19 +8,23 @@ The box is left, top, width, height in pixels. Written to --output: matches.json
 matches, most similar first), search.png (a picture of them) and gallery.npz (everyone found; give
 it as --gallery to search the same frames again at once). Without --config-file and --weights the
 model of `make demo` is used. Settings may follow at the end as KEY VALUE pairs.
+
+With MODEL.SPNET.TEST_PATHWAY QC, which models of query-centric training have by themselves, each
+frame is searched for the query alone. That leaves no gallery.npz: another query finds other boxes.
 """
 
 import argparse
 import json
 import logging
 import sys
+import tempfile
 from pathlib import Path
 
 import cv2
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from tabulate import tabulate
 
-from spnet_d2.config import add_spnet_config
+from spnet_d2.config_reader import ConfigError, read_config
 from spnet_d2.data.atomic_io import atomic_path
 from spnet_d2.search import (
     Gallery,
@@ -68,6 +72,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings")
     args = parser.parse_args(argv)
+    if not 0 <= args.min_score <= 1:
+        parser.error(f"--min-score must lie between 0 and 1, found {args.min_score}")
     if args.topk < 1:
         parser.error(f"--topk must be 1 or more, found {args.topk}")
     if len(args.opts) % 2:
@@ -96,6 +102,8 @@ def load_config(args: argparse.Namespace) -> tuple[CfgNode, str]:
                 "--config-file and --weights of your own training run."
             )
     elif config_file is None:
+        if not weights.is_file():
+            raise SearchInputError(f"No weight file at {weights.absolute()}; check --weights.")
         # Of a converted checkpoint, or of a training run.
         config_file = weights.with_suffix(".yaml")
         if not config_file.is_file():
@@ -105,14 +113,10 @@ def load_config(args: argparse.Namespace) -> tuple[CfgNode, str]:
             f"No config file at {config_file.absolute()}; give --config-file. A training run "
             "writes config.yaml into its output folder."
         )
-    cfg = get_cfg()
-    add_spnet_config(cfg)
     try:
-        cfg.merge_from_file(str(config_file))
-        cfg.merge_from_list(args.opts)
-    # How yacs and PyYAML report unknown keys, values of the wrong type, and broken files.
-    except (KeyError, ValueError, AssertionError, AttributeError, TypeError) as error:
-        raise SearchInputError(f"Cannot use {config_file} with {args.opts}: {error}") from error
+        cfg = read_config(config_file, args.opts)
+    except ConfigError as error:
+        raise SearchInputError(str(error)) from error
     # The model drops what it is unsure of, too.
     test = cfg.MODEL.SPNET.TEST
     test.SCORE_THRESH = min(test.SCORE_THRESH, args.min_score)
@@ -135,12 +139,22 @@ def run(args: argparse.Namespace) -> list[Match]:
     cfg, weights = load_config(args)
     try:
         args.output.mkdir(parents=True, exist_ok=True)
+        # Not only there, but to be written to.
+        with tempfile.TemporaryFile(dir=args.output):
+            pass
     except OSError as error:
-        raise SearchInputError(f"Cannot make the folder {args.output}: {error}") from error
+        raise SearchInputError(f"Cannot write to the folder {args.output}: {error}") from error
 
     predictor = PersonSearchPredictor(cfg, weights=weights, allow_untrained=args.allow_untrained)
-    embedding = predictor.embed(image, [box])[0]
-    if gallery is None:
+    query = predictor.query(image, box)
+    if predictor.query_centric:
+        if gallery is not None:
+            raise SearchInputError(
+                f"{args.gallery} serves every query, but this model searches query by query "
+                f"(MODEL.SPNET.TEST_PATHWAY is QC): give its frames, {gallery.source}, instead."
+            )
+        gallery = Gallery.build(predictor, frames, args.min_score, query)
+    elif gallery is None:
         gallery = Gallery.build(predictor, frames, args.min_score)
         gallery.save(args.output / "gallery.npz")
     elif gallery.fingerprint != predictor.fingerprint:
@@ -150,7 +164,7 @@ def run(args: argparse.Namespace) -> list[Match]:
         )
     else:
         gallery = gallery.above(args.min_score)
-    matches = search(gallery, embedding, args.topk, args.min_similarity)
+    matches = search(gallery, query.reid, args.topk, args.min_similarity)
 
     report = {
         "query": {"file": str(args.query), **box_to_json(box)},
@@ -199,7 +213,8 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         run(args)
-    except SearchInputError as error:
+    # A disk may fill up, or a folder go away, while frames are searched.
+    except (SearchInputError, OSError) as error:
         print(f"search: {error}", file=sys.stderr)
         return 1
     return 0

@@ -11,12 +11,12 @@ follow at the end as KEY VALUE pairs; MODEL.SPNET.TEST_PATHWAY QC evaluates quer
 a GPU everything runs on the CPU.
 """
 
-import os
 from argparse import Namespace
 
 import torch
 from detectron2.engine import default_argument_parser, launch
 
+from spnet_d2.config_reader import ConfigError, read_config
 from spnet_d2.engine import Checkpointer, Trainer, setup
 
 
@@ -47,10 +47,10 @@ def run() -> None:
         help="evaluate even where the weights don't cover the whole model",
     )
     args = parser.parse_args()
-    if len(args.opts) % 2:
-        parser.error(f"settings are KEY VALUE pairs, found {len(args.opts)} words: {args.opts}")
-    if args.config_file and not os.path.isfile(args.config_file):
-        parser.error(f"no config file at {os.path.abspath(args.config_file)}")
+    try:
+        read_config(args.config_file, args.opts)
+    except ConfigError as error:
+        parser.error(str(error))
     if args.num_gpus > max(1, torch.cuda.device_count()):
         parser.error(f"--num-gpus {args.num_gpus}, but PyTorch finds {torch.cuda.device_count()}")
     launch(

@@ -8,7 +8,8 @@
 Each person has a colour and a label p<number> (counted from 0 within the data set, as training sees
 them); unknown people are grey and marked ``?``; ignore regions are crossed out. With
 ``--augmented`` a row shows the annotated picture and then ``--views`` independent training views of
-it. Sheets of ``--rows`` rows are written as ``<dataset>_<number>.png``. No display is needed.
+it; where INPUT.SSL_BOXES trains on random boxes, these are shown instead, as in one epoch. Sheets
+of ``--rows`` rows are written as ``<dataset>_<number>.png``. No display is needed.
 """
 
 import argparse
@@ -18,12 +19,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 
-from spnet_d2.config import add_spnet_config
+from spnet_d2.config_reader import ConfigError, read_config
 from spnet_d2.data.geometry import View
 from spnet_d2.data.mapper import PersonSearchMapper
+from spnet_d2.data.random_boxes import build_random_boxes
 from spnet_d2.data.samplers import sample_seed
 
 UNKNOWN_COLOUR = (150, 150, 150)
@@ -108,6 +109,15 @@ def choose(number: int, limit: int) -> list[int]:
     return np.linspace(0, number - 1, min(number, limit)).round().astype(int).tolist()
 
 
+def select(cfg, dicts: list[dict], args) -> list[dict]:
+    """The dicts to show; with ``--augmented`` their annotations are those of training."""
+    indices = choose(len(dicts), args.images)
+    random_boxes = build_random_boxes(cfg, len(dicts), args.seed) if args.augmented else None
+    if not random_boxes:
+        return [dicts[index] for index in indices]
+    return [random_boxes(dicts[index], index, epoch=0) for index in indices]
+
+
 def make_rows(cfg, dicts: list[dict], args) -> list[np.ndarray]:
     """One row per picture, or pictures in rows of three without ``--augmented``."""
     preview = PersonSearchMapper(augmentation=FixedHeight(args.height), is_train=False)
@@ -162,20 +172,18 @@ def parse_args(argv=None) -> argparse.Namespace:
 def main(argv=None) -> None:
     args = parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    cfg = get_cfg()
-    add_spnet_config(cfg)
-    if args.config_file:
-        cfg.merge_from_file(str(args.config_file))
-    cfg.merge_from_list(args.opts)
+    try:
+        cfg = read_config(args.config_file, args.opts)
+    except ConfigError as error:
+        raise SystemExit(f"visualize_data: {error}") from error
     if args.dataset not in DatasetCatalog:
         names = ", ".join(sorted(DatasetCatalog.list()))
         raise SystemExit(f'No data set "{args.dataset}" is registered; there are: {names}')
     try:
         dicts = DatasetCatalog.get(args.dataset)
-        chosen = [dicts[index] for index in choose(len(dicts), args.images)]
-        if not chosen:
+        if not dicts:
             raise ValueError(f"{args.dataset} has no pictures.")
-        for path in save_sheets(make_rows(cfg, chosen, args), args):
+        for path in save_sheets(make_rows(cfg, select(cfg, dicts, args), args), args):
             print(path)
     except (OSError, ValueError) as error:
         raise SystemExit(f"visualize_data: {error}") from error

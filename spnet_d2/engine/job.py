@@ -4,12 +4,12 @@ import argparse
 import logging
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from spnet_d2.config import add_spnet_config
+from spnet_d2.config_reader import read_config
 from spnet_d2.data.catalog import num_identities
 from spnet_d2.data.loaders import iterations_per_epoch
 from spnet_d2.engine.schedule import prefer_explicit_iterations, resolve_schedule
@@ -33,12 +33,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     Returns:
         CfgNode: frozen.
     """
-    cfg = get_cfg()
-    add_spnet_config(cfg)
-    if args.config_file:
-        cfg.merge_from_file(args.config_file)
     opts = list(args.opts or [])
-    cfg.merge_from_list(opts)
+    cfg = read_config(args.config_file, opts)
 
     # Detectron2 sets up its own loggers only.
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="spnet_d2")

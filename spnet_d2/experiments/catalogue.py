@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 
-from spnet_d2.config import add_spnet_config
+from spnet_d2.config_reader import read_config
 from spnet_d2.experiments.paper import Published, published
 
 CONFIG_FOLDER = "projects_configs"
@@ -40,9 +40,7 @@ class Experiment:
     @cached_property
     def cfg(self) -> CfgNode:
         """The whole config, frozen; nothing that depends on data is filled in."""
-        cfg = get_cfg()
-        add_spnet_config(cfg)
-        cfg.merge_from_file(str(self.config_file))
+        cfg = read_config(self.config_file)
         cfg.freeze()
         return cfg
 

@@ -15,6 +15,7 @@ from spnet_d2.data.atomic_io import atomic_path
 
 from .errors import SearchInputError
 from .frames import ImageFolder, VideoFile
+from .predictor import PersonQuery
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class Gallery:
         predictor,
         frames: ImageFolder | VideoFile,
         min_score: float = 0.5,
+        query: PersonQuery | None = None,
         progress: bool = True,
     ) -> "Gallery":
         """
@@ -70,6 +72,7 @@ class Gallery:
             predictor: a :class:`~.predictor.PersonSearchPredictor`.
             frames: of :func:`~.frames.open_frames`.
             min_score: people the detector is less sure of are left out.
+            query: detect this person (query-centric pathway); the gallery serves no other query.
             progress: show a progress bar.
 
         Raises:
@@ -79,7 +82,7 @@ class Gallery:
         # A header may lack or exaggerate the count; the bar then shows no end.
         total = len(frames) or None
         for frame in tqdm(frames, total=total, unit="frame", disable=not progress):
-            found.append(predictor.detect([frame.image])[0].above(min_score))
+            found.append(predictor.detect([frame.image], query)[0].above(min_score))
             numbers.append(frame.number)
             files.append(frame.file)
             times.append(np.nan if frame.time is None else frame.time)

@@ -3,7 +3,8 @@
 import hashlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -118,12 +119,14 @@ class PersonSearchPredictor:
             allow_untrained: see :func:`load_model`.
 
         Raises:
-            SearchInputError: no weights, or weights of another model.
+            SearchInputError: no weights, weights of another model, or settings out of range.
         """
         weights = cfg.MODEL.WEIGHTS if weights is None else weights
+        with _settings_of_user():
+            augmentation = build_augmentation(cfg, is_train=False)
         return {
             "model": load_model(cfg, weights, allow_untrained),
-            "augmentation": build_augmentation(cfg, is_train=False),
+            "augmentation": augmentation,
             "image_format": image_format,
             "exact_8bit": cfg.INPUT.EXACT_8BIT,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
@@ -149,7 +152,7 @@ class PersonSearchPredictor:
         """
         if query is not None:
             return [self._detect_for(query, image) for image in images]
-        if getattr(self.model, "test_pathway", "OC") == "QC":
+        if self.query_centric:
             raise SearchInputError(
                 "This model searches query by query (MODEL.SPNET.TEST_PATHWAY is QC), so it has no "
                 "detections, nor a gallery index, that serve every query. In code, give "
@@ -188,6 +191,11 @@ class PersonSearchPredictor:
         """
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
         return _array(self._run(self._input(image, boxes))["gt_embeddings"]["reid"])
+
+    @property
+    def query_centric(self) -> bool:
+        """Whether the model's config detects for queries only."""
+        return getattr(self.model, "test_pathway", "OC") == "QC"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -240,7 +248,8 @@ def load_model(cfg, weights: str, allow_untrained: bool = False) -> nn.Module:
         The model in eval mode; on the CPU if the config asks for CUDA and there is none.
 
     Raises:
-        SearchInputError: no weights given, no such file, or weights of another model.
+        SearchInputError: no weights given, no such file, weights of another model, or settings
+            that no model can be built with.
     """
     if not weights and not allow_untrained:
         raise SearchInputError("No weights given; set --weights (MODEL.WEIGHTS) to a checkpoint.")
@@ -261,12 +270,22 @@ def load_model(cfg, weights: str, allow_untrained: bool = False) -> nn.Module:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("MODEL.DEVICE is %s, but there is no CUDA; using the CPU.", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
-    model = build_model(cfg)
+    with _settings_of_user():
+        model = build_model(cfg)
     try:
         Checkpointer(model).load_to_serve(weights, allow_untrained=allow_untrained)
     except (FileNotFoundError, UntrainedModelError, ValueError) as error:
         raise SearchInputError(str(error)) from error
     return model.eval()
+
+
+@contextmanager
+def _settings_of_user() -> Iterator[None]:
+    """Building from a config: what is wrong with its settings is the user's to mend."""
+    try:
+        yield
+    except ValueError as error:
+        raise SearchInputError(f"The config can't be used: {error}") from error
 
 
 def _people(instances: Instances) -> PersonDetections:

@@ -77,7 +77,38 @@ def test_training_views(tool, dataset):
     assert all(np.array_equal(one, other) for one, other in zip(sheets, again))
 
 
+def test_random_boxes_are_shown_as_training_has_them(tool, dataset, monkeypatch):
+    """Left the boxes of an epoch in the whole picture, then the views of the same boxes."""
+    shown = []
+
+    def record(sample):
+        shown.append(sample["instances"])
+        return draw(sample)
+
+    draw = tool.draw
+    monkeypatch.setattr(tool, "draw", record)
+    settings = ("INPUT.CROP_SIZE", "64", "INPUT.SSL_BOXES", "iou", "INPUT.SSL_NUM_BOXES", "4")
+    run(tool, dataset, "--augmented", "--views", "3", "--images", "2", *settings)
+    whole, views = shown[:2], shown[2:]
+    # Pictures 0 and 4 of five: numbers that training gives them.
+    assert [people.gt_person_ids.tolist() for people in whole] == [
+        [0, 1, 2, 3],
+        [16, 17, 18, 19],
+    ]
+    assert len(views) == 6
+    for people, numbers in zip(views, [range(4)] * 3 + [range(16, 20)] * 3):
+        assert set(people.gt_person_ids.tolist()) <= set(numbers)
+    # Without augmentation the annotations are shown.
+    shown.clear()
+    run(tool, dataset, "--images", "1", *settings)
+    assert shown[0].gt_person_ids.tolist() == [0, 1]
+
+
 def test_unknown_names_and_missing_pictures(tool, dataset):
+    with pytest.raises(SystemExit, match="INPUT.SSL_BOXES must be one of"):
+        run(tool, dataset, "--augmented", "INPUT.SSL_BOXES", "some")
+    with pytest.raises(SystemExit, match="Non-existent key: INPUT.NOTHING"):
+        run(tool, dataset, "INPUT.NOTHING", "1")
     with pytest.raises(SystemExit, match='No data set "nobody" is registered; there are: '):
         tool.main(["--dataset", "nobody", "--output", str(dataset)])
     (dataset / "0.png").unlink()

@@ -120,8 +120,9 @@ def test_train_then_evaluate_from_the_command_line(command_line, tiny_opts, tmp_
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["SOLVER.EPOCHS"], "settings are KEY VALUE pairs"),
-        (["--config-file", "nowhere.yaml"], "no config file at /"),
+        (["SOLVER.EPOCHS"], "Settings are KEY VALUE pairs"),
+        (["SOLVER.EPOHCS", "3"], "key: SOLVER.EPOHCS; similar ones: SOLVER.EPOCHS"),
+        (["--config-file", "nowhere.yaml"], "No config file at /"),
         (["--num-gpus", "99"], "--num-gpus 99, but PyTorch finds"),
     ],
 )

@@ -8,10 +8,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from detectron2.modeling import build_model
 
+from spnet_d2.search import Gallery, PersonSearchPredictor, open_frames
+from spnet_d2.search.query import cosine_similarities
 from tests.scripts import load_script
 
 from .scenes import BLUE, RED, draw_scene, make_predictor, write_video
+from .test_predictor import tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +41,7 @@ def run(tool, folder, monkeypatch, capsys):
     """Call the tool with the query's defaults; returns (status, text, report)."""
     monkeypatch.setattr(tool, "PersonSearchPredictor", lambda cfg, **kwargs: make_predictor())
     (folder / "config.yaml").write_text("VERSION: 2\n")
+    (folder / "model_final.pth").write_bytes(b"")
 
     def call(*extra, box="40,30,20,60", query="query.png", gallery="frames", output="out"):
         report = folder / output / "matches.json"
@@ -134,7 +139,9 @@ def test_clear_errors(run, folder):
         ({"gallery": "nothing"}, "No pictures in"),
         ({"gallery": "query.png"}, "is a single picture"),
         ({"gallery": "missing.npz"}, "No gallery file at"),
-        ({"output": "file/sub"}, "Cannot make the folder"),
+        ({"output": "file/sub"}, "Cannot write to the folder"),
+        # A folder in which nobody may make a file.
+        ({"output": "/proc/self"}, "Cannot write to the folder"),
     ):
         status, text, _ = run(**kwargs)
         assert status == 1
@@ -143,10 +150,71 @@ def test_clear_errors(run, folder):
     status, text, _ = run("--every", 0)
     assert status == 1 and "n >= 1" in text
     status, text, _ = run("MODEL.NO_SUCH_KEY", 1)
-    assert status == 1 and "Cannot use" in text
+    assert status == 1 and "Cannot use the settings" in text
     (folder / "config.yaml").unlink()
     status, text, _ = run()
     assert status == 1 and "No config file at" in text
+
+
+def test_query_centric(tool, folder, capsys):
+    """A model of query-centric training finds the query's own candidates in every frame."""
+    cfg = tiny_config()
+    cfg.MODEL.SPNET.PATHWAY = "QC"
+    cfg.MODEL.SPNET.ANCHOR_BIAS = 0.0
+    torch.manual_seed(0)
+    torch.save({"model": build_model(cfg).state_dict()}, folder / "model_final.pth")
+    (folder / "config.yaml").write_text(cfg.dump())
+
+    def call(*extra, gallery="frames"):
+        argv = ["--query", str(folder / "query.png"), "--box", "40,30,20,60"]
+        argv += ["--weights", str(folder / "model_final.pth"), "--output", str(folder / "out")]
+        status = tool.main([*argv, "--gallery", str(folder / gallery), *extra])
+        return status, capsys.readouterr().err
+
+    status, text = call("--topk", "5", "--min-score", "0.1")
+    assert status == 0, text
+    assert not (folder / "out" / "gallery.npz").exists()
+    report = json.loads((folder / "out" / "matches.json").read_text())
+    assert len(report["matches"]) == 5 and report["gallery"]["frames"] == 6
+
+    predictor = PersonSearchPredictor(cfg, weights=str(folder / "model_final.pth"))
+    query = predictor.query(cv2.imread(str(folder / "query.png")), (40, 30, 60, 90))
+    best = max(
+        (similarity, i, score)
+        for i in range(6)
+        for found in predictor.detect([cv2.imread(str(folder / "frames" / f"{i}.png"))], query)
+        for similarity, score in zip(
+            cosine_similarities(found.embeddings, query.reid), found.scores
+        )
+        if score >= 0.1
+    )
+    first = report["matches"][0]
+    assert Path(first["file"]).stem == str(best[1])
+    assert (first["similarity"], first["score"]) == pytest.approx((best[0], best[2]), abs=1e-4)
+
+    # An index of everybody is none of this query, and it is said what to do.
+    frames = open_frames(folder / "frames")
+    Gallery.build(make_predictor(), frames, progress=False).save(folder / "all.npz")
+    status, text = call(gallery="all.npz")
+    assert status == 1 and f"give its frames, {folder / 'frames'}, instead" in text
+
+
+def test_settings_of_no_model(tool, folder, capsys):
+    (folder / "model_final.pth").write_bytes(b"")
+    (folder / "config.yaml").write_text(tiny_config().dump())
+    argv = ["--query", str(folder / "query.png"), "--box", "40,30,20,60"]
+    argv += ["--weights", str(folder / "model_final.pth"), "--output", str(folder / "out")]
+    argv += ["--gallery", str(folder / "frames")]
+    for settings, message in (
+        (["INPUT.AUG_TEST", "crop"], "INPUT.AUG_TEST must be"),
+        (["MODEL.SPNET.TEST_PATHWAY", "both"], "TEST_PATHWAY is 'both'"),
+        (["MODEL.SPNET.REID_DIM", "8"], "Make them equal"),
+    ):
+        assert tool.main([*argv, *settings]) == 1
+        text = capsys.readouterr().err
+        assert text.startswith("search: The config can't be used: ") and message in text
+    assert tool.main([*argv[:4], "--weights", str(folder / "no.pth"), *argv[6:]]) == 1
+    assert "No weight file at" in capsys.readouterr().err
 
 
 def test_min_score_reaches_the_model(tool, run, folder, monkeypatch):
@@ -166,6 +234,7 @@ def test_min_score_reaches_the_model(tool, run, folder, monkeypatch):
 def test_arguments(run, capsys):
     for extra, message in (
         (("--topk", 0), "--topk must be 1 or more"),
+        (("--min-score", "nan"), "--min-score must lie between 0 and 1, found nan"),
         (("MODEL.DEVICE",), "KEY VALUE pairs"),
     ):
         with pytest.raises(SystemExit):
