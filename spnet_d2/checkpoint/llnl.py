@@ -14,7 +14,8 @@ from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 from ..config import add_spnet_config
-from .backbone_weights import UNUSED, VIT_UNSUPPORTED, Family, identify
+from .trunk_families import VIT_UNSUPPORTED, Family, identify
+from .trunk_names import UNUSED
 
 logger = logging.getLogger(__name__)
 

@@ -24,13 +24,10 @@ from timm.models import FeatureListNet
 from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
 
-from ..checkpoint.backbone_weights import (
-    VIT_UNSUPPORTED,
-    classifier_names,
-    load_backbone,
-    read_weights,
-    torchvision_weights,
-)
+from ..checkpoint.backbone_weights import load_backbone
+from ..checkpoint.torchvision_weights import classifier_names, torchvision_weights
+from ..checkpoint.trunk_families import VIT_UNSUPPORTED
+from ..checkpoint.weight_files import read_weights
 from .activation_checkpointing import checkpoint_blocks
 from .swin import SOLIDER_SWINS, RuntimeShiftBlock, SoliderSwin, use_blocks
 

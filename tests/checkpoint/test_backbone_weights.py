@@ -12,14 +12,13 @@ from timm.layers import DropPath
 from torch.testing import assert_close
 from torchvision.ops import StochasticDepth
 
-from spnet_d2.checkpoint.backbone_weights import (
+from spnet_d2.checkpoint.backbone_weights import load_backbone
+from spnet_d2.checkpoint.torchvision_weights import (
     classifier_names,
-    load_backbone,
-    read_weights,
     torchvision_to_timm,
     torchvision_weights,
-    unwrap,
 )
+from spnet_d2.checkpoint.weight_files import read_weights, unwrap
 from spnet_d2.modeling import TimmFPN, create_trunk
 from spnet_d2.modeling.box_embedder import StageCopy
 
