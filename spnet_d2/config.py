@@ -100,7 +100,8 @@ def _add_model(cfg: CN) -> None:
 
     spnet.REID = CN()
     # "oim": look-up table and circular queue (fine-tuning); "momentum_queue": one row per
-    # person, means of the momentum twin's embeddings (pre-training).
+    # person, means of the momentum twin's embeddings (pre-training); "nt_xent": the batch's other
+    # people (the authors' code has it, no published run uses it; 1 / tau is 10 there).
     spnet.REID.LOSS = "oim"
     # 1 / tau, factor on the cosine similarities (10 in pre-training).
     spnet.REID.SCALE = 30.0

@@ -24,7 +24,7 @@ from .matching import (
     gather_samples,
     match_boxes,
 )
-from .memory import MomentumQueueLoss, OIMLoss
+from .memory import MomentumQueueLoss, NTXentLoss, OIMLoss
 from .pair_sampler import limit_per_pair
 from .proposal_generator import bridge_kind, reid_id_field
 from .sampling import sample_labels
@@ -32,13 +32,22 @@ from .swap_path import SwapPath
 
 
 def build_reid_loss(cfg) -> nn.Module:
-    """The re-id memory of ``MODEL.SPNET.REID``."""
+    """The re-id loss of ``MODEL.SPNET.REID``, with its memory."""
     reid, dim = cfg.MODEL.SPNET.REID, cfg.MODEL.SPNET.REID_DIM
     if reid.LOSS == "oim":
         return OIMLoss(dim, reid.NUM_IDENTITIES, reid.QUEUE_SIZE, reid.SCALE, reid.MOMENTUM)
     if reid.LOSS == "momentum_queue":
         return MomentumQueueLoss(dim, reid.QUEUE_SIZE, reid.SCALE)
-    raise ValueError(f"MODEL.SPNET.REID.LOSS is {reid.LOSS!r}, expected 'oim' or 'momentum_queue'.")
+    if reid.LOSS == "nt_xent":
+        if reid.GT_ONLY:
+            raise ValueError(
+                "MODEL.SPNET.REID.LOSS nt_xent compares detected boxes with ground truth: set "
+                "REID.GT_ONLY to False."
+            )
+        return NTXentLoss(reid.SCALE)
+    raise ValueError(
+        f"MODEL.SPNET.REID.LOSS is {reid.LOSS!r}, expected 'oim', 'momentum_queue' or 'nt_xent'."
+    )
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -76,7 +85,9 @@ class SPNetROIHeads(nn.Module):
         """
         Args:
             backbone: gives the embedders' stage copies.
-            reid_loss: takes (n, D_r) embeddings and (n,) identities.
+            reid_loss: takes (n, D_r) embeddings, ground truth last, (n,) identities and, of the
+                twin's embeddings ``teacher`` and the number of ground-truth rows ``num_gt``, what
+                its ``takes`` names.
             dim, reid_dim: D and D_r.
             id_field: ground-truth field with the identities that ``reid_loss`` takes.
             num_cascades: T.
@@ -220,10 +231,10 @@ class SPNetROIHeads(nn.Module):
             embeddings.insert(0, embed_boxes(self.reid_embedder, p3, kept))
             ids.insert(0, box_ids)
             teachings.insert(0, teacher(kept) if teacher else None)
-        inputs = [torch.cat(embeddings), torch.cat(ids)]
-        if teacher:
-            inputs.append(torch.cat(teachings))
-        losses["loss_reid"] = self.reid_loss(*inputs) * self.reid_loss_weight
+        more = {"teacher": torch.cat(teachings) if teacher else None, "num_gt": len(gt_ids)}
+        taken = {name: more[name] for name in self.reid_loss.takes}
+        loss = self.reid_loss(torch.cat(embeddings), torch.cat(ids), **taken)
+        losses["loss_reid"] = loss * self.reid_loss_weight
         return losses
 
     def _round(self, t: int, x_a: Tensor, query: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -315,15 +326,14 @@ class SPNetROIHeads(nn.Module):
 
 def _refine_pairs(samples: Samples, sizes: Tensor) -> Samples:
     """
-    The last round's refined boxes of every pair, and the person's box in positive pairs.
+    The last round's refined boxes of every pair and, behind them, the person's own box.
 
-    They are labelled anew by their IoU with the person's box.
+    They are labelled anew by their IoU with that box. It is empty in negative pairs: one more
+    background box, as in the authors' code, which adds one per pair whatever its kind.
     """
     first = torch.searchsorted(
         samples.pair, torch.arange(len(samples.query), device=samples.pair.device)
     )
-    # Negative pairs have an empty target box.
-    first = first[(samples.target_boxes[first, 2:] > samples.target_boxes[first, :2]).all(dim=1)]
     pair = torch.cat([samples.pair, samples.pair[first]])
     order = pair.argsort(stable=True)
     rows = torch.cat([torch.arange(len(samples.pair), device=pair.device), first])[order]

@@ -4,6 +4,8 @@ Shapes: ``n`` rows (boxes), ``U`` distinct people among them, ``Q`` queue rows, 
 size.
 """
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,6 +25,9 @@ class MomentumQueueLoss(nn.Module):
     enter the queue *before* the loss, so every row has its one positive; everybody else in the
     queue, the batch's other people included, is a negative.
     """
+
+    # What it is given beside embeddings and identities.
+    takes: ClassVar[tuple[str, ...]] = ("teacher",)
 
     def __init__(self, dim: int, queue_size: int = 65536, scale: float = 10.0):
         """

@@ -3,6 +3,8 @@
 Shapes: ``n`` rows (boxes), ``L`` labelled identities, ``Q`` queue rows, ``D`` embedding size.
 """
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from detectron2.utils import comm
@@ -28,6 +30,9 @@ class OIMLoss(nn.Module):
     An empty row's similarity is set to -1, or to +1 where it is the row's own identity; this and
     the division by all rows, unknown ones included, follow the authors' code.
     """
+
+    # What it is given beside embeddings and identities.
+    takes: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,

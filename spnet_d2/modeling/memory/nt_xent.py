@@ -1,0 +1,68 @@
+"""NT-Xent (Sohn, NeurIPS 2016; Chen et al., ICML 2020) within the batch: re-id without a memory.
+
+Shapes: ``n`` rows (boxes), ``g`` ground-truth rows among them, ``U`` distinct people, ``D``
+embedding size.
+"""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class NTXentLoss(nn.Module):
+    """
+    Pull rows towards the mean of their person's ground-truth boxes, away from one other person's.
+
+    The authors' code offers it with the loss and the miner of pytorch-metric-learning (cosine
+    similarity, temperature 0.1, pairs "easy" / "semihard"); no published run uses it. A row's
+    negative is the most similar person who is less similar than its own; rows without one train
+    nothing, and the loss is the mean over the others. Gradients flow through rows and means, and
+    means are normalised after averaging: loss and gradients are that library's. Rows beyond ``max_rows`` are left out,
+    ground truth last; which ones the authors take is not known: here it is the first.
+    """
+
+    # What it is given beside embeddings and identities.
+    takes: ClassVar[tuple[str, ...]] = ("num_gt",)
+
+    def __init__(self, scale: float = 10.0, max_rows: int = 10_000):
+        """
+        Args:
+            scale: 1 / tau.
+            max_rows: most rows that are compared.
+        """
+        super().__init__()
+        self.scale = scale
+        self.max_rows = max_rows
+
+    def forward(self, embeddings: Tensor, person_ids: Tensor, num_gt: int) -> Tensor:
+        """
+        Args:
+            embeddings: (n, D), not normalised; ground truth comes last.
+            person_ids: (n,) one number per person.
+            num_gt: g.
+
+        Returns:
+            Scalar; 0 (with a graph) where no row has a negative.
+        """
+        if num_gt == 0:
+            return embeddings.sum() * 0.0
+        with torch.autocast(embeddings.device.type, enabled=False):
+            boxes, gt = embeddings.float().tensor_split([len(embeddings) - num_gt])
+            box_ids, gt_ids = person_ids.tensor_split([len(embeddings) - num_gt])
+            people, index = gt_ids.unique(return_inverse=True)
+            sums = gt.new_zeros(len(people), gt.shape[1]).index_add(0, index, gt)
+            means = F.normalize(sums / index.bincount()[:, None], dim=1)
+
+            gt, gt_ids = gt[: self.max_rows], gt_ids[: self.max_rows]
+            left = self.max_rows - len(gt)
+            rows = F.normalize(torch.cat([boxes[:left], gt]), dim=1)
+            similarity = rows @ means.T
+            own = torch.cat([box_ids[:left], gt_ids])[:, None] == people
+            positive = similarity[own]
+            harder = similarity >= positive[:, None]
+            negative = similarity.masked_fill(own | harder, -torch.inf).amax(dim=1)
+            kept = negative.isfinite()
+            losses = F.softplus(self.scale * (negative[kept] - positive[kept]))
+            return losses.sum() / max(1, len(losses))
