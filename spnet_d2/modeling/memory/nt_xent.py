@@ -19,8 +19,9 @@ class NTXentLoss(nn.Module):
     similarity, temperature 0.1, pairs "easy" / "semihard"); no published run uses it. A row's
     negative is the most similar person who is less similar than its own; rows without one train
     nothing, and the loss is the mean over the others. Gradients flow through rows and means, and
-    means are normalised after averaging: loss and gradients are that library's. Rows beyond ``max_rows`` are left out,
-    ground truth last; which ones the authors take is not known: here it is the first.
+    means are normalised after averaging: loss and gradients are that library's. Rows beyond
+    ``max_rows`` are left out, ground truth last; which ones the authors take is not known: here it
+    is the first.
     """
 
     # What it is given beside embeddings and identities.
