@@ -1,18 +1,26 @@
 """Checkpoints that survive a crash while they are written, and that are read without pickle."""
 
+import contextlib
 import logging
 import os
+import re
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
 from torch import Tensor, nn
 
-from spnet_d2.checkpoint.files import read_checkpoint
+from spnet_d2.checkpoint.files import (
+    DamagedCheckpointError,
+    check_plain,
+    find_damage,
+    read_checkpoint,
+)
 from spnet_d2.checkpoint.llnl import convert_state_dict, is_llnl
 from spnet_d2.checkpoint.transfer import (
     TransferError,
@@ -37,8 +45,9 @@ class Checkpointer(DetectionCheckpointer):
 
     - A file appears under its name only when it is complete, and ``last_checkpoint`` names it
       only after that, so a crash or a full disk never costs the previous checkpoint.
-    - Files are read with ``torch.load(weights_only=True)``. Checkpoints of the authors' code are
-      recognised and renamed.
+    - Files hold tensors and plain values only and are read with ``torch.load(weights_only=True)``,
+      after a look at their checksums. Checkpoints of the authors' code are recognised and renamed.
+    - Resuming passes over a damaged last checkpoint, with a warning, and takes the one before.
     - :meth:`load` takes a checkpoint of exactly this model, as resuming needs it;
       :meth:`start_from` starts a new run from the weights of any SPNet; :meth:`load_to_serve`
       loads what is going to detect. An error leaves the model as it was.
@@ -77,17 +86,27 @@ class Checkpointer(DetectionCheckpointer):
             kwargs: more to store, beside the model and the checkpointables.
 
         Raises:
-            OSError, RuntimeError: it could not be written; earlier files are untouched.
+            OSError: it could not be written; earlier files are untouched.
+            TypeError: there is something in it that could not be read again.
         """
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict()}
         data.update((key, obj.state_dict()) for key, obj in self.checkpointables.items())
         data.update(kwargs)
+        check_plain(data)
         path = Path(self.save_dir) / f"{name}.pth"
         self.logger.info("Saving checkpoint to %s", path)
-        _replace(path, lambda file: torch.save(data, file))
-        self.tag_last_checkpoint(path.name)
+        try:
+            _replace(path, lambda file: torch.save(data, file))
+            self.tag_last_checkpoint(path.name)
+        # PyTorch's writer hides a full disk behind a RuntimeError.
+        except (OSError, RuntimeError) as error:
+            raise OSError(
+                f"Could not write the checkpoint {path}: {error}. "
+                f"{shutil.disk_usage(path.parent).free / 2**30:.2f} GiB are free there. Earlier "
+                "checkpoints are untouched: make room and continue with --resume."
+            ) from error
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Make a file of ``save_dir`` the one that ``--resume`` continues from."""
@@ -168,13 +187,53 @@ class Checkpointer(DetectionCheckpointer):
 
         Args:
             path: for :meth:`start_from`.
-            resume: look for a last checkpoint.
+            resume: look for a last checkpoint. If it is damaged, the one before it serves.
+
+        Raises:
+            DamagedCheckpointError: all checkpoints are damaged.
+            FileNotFoundError, ValueError: as :meth:`load` and :meth:`start_from`.
         """
         if resume and self.has_checkpoint():
-            return self.load(self.get_checkpoint_file())
+            # One process looks, so that all continue from the same file.
+            found = comm.all_gather(self._last_sound() if comm.is_main_process() else None)
+            return self.load(found[0])
         return self.start_from(path)
 
-    @contextmanager
+    def _last_sound(self) -> str:
+        """The last checkpoint, or the latest before it that is not damaged."""
+        last = self.get_checkpoint_file()
+        if not os.path.isfile(last):
+            return last
+        damages = {}
+        for path in [Path(last), *self._before(last)]:
+            damage = find_damage(path)
+            if damage is None:
+                for name, reason in damages.items():
+                    logger.warning("The checkpoint %s %s: it is passed over.", name, reason)
+                if damages:
+                    logger.warning("Continuing from the checkpoint before, %s.", path)
+                return str(path)
+            damages[path] = damage
+        found = "; ".join(f"{path} {damage}" for path, damage in damages.items())
+        raise DamagedCheckpointError(
+            f"There is no checkpoint to continue from: {found}. Put a copy of one in its place, or "
+            f"remove {Path(self.save_dir) / 'last_checkpoint'} to start from the beginning."
+        )
+
+    @staticmethod
+    def _before(last: str) -> list[Path]:
+        """Checkpoints of earlier iterations than ``last``, the latest first."""
+        prefix, number = re.fullmatch(r"(.*?)(\d*|final)", Path(last).stem).groups()
+        limit = int(number) if number.isdigit() else float("inf")
+        earlier = []
+        for path in Path(last).parent.glob("*.pth"):
+            match = re.fullmatch(re.escape(prefix) + r"(\d+)", path.stem)
+            if match and int(match[1]) < limit:
+                earlier.append(path)
+        # By time: the folder may have checkpoints of an older run, with larger numbers.
+        return sorted(earlier, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+    @contextlib.contextmanager
     def _placing(self, place) -> Iterator[None]:
         self._place = place
         try:
@@ -226,7 +285,7 @@ class Checkpointer(DetectionCheckpointer):
         try:
             return read_checkpoint(f)
         except ValueError as error:
-            raise ValueError(f"{error} {self._others(f)}") from error
+            raise type(error)(f"{error} {self._others(f)}") from error
 
     def _missing(self, path: str) -> str:
         tag = Path(self.save_dir) / "last_checkpoint"
@@ -252,5 +311,16 @@ def _replace(path: Path, write) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
+        _sync_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let new names in a folder survive a power failure, where the system can do that."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

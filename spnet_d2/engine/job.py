@@ -12,6 +12,7 @@ from detectron2.utils.logger import setup_logger
 from spnet_d2.config_reader import read_config
 from spnet_d2.data.catalog import num_identities
 from spnet_d2.data.loaders import iterations_per_epoch
+from spnet_d2.engine.output_folder import check_writable
 from spnet_d2.engine.schedule import prefer_explicit_iterations, resolve_schedule
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     opts = list(args.opts or [])
     cfg = read_config(args.config_file, opts)
 
+    if comm.is_main_process():
+        check_writable(cfg.OUTPUT_DIR)
     # Detectron2 sets up its own loggers only.
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="spnet_d2")
     _choose_device(cfg, use_gpu=getattr(args, "num_gpus", 1) > 0)

@@ -4,6 +4,7 @@ import os
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
+from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, hooks
@@ -17,6 +18,7 @@ from spnet_d2.engine import random_state
 from spnet_d2.engine.accumulation import accumulate
 from spnet_d2.engine.checkpointer import Checkpointer
 from spnet_d2.engine.optimizer import build_optimizer
+from spnet_d2.engine.output_folder import check_space, checkpoint_bytes, cut_metrics
 from spnet_d2.engine.validation_loss import validation_losses
 from spnet_d2.evaluation import (
     PersonSearchEvaluator,
@@ -85,10 +87,20 @@ class Trainer(DefaultTrainer):
 
         Raises:
             FloatingPointError: a loss or the gradient became infinite or NaN.
+            OSError: there is no room for checkpoints.
         """
         self._trainer.data_loader.start_iter = self.start_iter
+        if comm.is_main_process():
+            self._prepare_folder()
         super().train()
         return getattr(self, "_last_eval_results", None)
+
+    def _prepare_folder(self) -> None:
+        folder, left = Path(self.cfg.OUTPUT_DIR), self.max_iter - self.start_iter
+        if left > 0:
+            count = left // self.cfg.SOLVER.CHECKPOINT_PERIOD + 1
+            check_space(folder, checkpoint_bytes(self.checkpointer.model, self.optimizer), count)
+        cut_metrics(folder / "metrics.json", self.start_iter or None)
 
     def run_step(self) -> None:
         try:

@@ -1,11 +1,14 @@
 """Checkpoints: safe files and clear errors."""
 
+import os
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from spnet_d2.checkpoint.files import DamagedCheckpointError, find_damage, read_checkpoint
 from spnet_d2.engine import Checkpointer
 
 
@@ -52,11 +55,73 @@ def test_last_checkpoint_names_a_missing_file(checkpointer, tmp_path):
         checkpointer.resume_or_load("", resume=True)
 
 
+def change_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[content.index(b"weight")] ^= 1
+    path.write_bytes(content)
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("spoil", [change_a_bit, cut_off, empty])
+@pytest.mark.parametrize("last", ["model_0000005", "model_final"])
+def test_damaged_last_checkpoint_is_passed_over(checkpointer, tmp_path, caplog, spoil, last):
+    older = tmp_path / "model_0000004.pth"  # of a run with another period
+    torch.save({"model": {}}, older)
+    os.utime(older, (0, 0))
+    weights = {}
+    for name in ("model_0000001", "model_0000003", last):
+        with torch.no_grad():
+            weights[name] = checkpointer.model.weight.add_(1).clone()
+        checkpointer.save(name, saved_as=name)
+    spoil(tmp_path / f"{last}.pth")
+    other = Checkpointer(nn.Linear(2, 2), str(tmp_path))
+    assert other.resume_or_load("", resume=True)["saved_as"] == "model_0000003"
+    assert torch.equal(other.model.weight, weights["model_0000003"])
+    assert f"{last}.pth is" in caplog.text and "before, " in caplog.text
+
+
+def test_all_checkpoints_damaged(checkpointer, tmp_path):
+    before = checkpointer.model.weight.clone()
+    for name in ("model_0000001", "model_0000003"):
+        checkpointer.save(name)
+        change_a_bit(tmp_path / f"{name}.pth")
+    with pytest.raises(
+        DamagedCheckpointError, match=r"(?s)0000003.pth is .*0000001.pth is .*remove"
+    ):
+        checkpointer.resume_or_load("", resume=True)
+    assert torch.equal(checkpointer.model.weight, before)
+
+
+def test_checksums_see_what_torch_does_not(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"weight": torch.full((1000,), 1.5)}, path)
+    assert find_damage(path) is None
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"\0\0\xc0\x3f", b"\0\0\xc0\x3d", 1))
+    assert (torch.load(path, weights_only=True)["weight"] == 1.5).sum() == 999
+    with pytest.raises(DamagedCheckpointError, match=r"weights.pth .*checksum"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("value", [np.float64(0.5), np.zeros(2), slice(2), object])
+def test_what_could_not_be_read_is_not_written(checkpointer, tmp_path, value):
+    with pytest.raises(TypeError, match=r"checkpoint\['hooks'\]\[1\]\['best'\] is an object of"):
+        checkpointer.save("model", hooks=[{"best": 0.5}, {"best": value}])
+    assert not list(tmp_path.iterdir())
+
+
 def test_cut_off_file_and_another_try(checkpointer, tmp_path):
     checkpointer.save("good")
     path = tmp_path / "bad.pth"
     path.write_bytes((tmp_path / "good.pth").read_bytes()[:200])
-    with pytest.raises(ValueError, match=r"bad.pth \(200 bytes\).*cut off.*good.pth"):
+    with pytest.raises(ValueError, match=r"bad.pth \(200 bytes\) is cut off.*good.pth"):
         checkpointer.load(str(path))
     checkpointer.load(str(tmp_path / "good.pth"))  # an error leaves nothing behind
 

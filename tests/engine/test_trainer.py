@@ -10,6 +10,7 @@ import torch
 from detectron2.config import CfgNode
 
 from spnet_d2.engine import Trainer, random_state, setup
+from tests.engine.equality import assert_equal
 
 # Whatever depends on the clock.
 TIMES = {"time", "data_time", "rank_data_time", "eta_seconds"}
@@ -48,23 +49,6 @@ def run(cfg: CfgNode, resume: bool = False, stop_before: int | None = None) -> T
         with pytest.raises(Interrupted):
             trainer.train()
     return trainer
-
-
-def assert_equal(left, right, where="checkpoint"):
-    """Equality, bit by bit, of nested containers of tensors and plain values."""
-    assert type(left) is type(right), where
-    if isinstance(left, torch.Tensor):
-        assert torch.equal(left, right), where
-    elif isinstance(left, dict):
-        assert left.keys() == right.keys(), where
-        for key in left:
-            assert_equal(left[key], right[key], f"{where}.{key}")
-    elif isinstance(left, list | tuple):
-        assert len(left) == len(right), where
-        for i, (a, b) in enumerate(zip(left, right)):
-            assert_equal(a, b, f"{where}[{i}]")
-    else:
-        assert left == right, where
 
 
 @pytest.fixture(scope="module")
