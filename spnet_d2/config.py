@@ -89,6 +89,8 @@ def _add_model(cfg: CN) -> None:
     # Horizontal stripes of a RoI that are pooled apart: more for data too small to learn a
     # body's layout from.
     spnet.BACKBONE.ROI_STRIPES = 1
+    # Share of a RoI's width that isn't pooled, on either side: mostly background of a person's box.
+    spnet.BACKBONE.ROI_MARGIN = 0.0
     # Keep the trunk's weights fixed (FPN and heads still train).
     spnet.BACKBONE.FREEZE = False
     # Keep the RoI heads' copies of the trunk's last stage fixed (their projections still train).
@@ -115,8 +117,14 @@ def _add_model(cfg: CN) -> None:
     # A refined box this close to its target box trains re-id.
     spnet.REID.IOU_THRESH = 0.7
     spnet.REID.LOSS_WEIGHT = 1.0
+    # Share of REID_DIM, rounded down, that comes from feat4, a RoI's features on p3. The rest comes
+    # from feat5, what the stage copy makes of them; with 1.0 re-id has no stage copy.
+    spnet.REID.FEAT4_SHARE = 0.5
     # Re-id trains on ground-truth boxes only (Table 6).
     spnet.REID.GT_ONLY = False
+    # Sides of ground-truth boxes move by up to this share of the shorter one for re-id, where
+    # detected boxes, which vary by themselves, are too few.
+    spnet.REID.BOX_JITTER = 0.0
     # Drop every other loss (Table 6).
     spnet.REID.ONLY = False
 

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Person search from nothing on real footage: prepare, fine-tune, evaluate, search.
+"""Person search from nothing on real footage: prepare, pre-train, fine-tune, evaluate, search.
 
     make demo        or        python tools/demo.py [--output DIR] [--seed N] [KEY VALUE ...]
 
-Prepares PETS09 (an apt-get download, or --video), fine-tunes a small SPNet from ImageNet weights,
-evaluates it and a colour histogram, and looks for a person who left the picture and came back.
-Written to --output: results.json, search.png, matches.json, config.yaml, model_final.pth, logs.
-Running it again replaces them.
+Prepares PETS09 (an apt-get download, or --video), pre-trains a small SPNet query-centrically on
+boxes without identities, fine-tunes it object-centrically, evaluates it and a colour histogram, and
+looks for a person who left the picture and came back. A short fine-tuning with and without the
+pre-training shows what that adds. KEY VALUE settings hold for all trainings.
+Written to --output: results.json, search.png, matches.json, config.yaml, model_final.pth, logs; and
+folders of the pre-training and of the comparison. Running it again replaces them.
 """
 
 import argparse
@@ -27,6 +29,7 @@ from spnet_d2.demo import example as demo_example
 from spnet_d2.demo import lite0_weights
 from spnet_d2.demo.results import (
     PROTOCOLS,
+    STARTS,
     Clock,
     beats_baseline,
     make_results,
@@ -49,11 +52,15 @@ from spnet_d2.search.query import box_to_json
 logger = logging.getLogger("spnet_d2.demo")
 
 ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "projects_configs" / "pets09"
 TEST_SET = "pets09_test"
+# Fine-tuning iterations, with a schedule of their own, after which starts are compared.
+COMPARE_ITERS = 100
 # What a run writes; nothing else is removed from the output folder.
 OWN_FILES = (
     "model_*.pth", "model_*.pth.part", "last_checkpoint", "config.yaml", "metrics.json", "log.txt*",
     "events.out.tfevents.*", "results.json", "matches.json", "search.png", "inference",
+    "pretrain", "compare",
 )  # fmt: skip
 
 
@@ -64,8 +71,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data = Path(os.environ.get("DETECTRON2_DATASETS", ROOT / "datasets"))
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "demo")
     parser.add_argument("--seed", type=int, default=0, help="%(default)s")
+    parser.add_argument("--config-file", type=Path, default=CONFIGS / "demo.yaml")
     parser.add_argument(
-        "--config-file", type=Path, default=ROOT / "projects_configs" / "pets09" / "demo.yaml"
+        "--pretrain-config-file",
+        type=Path,
+        default=CONFIGS / "demo_pretrain.yaml",
+        help="default: %(default)s",
     )
     parser.add_argument("--datasets", type=Path, default=data, help="where pets09/ is or goes")
     parser.add_argument("--video", type=Path, help="vtest.avi, instead of fetching it")
@@ -76,8 +87,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if len(args.opts) % 2:
         parser.error(f"settings are KEY VALUE pairs, found {len(args.opts)} words: {args.opts}")
-    if not args.config_file.is_file():
-        parser.error(f"no config file at {args.config_file.absolute()}")
+    for file in (args.config_file, args.pretrain_config_file):
+        if not file.is_file():
+            parser.error(f"no config file at {file.absolute()}")
     if args.skip_train and not (args.output / "model_final.pth").is_file():
         parser.error(f"--skip-train, but {args.output} holds no model_final.pth")
     return args
@@ -85,7 +97,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def prepare(args: argparse.Namespace) -> list[str]:
     """Make the data set and the ImageNet weights; returns settings that name the latter."""
-    command = [sys.executable, str(ROOT / "datasets" / "prepare_pets09.py")]
+    command = [sys.executable, str(ROOT / "datasets" / "prepare_pets09.py"), "--weak"]
     command += ["--output", str(args.datasets / "pets09")]
     command += ["--video", str(args.video)] if args.video else []
     if subprocess.run(command).returncode:
@@ -104,6 +116,43 @@ def clear(output: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+def make_config(args: argparse.Namespace, file: Path, output: Path, opts: list[str]):
+    """The config of one training; the command line's settings win."""
+    job = argparse.Namespace(
+        config_file=str(file),
+        opts=[*opts, "OUTPUT_DIR", str(output), "SEED", str(args.seed), *args.opts],
+        num_gpus=min(1, torch.cuda.device_count()),
+        eval_only=args.skip_train,
+    )
+    return setup(job)
+
+
+def run(trainer_class: type[Trainer], cfg):
+    """Train from ``MODEL.WEIGHTS``; returns the evaluator's results, if there is a test set."""
+    trainer = trainer_class(cfg)
+    trainer.resume_or_load(resume=False)
+    return trainer.train()
+
+
+def pretrain(args: argparse.Namespace, opts: list[str]) -> Path:
+    """Pre-train query-centrically on boxes without identities; returns the weights' path."""
+    logger.info("Pre-training query-centrically on boxes without identities:")
+    output = args.output / "pretrain"
+    run(Trainer, make_config(args, args.pretrain_config_file, output, opts))
+    return output / "model_final.pth"
+
+
+def compare_starts(args: argparse.Namespace, opts: list[str], weights: Path) -> dict[str, dict]:
+    """Evaluator's results after a short fine-tuning from ImageNet weights, and from ``weights``."""
+    found = {}
+    for name, start in zip(STARTS, ("", str(weights)), strict=True):
+        logger.info("Fine-tuning for %d iterations, start: %s", COMPARE_ITERS, name)
+        short = ["SOLVER.MAX_ITER", str(COMPARE_ITERS), "MODEL.WEIGHTS", start]
+        cfg = make_config(args, args.config_file, args.output / "compare" / name, [*opts, *short])
+        found[name] = run(Trainer, cfg)
+    return found
+
+
 def train_and_evaluate(args: argparse.Namespace, opts: list[str], clock: Clock):
     """Fine-tune (or load) and evaluate; returns the config and the evaluator's results."""
 
@@ -114,19 +163,11 @@ def train_and_evaluate(args: argparse.Namespace, opts: list[str], clock: Clock):
                 return super().test(*inputs, **kwargs)
 
     with clock.phase("train"):
-        job = argparse.Namespace(
-            config_file=str(args.config_file),
-            opts=[*opts, "OUTPUT_DIR", str(args.output), "SEED", str(args.seed), *args.opts],
-            num_gpus=min(1, torch.cuda.device_count()),
-            eval_only=args.skip_train,
-        )
-        cfg = setup(job)
+        cfg = make_config(args, args.config_file, args.output, opts)
         if args.skip_train:
             model = PersonSearchPredictor(cfg, weights=str(args.output / "model_final.pth")).model
             return cfg, TimedTrainer.test(cfg, model)
-        trainer = TimedTrainer(cfg)
-        trainer.resume_or_load(resume=False)
-        return cfg, trainer.train()
+        return cfg, run(TimedTrainer, cfg)
 
 
 def search_example(cfg, output: Path) -> None:
@@ -169,6 +210,13 @@ def main(argv: list[str] | None = None) -> None:
         clear(args.output)
     with clock.phase("prepare"):
         opts = prepare(args)
+    starts = {}
+    if not args.skip_train:
+        with clock.phase("pretrain"):
+            weights = pretrain(args, opts)
+        with clock.phase("compare"):
+            starts = compare_starts(args, opts, weights)
+        opts += ["MODEL.WEIGHTS", str(weights)]
     cfg, metrics = train_and_evaluate(args, opts, clock)
     logger.info("For comparison, colour histograms of ground-truth boxes:")
     with clock.phase("evaluate"):
@@ -176,7 +224,7 @@ def main(argv: list[str] | None = None) -> None:
     with clock.phase("search"):
         search_example(cfg, args.output)
     memory = peak_rss_gb(cfg.DATALOADER.NUM_WORKERS)
-    results = make_results(metrics, baseline, clock.seconds(), memory)
+    results = make_results(metrics, baseline, starts, clock.seconds(), memory)
     write(args.output / "results.json", results)
     print(summary(results))
     print(f"results: {args.output / 'results.json'}, {args.output / 'search.png'}")

@@ -234,6 +234,7 @@ class TimmFPN(Backbone):
         fpn_init: str = "kaiming",
         roi_pooling: str = "",
         roi_stripes: int = 1,
+        roi_margin: float = 0.0,
         freeze_roi_stage: bool = False,
         freeze_p3: bool = False,
     ):
@@ -246,7 +247,8 @@ class TimmFPN(Backbone):
             freeze_bn: batch norms of the trunk use their running statistics.
             roi_pooling: how RoI features become a vector, one of ``ROI_POOLINGS``; "" as the
                 authors pool with this trunk.
-            roi_stripes: horizontal stripes pooled apart.
+            roi_stripes: horizontal stripes pooled apart, at most a map's rows.
+            roi_margin: share of the width left out on either side.
             freeze_roi_stage: the RoI heads' copies of the last stage don't train.
             freeze_p3: neither do the FPN's layers that make p3; the coarser levels' output
                 convolutions do.
@@ -263,6 +265,7 @@ class TimmFPN(Backbone):
         self.channels = channels or self.trunk_channels[1]
         self.roi_pooling = roi_pooling or getattr(trunk, "roi_pooling", "max")
         self.roi_stripes = roi_stripes
+        self.roi_margin = roi_margin
         self.freeze_roi_stage = freeze_roi_stage
         self.fpn = FeaturePyramidNetwork(
             list(self.trunk_channels),
@@ -278,10 +281,15 @@ class TimmFPN(Backbone):
                 f"MODEL.SPNET.BACKBONE.ROI_POOLING is {roi_pooling!r}, expected one of "
                 f"{ROI_POOLINGS}, or '' for the trunk's own."
             )
-        # The stride-32 map of a 14 x 14 RoI has 7 rows.
-        if not 1 <= roi_stripes <= 7:
+        # RoI features are 14 x 14.
+        if not 1 <= roi_stripes <= 14:
             raise ValueError(
-                f"MODEL.SPNET.BACKBONE.ROI_STRIPES is {roi_stripes}, expected 1 (the paper's) to 7."
+                f"MODEL.SPNET.BACKBONE.ROI_STRIPES is {roi_stripes}, expected 1 (the paper's) to "
+                "14."
+            )
+        if not 0 <= roi_margin <= 0.4:
+            raise ValueError(
+                f"MODEL.SPNET.BACKBONE.ROI_MARGIN is {roi_margin}, expected 0 (the paper's) to 0.4."
             )
         if fpn_init == "identity":
             pass_stride_16_on(self.fpn)
@@ -307,6 +315,7 @@ class TimmFPN(Backbone):
             "fpn_init": options.FPN_INIT,
             "roi_pooling": options.ROI_POOLING,
             "roi_stripes": options.ROI_STRIPES,
+            "roi_margin": options.ROI_MARGIN,
             "freeze_roi_stage": options.FREEZE_ROI_STAGE,
             "freeze_p3": options.FREEZE_P3,
         }

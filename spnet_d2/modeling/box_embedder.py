@@ -9,6 +9,8 @@ Shapes: ``n`` boxes, ``C`` FPN channels, ``c5`` stride-32 channels, ``D_r`` re-i
 localisation size.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align
@@ -48,6 +50,44 @@ def pool_rois(p3: Tensor, boxes: list[Tensor]) -> Tensor:
     return roi_align(p3, boxes, ROI_SIZE, _SCALE, _SAMPLES, aligned=False)
 
 
+def jitter_boxes(boxes: Tensor, share: float) -> Tensor:
+    """Boxes (n, 4) whose sides moved by uniformly up to ``share`` of the box's shorter side."""
+    shorter = (boxes[:, 2:] - boxes[:, :2]).amin(dim=1, keepdim=True)
+    return boxes + torch.empty_like(boxes).uniform_(-share, share) * shorter
+
+
+class RoiPooling(nn.Module):
+    """
+    RoI features -> vector ``feat4``: global pooling, of each stripe apart, as the backbone says.
+    """
+
+    def __init__(self, backbone: TimmFPN):
+        super().__init__()
+        self.reduce = {"max": torch.amax, "avg": torch.mean}[backbone.roi_pooling]
+        self.stripes = backbone.roi_stripes
+        self.margin = backbone.roi_margin
+        # Lengths of what ``forward`` gives.
+        self.sizes = (self.num_stripes(ROI_SIZE) * backbone.channels,)
+
+    def num_stripes(self, rows: int) -> int:
+        """Stripes of a map with so many rows."""
+        return min(self.stripes, rows)
+
+    def pool(self, maps: Tensor, dim: tuple[int, int] = (2, 3)) -> Tensor:
+        """Pool over the axes ``dim`` (rows, columns), stripes from top to bottom."""
+        rows, columns = maps.shape[dim[0]], maps.shape[dim[1]]
+        cut = round(self.margin * columns)
+        maps = maps.narrow(dim[1], cut, columns - 2 * cut)
+        stripes = maps.tensor_split(self.num_stripes(rows), dim=dim[0])
+        return torch.cat([self.reduce(stripe, dim=dim) for stripe in stripes], dim=1)
+
+    def forward(self, rois: Tensor) -> tuple[Tensor]:
+        """(n, C, 14, 14) -> (n, S C), alone in a tuple."""
+        if len(rois) == 0:
+            return (rois.flatten(1)[:, : self.sizes[0]],)
+        return (self.pool(rois),)
+
+
 class StageCopy(nn.Module):
     """
     Own copy of the trunk's last stage, applied to RoI features.
@@ -65,12 +105,12 @@ class StageCopy(nn.Module):
             )
         self.in_channels = c4
         self.stage = last_stage(backbone.trunk)
-        # Lengths of ``feat4`` and ``feat5``.
-        self.sizes = (backbone.roi_stripes * c4, backbone.roi_stripes * self.out_channels)
+        self.pooling = RoiPooling(backbone)
+        # Lengths of ``feat4`` and ``feat5``, whose map is half as high.
+        stripes5 = self.pooling.num_stripes(ROI_SIZE // 2)
+        self.sizes = (*self.pooling.sizes, stripes5 * self.out_channels)
         self.channels_last = backbone.channels_last
         self.freeze_bn = backbone.freeze_bn
-        self.reduce = {"max": torch.amax, "avg": torch.mean}[backbone.roi_pooling]
-        self.stripes = backbone.roi_stripes
         self.stage.requires_grad_(not backbone.freeze_roi_stage)
         self.train(self.training)
 
@@ -81,22 +121,16 @@ class StageCopy(nn.Module):
         return self
 
     def forward(self, rois: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, C, 14, 14) RoI features -> ``feat4`` (n, S C) and ``feat5`` (n, S c5)."""
+        """(n, C, 14, 14) RoI features -> ``feat4`` (n, S C) and ``feat5`` (n, S5 c5)."""
+        (feat4,) = self.pooling(rois)
         if len(rois) == 0:
             # Not every trunk takes empty batches. The zeros keep the graph connected, so that
             # distributed training finds a gradient for every parameter.
             zero = sum(p.sum() for p in self.parameters()) * 0.0
-            return rois.flatten(1)[:, : self.sizes[0]], zero.expand(0, self.sizes[1])
+            return feat4, zero.expand(0, self.sizes[1])
         if self.channels_last:
-            out = self.pool(self.stage(rois.permute(0, 2, 3, 1)), dim=(1, 2))
-        else:
-            out = self.pool(self.stage(in_fast_layout(rois, self.stage)), dim=(2, 3))
-        return self.pool(rois, dim=(2, 3)), out
-
-    def pool(self, maps: Tensor, dim: tuple[int, int]) -> Tensor:
-        """Global pooling over the two axes ``dim``, of each stripe from top to bottom."""
-        stripes = maps.tensor_split(self.stripes, dim=dim[0])
-        return torch.cat([self.reduce(stripe, dim=dim) for stripe in stripes], dim=1)
+            return feat4, self.pooling.pool(self.stage(rois.permute(0, 2, 3, 1)), dim=(1, 2))
+        return feat4, self.pooling.pool(self.stage(in_fast_layout(rois, self.stage)))
 
 
 class ReidEmbedder(nn.Module):
@@ -104,23 +138,32 @@ class ReidEmbedder(nn.Module):
     RoI features -> re-id embedding (not L2-normalised).
 
     ``feat4`` and ``feat5`` are each projected by Linear + non-affine batch norm, to ``D_r // 2``
-    and the rest, and concatenated.
+    and the rest, and concatenated. Without a share for ``feat5``, there is no stage copy.
     """
 
-    def __init__(self, backbone: TimmFPN, dim: int):
+    def __init__(self, backbone: TimmFPN, dim: int, feat4_share: float = 0.5):
         """
         Args:
             backbone: gives the stage copy.
             dim: D_r.
+            feat4_share: how much of D_r is ``feat4``'s, rounded down.
+
+        Raises:
+            ValueError: ``feat4`` would get nothing, or more than there is.
         """
         super().__init__()
-        self.copy = StageCopy(backbone)
+        if not 1 <= dim * feat4_share <= dim:
+            raise ValueError(
+                f"MODEL.SPNET.REID.FEAT4_SHARE is {feat4_share}, expected a share of REID_DIM "
+                f"({dim}) between one dimension and all (1.0)."
+            )
+        from_feat4 = math.floor(dim * feat4_share)
+        self.copy = StageCopy(backbone) if from_feat4 < dim else RoiPooling(backbone)
         self.dim = dim
-        sizes = (dim // 2, dim - dim // 2)
-        inputs = self.copy.sizes
+        sizes = (from_feat4, dim - from_feat4)
         self.projectors = nn.ModuleList(
             nn.Sequential(nn.Linear(i, o), SafeBatchNorm1d(o, affine=False))
-            for i, o in zip(inputs, sizes, strict=True)
+            for i, o in zip(self.copy.sizes, sizes)
         )
         for projector in self.projectors:
             nn.init.normal_(projector[0].weight, std=0.01)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .backbone import FEATURES, TimmFPN
 from .box_detector import BoxDetector
-from .box_embedder import LocalisationEmbedder, ReidEmbedder, embed_boxes
+from .box_embedder import LocalisationEmbedder, ReidEmbedder, embed_boxes, jitter_boxes
 from .losses import BOX_TRANSFORM, box_loss, class_loss, clip_to_images, nms_per_query
 from .matching import (
     CASCADE_MATCHER,
@@ -80,6 +80,8 @@ class SPNetROIHeads(nn.Module):
         reid_per_pair: int = 16,
         reid_loss_weight: float = 1.0,
         reid_gt_only: bool = False,
+        reid_feat4_share: float = 0.5,
+        reid_box_jitter: float = 0.0,
         nms_thresh: float = 0.5,
     ):
         """
@@ -99,6 +101,9 @@ class SPNetROIHeads(nn.Module):
             reid_iou_thresh: refined boxes this close to their target train re-id.
             reid_per_pair: at most so many of a (query, image) pair do.
             reid_gt_only: only ground-truth boxes train re-id.
+            reid_feat4_share: how much of D_r is ``feat4``'s.
+            reid_box_jitter: in training, sides of boxes that are given to re-id move by up to this
+                share of the shorter side.
             reid_loss_weight: factor on ``loss_reid``.
             nms_thresh: IoU of duplicates, at inference.
 
@@ -111,6 +116,10 @@ class SPNetROIHeads(nn.Module):
                 "Shared heads use one embedding for re-id and localisation: EMBED_DIM is "
                 f"{dim} but REID_DIM is {reid_dim}. Make them equal, or set SEPARATE_HEADS."
             )
+        if not 0 <= reid_box_jitter < 0.5:
+            raise ValueError(
+                f"MODEL.SPNET.REID.BOX_JITTER is {reid_box_jitter}, expected 0 to less than 0.5."
+            )
         if num_cascades < 0:
             raise ValueError(f"NUM_CASCADES can't be negative, got {num_cascades}.")
         self.id_field = id_field
@@ -121,10 +130,11 @@ class SPNetROIHeads(nn.Module):
         self.reid_iou_thresh = reid_iou_thresh
         self.reid_per_pair = reid_per_pair
         self.reid_gt_only = reid_gt_only
+        self.reid_box_jitter = reid_box_jitter
         self.reid_loss_weight = reid_loss_weight
         self.nms_thresh = nms_thresh
 
-        self.reid_embedder = ReidEmbedder(backbone, reid_dim)
+        self.reid_embedder = ReidEmbedder(backbone, reid_dim, reid_feat4_share)
         count = max(1, num_cascades) if separate_heads else 0
         self.loc_embedders = nn.ModuleList(
             LocalisationEmbedder(backbone, dim) for _ in range(count)
@@ -156,6 +166,8 @@ class SPNetROIHeads(nn.Module):
             "reid_per_pair": options.QC.ANCHORS_PER_PAIR // 4,
             "reid_loss_weight": options.REID.LOSS_WEIGHT,
             "reid_gt_only": options.REID.GT_ONLY,
+            "reid_feat4_share": options.REID.FEAT4_SHARE,
+            "reid_box_jitter": options.REID.BOX_JITTER,
             "nms_thresh": options.TEST.NMS_THRESH,
         }
 
@@ -178,7 +190,10 @@ class SPNetROIHeads(nn.Module):
             ``reid`` (sum n_i, D_r) and ``loc`` (sum n_i, D); the same tensor with shared heads.
         """
         p3 = features[FEATURES[0]]
-        reid = embed_boxes(self.reid_embedder, p3, boxes)
+        given = boxes
+        if self.training and self.reid_box_jitter:
+            given = [jitter_boxes(b, self.reid_box_jitter) for b in boxes]
+        reid = embed_boxes(self.reid_embedder, p3, given)
         if not (with_loc and self.loc_embedders):
             return {"reid": reid, "loc": reid}
         return {"reid": reid, "loc": embed_boxes(self.loc_embedder(1), p3, boxes)}

@@ -9,27 +9,44 @@ METRICS = {
     "standard": {"mAP": 0.86, "top1": 0.97, "gt_mAP": 0.9, "gt_top1": 0.99},
     "reentry": {"mAP": 0.6, "top1": 0.7, "gt_mAP": 0.65, "gt_top1": 0.75},
 }
+STARTED = {
+    "imagenet": {**METRICS, "detection": {"AP50": 0.5, "recall50": 0.6}},
+    "qc_pretrained": METRICS,
+}
 BASELINE = {"standard": {"mAP": 0.7, "top1": 0.98}, "reentry": {"mAP": 0.62, "top1": 0.78}}
 
 
 def test_results_have_exactly_these_keys():
     clock = Clock()
-    results = make_results(METRICS, BASELINE, clock.seconds(), peak_rss_gb(0))
+    results = make_results(METRICS, BASELINE, STARTED, clock.seconds(), peak_rss_gb(0))
     assert list(results) == [
-        "detection", "standard", "reentry", "baseline_hsv", "seconds", "peak_rss_gb"
+        "detection", "standard", "reentry", "starts", "baseline_hsv", "seconds", "peak_rss_gb"
     ]  # fmt: skip
     assert results["detection"] == {"AP50": 0.91, "recall50": 0.95}
     assert results["standard"] == METRICS["standard"]
     assert results["baseline_hsv"] == BASELINE
-    assert set(results["seconds"]) == {"prepare", "train", "evaluate", "search", "total"}
+    assert results["starts"]["imagenet"]["detection"] == {"AP50": 0.5, "recall50": 0.6}
+    assert results["starts"]["qc_pretrained"]["reentry"] == METRICS["reentry"]
+    phases = {"prepare", "pretrain", "compare", "train", "evaluate", "search", "total"}
+    assert set(results["seconds"]) == phases
     assert 0.05 < results["peak_rss_gb"] < 20 and peak_rss_gb(3) >= results["peak_rss_gb"]
 
 
 def test_summary_says_who_is_better():
-    results = make_results(METRICS, BASELINE, Clock().seconds(), 1.5)
+    results = make_results(METRICS, BASELINE, {}, Clock().seconds(), 1.5)
     assert beats_baseline(results, "standard") and not beats_baseline(results, "reentry")
     text = summary(results)
     assert "standard: yes, reentry: NO" in text and "86.0" in text and "AP50 91.0" in text
+
+
+def test_summary_says_what_pre_training_added():
+    text = summary(make_results(METRICS, BASELINE, STARTED, Clock().seconds(), 1.5))
+    (line,) = (line for line in text.splitlines() if line.startswith("AP50"))
+    assert line.split() == ["AP50", "50.0", "91.0", "+41.0"]
+    (line,) = (line for line in text.splitlines() if line.startswith("reentry GT mAP"))
+    assert line.split()[-1] == "+0.0"
+    without = summary(make_results(METRICS, BASELINE, {}, Clock().seconds(), 1.5))
+    assert "ImageNet only" not in without
 
 
 def test_clock_does_not_count_inner_phases_twice():

@@ -3,7 +3,7 @@ import torch
 
 from spnet_d2.modeling import TimmFPN, create_trunk
 from spnet_d2.modeling.backbone import last_stage
-from spnet_d2.modeling.box_embedder import StageCopy
+from spnet_d2.modeling.box_embedder import ReidEmbedder, StageCopy
 
 TRUNKS = [
     "convnext_atto",
@@ -119,7 +119,55 @@ def test_stripes_of_a_roi_are_pooled_apart(name):
     assert [part.shape for part in copy(rois[:0])] == [(0, size) for size in copy.sizes]
 
 
-@pytest.mark.parametrize("option", [{"roi_pooling": "sum"}, {"roi_stripes": 0}, {"roi_stripes": 8}])
+def test_a_map_has_no_more_stripes_than_rows():
+    torch.manual_seed(0)
+    backbone = TimmFPN(create_trunk("resnet18", ""), roi_pooling="avg", roi_stripes=14).eval()
+    rows = StageCopy(TimmFPN(backbone.trunk, roi_pooling="avg", roi_stripes=7)).eval()
+    rois = torch.rand(2, backbone.channels, 14, 14)
+    with torch.no_grad():
+        feat4, feat5 = StageCopy(backbone).eval()(rois)
+        torch.testing.assert_close(feat5, rows(rois)[1])
+    torch.testing.assert_close(feat4, rois.mean(3).transpose(1, 2).flatten(1))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224"])
+def test_margin_of_a_roi_is_not_pooled(name):
+    torch.manual_seed(0)
+    backbone = TimmFPN(create_trunk(name, ""), roi_pooling="avg", roi_margin=1 / 7).eval()
+    copy = StageCopy(backbone).eval()
+    rois = torch.rand(2, backbone.channels, 14, 14)
+    with torch.no_grad():
+        feat4, feat5 = copy(rois)
+        out = copy.stage(rois.permute(0, 2, 3, 1) if copy.channels_last else rois)
+    out = out.permute(0, 3, 1, 2) if copy.channels_last else out
+    torch.testing.assert_close(feat4, rois[..., 2:-2].mean((2, 3)))
+    torch.testing.assert_close(feat5, out[..., 1:-1].mean((2, 3)))
+
+
+@pytest.mark.parametrize(("share", "sizes"), [(0.5, (3, 4)), (0.75, (5, 2)), (1.0, (7,))])
+def test_share_of_feat4_in_the_re_id_embedding(share, sizes):
+    torch.manual_seed(0)
+    backbone = TimmFPN(create_trunk("resnet18", "")).eval()
+    embedder = ReidEmbedder(backbone, 7, share).eval()
+    assert tuple(p[0].out_features for p in embedder.projectors) == sizes
+    assert any("stage" in name for name, _ in embedder.named_parameters()) == (share < 1)
+    rois = torch.rand(2, backbone.channels, 14, 14)
+    with torch.no_grad():
+        found = embedder(rois)
+        projector = embedder.projectors[0]
+        torch.testing.assert_close(found[:, : sizes[0]], projector(rois.amax((2, 3))))
+    assert found.shape == (2, 7) and embedder(rois[:0]).shape == (0, 7)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 1.2, float("nan")])
+def test_no_or_too_large_share_of_feat4(share):
+    with pytest.raises(ValueError, match=r"FEAT4_SHARE is .*REID_DIM \(7\)"):
+        ReidEmbedder(TimmFPN(create_trunk("resnet18", "")), 7, share)
+
+
+@pytest.mark.parametrize(
+    "option", [{"roi_pooling": "sum"}, {"roi_stripes": 0}, {"roi_stripes": 15}, {"roi_margin": 0.5}]
+)
 def test_unknown_roi_pooling(option):
     with pytest.raises(ValueError, match=f"BACKBONE.{next(iter(option)).upper()}"):
         TimmFPN(create_trunk("resnet18", ""), **option)
