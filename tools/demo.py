@@ -55,7 +55,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "projects_configs" / "pets09"
 TEST_SET = "pets09_test"
 # Fine-tuning iterations, with a schedule of their own, after which starts are compared.
-COMPARE_ITERS = 100
+COMPARE_ITERS = 60
 # What a run writes; nothing else is removed from the output folder.
 OWN_FILES = (
     "model_*.pth", "model_*.pth.part", "last_checkpoint", "config.yaml", "metrics.json", "log.txt*",

@@ -126,3 +126,18 @@ def test_twin_embeds_people_who_are_annotated_twice_and_teaches_the_others():
     model([x])
     assert rows == [3]
     assert model.roi_heads.reid_loss.labels.unique().tolist() == [-1, 7]
+
+
+def test_boxes_are_jittered_for_re_id_in_training_only():
+    model = tiny_model("MODEL.SPNET.REID.BOX_JITTER", "0.2")
+    seen = []
+    features = {"p3": torch.rand(1, model.backbone.channels, 12, 16)}
+    boxes = [torch.tensor([BOX_A, BOX_B], dtype=torch.float32)]
+    model.roi_heads.reid_embedder.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+    for training in (True, True, False, False):
+        model.train(training)
+        model.roi_heads.embed_boxes(features, boxes)
+    assert not torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[2], seen[3]) and not torch.equal(seen[0], seen[2])
+    with pytest.raises(ValueError, match="BOX_JITTER"):
+        tiny_model("MODEL.SPNET.REID.BOX_JITTER", "0.5")

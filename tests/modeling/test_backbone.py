@@ -3,7 +3,7 @@ import torch
 
 from spnet_d2.modeling import TimmFPN, create_trunk
 from spnet_d2.modeling.backbone import last_stage
-from spnet_d2.modeling.box_embedder import ReidEmbedder, StageCopy
+from spnet_d2.modeling.box_embedder import ReidEmbedder, StageCopy, jitter_boxes
 
 TRUNKS = [
     "convnext_atto",
@@ -157,6 +157,16 @@ def test_share_of_feat4_in_the_re_id_embedding(share, sizes):
         projector = embedder.projectors[0]
         torch.testing.assert_close(found[:, : sizes[0]], projector(rois.amax((2, 3))))
     assert found.shape == (2, 7) and embedder(rois[:0]).shape == (0, 7)
+
+
+def test_jitter_moves_every_side_by_a_share_of_the_shorter_one():
+    torch.manual_seed(0)
+    boxes = torch.tensor([[10.0, 20.0, 50.0, 120.0]]).repeat(2000, 1)
+    moves = jitter_boxes(boxes, 0.1) - boxes
+    # Uniform in -4 .. 4, every side by itself.
+    assert moves.abs().max() <= 4 and (moves.abs().amax(0) > 3.9).all()
+    torch.testing.assert_close(moves.std(0), torch.full((4,), 4 / 3**0.5), rtol=0.05, atol=0)
+    assert torch.corrcoef(moves.T).fill_diagonal_(0).abs().max() < 0.1
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 1.2, float("nan")])
