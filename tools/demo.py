@@ -118,6 +118,12 @@ def clear(output: Path) -> None:
 
 def make_config(args: argparse.Namespace, file: Path, output: Path, opts: list[str]):
     """The config of one training; the command line's settings win."""
+    # Detectron2 adds handlers for every output folder: lines would come several times, and end up
+    # in the logs of the trainings before.
+    for name in ("detectron2", "fvcore", "spnet_d2"):
+        old = logging.getLogger(name).handlers
+        while old:
+            old.pop().close()
     job = argparse.Namespace(
         config_file=str(file),
         opts=[*opts, "OUTPUT_DIR", str(output), "SEED", str(args.seed), *args.opts],
