@@ -152,7 +152,7 @@ class Trainer(DefaultTrainer):
         With test pathway "QC", queries search their galleries one by one: two passes over a set.
 
         Returns:
-            The evaluator's results; of several test sets, one entry for each by name.
+            The evaluator's results; of several test sets, or none, an entry for each by name.
         """
         with random_state.preserved():
             if not _searches_by_query(cfg):
@@ -166,7 +166,7 @@ class Trainer(DefaultTrainer):
                 results[name] = evaluate_query_centric(model, loader, evaluator)
                 if comm.is_main_process():
                     print_csv_format(results[name])
-            return results if len(results) > 1 else results[name]
+            return next(iter(results.values())) if len(results) == 1 else results
 
 
 def _searches_by_query(cfg: CfgNode) -> bool:

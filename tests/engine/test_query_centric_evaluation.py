@@ -180,3 +180,8 @@ def test_while_training(searched_corpus, tiny_opts, tmp_path):
     saved = Predictions.load(tmp_path / "inference" / NAME / "predictions.npz")
     assert saved.is_query_centric
     assert saved.gt_embeddings.dtype == np.float16
+
+
+def test_pathway_without_a_test_set(searched_corpus, tiny_opts, tmp_path):
+    cfg = make_cfg(tiny_opts, tmp_path, "DATASETS.TEST", "()")
+    assert Trainer.test(cfg, Trainer.build_model(cfg).eval()) == {}
