@@ -29,14 +29,15 @@ from spnet_d2.demo import example as demo_example
 from spnet_d2.demo import lite0_weights
 from spnet_d2.demo.results import (
     PROTOCOLS,
-    STARTS,
     Clock,
     beats_baseline,
     make_results,
     peak_rss_gb,
     summary,
 )
+from spnet_d2.demo.starts import STARTS, register_sample, start_figures
 from spnet_d2.engine import Trainer, setup
+from spnet_d2.evaluation import ALL_PROTOCOL
 from spnet_d2.search import (
     Gallery,
     ImageFolder,
@@ -54,8 +55,11 @@ logger = logging.getLogger("spnet_d2.demo")
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "projects_configs" / "pets09"
 TEST_SET = "pets09_test"
-# Fine-tuning iterations, with a schedule of their own, after which starts are compared.
-COMPARE_ITERS = 60
+# Starts are compared after so many iterations of fine-tuning, with a schedule of their own, and on
+# one of so many test frames.
+COMPARE_ITERS = 50
+COMPARE_STEP = 4
+COMPARE_SET = "pets09_test_sample"
 # What a run writes; nothing else is removed from the output folder.
 OWN_FILES = (
     "model_*.pth", "model_*.pth.part", "last_checkpoint", "config.yaml", "metrics.json", "log.txt*",
@@ -149,13 +153,17 @@ def pretrain(args: argparse.Namespace, opts: list[str]) -> Path:
 
 
 def compare_starts(args: argparse.Namespace, opts: list[str], weights: Path) -> dict[str, dict]:
-    """Evaluator's results after a short fine-tuning from ImageNet weights, and from ``weights``."""
+    """Figures after a short fine-tuning from ImageNet weights, and from ``weights``."""
+    folder = args.output / "compare"
+    register_sample(TEST_SET, COMPARE_SET, COMPARE_STEP, folder / "sample.json")
+    short = ["SOLVER.MAX_ITER", str(COMPARE_ITERS)]
+    short += ["DATASETS.TEST", f"('{COMPARE_SET}',)", "TEST.PROTOCOLS", f"('{ALL_PROTOCOL}',)"]
     found = {}
     for name, start in zip(STARTS, ("", str(weights)), strict=True):
         logger.info("Fine-tuning for %d iterations, start: %s", COMPARE_ITERS, name)
-        short = ["SOLVER.MAX_ITER", str(COMPARE_ITERS), "MODEL.WEIGHTS", start]
-        cfg = make_config(args, args.config_file, args.output / "compare" / name, [*opts, *short])
-        found[name] = run(Trainer, cfg)
+        settings = [*opts, *short, "MODEL.WEIGHTS", start]
+        cfg = make_config(args, args.config_file, folder / name, settings)
+        found[name] = start_figures(run(Trainer, cfg))
     return found
 
 

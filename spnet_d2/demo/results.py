@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 from tabulate import tabulate
 
+from .starts import table as starts_table
+
 PROTOCOLS = ("standard", "reentry")
-# Of the comparison: without pre-training, and with it.
-STARTS = ("imagenet", "qc_pretrained")
 PHASES = ("prepare", "pretrain", "compare", "train", "evaluate", "search")
 
 
@@ -56,7 +56,7 @@ def peak_rss_gb(num_workers: int) -> float:
 def make_results(
     metrics: Mapping,
     baseline: Mapping,
-    starts: Mapping[str, Mapping],
+    starts: Mapping[str, Mapping[str, float]],
     seconds: Mapping,
     peak_gb: float,
 ) -> dict[str, dict | float]:
@@ -66,7 +66,7 @@ def make_results(
     Args:
         metrics: of the evaluator.
         baseline: of :func:`spnet_d2.search.hsv_baseline.evaluate_hsv_baseline`.
-        starts: of the evaluator, after a short fine-tuning from each of ``STARTS``; may be empty.
+        starts: of :func:`spnet_d2.demo.starts.start_figures`, by start; may be empty.
         seconds: of :meth:`Clock.seconds`.
         peak_gb: of :func:`peak_rss_gb`.
     """
@@ -74,15 +74,10 @@ def make_results(
     def pick(source: Mapping, *keys: str) -> dict[str, float]:
         return {key: round(float(source[key]), 6) for key in keys}
 
-    def figures(source: Mapping) -> dict[str, dict]:
-        return {
-            "detection": pick(source["detection"], "AP50", "recall50"),
-            **{name: pick(source[name], "mAP", "top1", "gt_mAP", "gt_top1") for name in PROTOCOLS},
-        }
-
     return {
-        **figures(metrics),
-        "starts": {name: figures(found) for name, found in starts.items()},
+        "detection": pick(metrics["detection"], "AP50", "recall50"),
+        **{name: pick(metrics[name], "mAP", "top1", "gt_mAP", "gt_top1") for name in PROTOCOLS},
+        "starts": {name: dict(found) for name, found in starts.items()},
         "baseline_hsv": {name: pick(baseline[name], "mAP", "top1") for name in PROTOCOLS},
         "seconds": dict(seconds),
         "peak_rss_gb": peak_gb,
@@ -105,7 +100,7 @@ def summary(results: Mapping) -> str:
         rows, headers, disable_numparse=True, colalign=("left", "left", "right", "right")
     )
     detection = results["detection"]
-    starts = _starts(results["starts"]) if results["starts"] else []
+    starts = ["", starts_table(results["starts"]), ""] if results["starts"] else []
     verdicts = [f"{name}: {'yes' if beats_baseline(results, name) else 'NO'}" for name in PROTOCOLS]
     seconds = results["seconds"]
     return "\n".join(
@@ -120,22 +115,6 @@ def summary(results: Mapping) -> str:
             + f"), at most {results['peak_rss_gb']:.1f} GiB",
         ]
     )
-
-
-def _starts(starts: Mapping[str, Mapping]) -> list[str]:
-    """Lines that say what pre-training added."""
-    figures = [
-        ("AP50", lambda found: found["detection"]["AP50"]),
-        *((f"{p} mAP", lambda found, p=p: found[p]["mAP"]) for p in PROTOCOLS),
-        *((f"{p} GT mAP", lambda found, p=p: found[p]["gt_mAP"]) for p in PROTOCOLS),
-    ]
-    without, pretrained = (starts[name] for name in STARTS)
-    rows = [
-        [name, 100 * get(without), 100 * get(pretrained), 100 * (get(pretrained) - get(without))]
-        for name, get in figures
-    ]
-    headers = ["short fine-tuning", "ImageNet only", "after QC pre-training", "added"]
-    return ["", tabulate(rows, headers, floatfmt=("", ".1f", ".1f", "+.1f")), ""]
 
 
 def beats_baseline(results: Mapping, protocol: str) -> bool:
