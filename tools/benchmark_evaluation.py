@@ -7,7 +7,7 @@
 Each case is written to a temporary folder (the largest takes 6 GB) and evaluated by a process of
 its own, as a user would do it: read the files, all figures, write the results. Quoted are wall and
 CPU seconds and the peak of resident memory, as the system counts them; the first line is what
-Python and PyTorch take to start. Embeddings are random, so the figures mean nothing.
+Python and the imports take. Embeddings are random, so the figures mean nothing.
 """
 
 import argparse
@@ -226,8 +226,8 @@ def report(rows: list[list], options: list[str]) -> str:
         f"{os.environ.get('OMP_NUM_THREADS', 'unset')}. Each line is one process of "
         "`tools/evaluate.py`, which reads annotations, protocol and predictions (float32, D = "
         f"{CASES['prw'].size}), computes all figures, COCO's and those of ground-truth boxes "
-        'among them, and writes the results; "start" is `--help`, that is, Python\'s and '
-        "PyTorch's imports. Other programs share the machine, so CPU seconds say more than wall "
+        'among them, and writes the results; "start" is `--help`, that is, the start and '
+        "imports of Python. Other programs share the machine, so CPU seconds say more than wall "
         "seconds.\n\n"
         f"{table}\n"
     )

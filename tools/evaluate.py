@@ -13,11 +13,19 @@ and per_query.csv.
 """
 
 import argparse
+import importlib.util
 import logging
 import sys
 from pathlib import Path
 
-from spnet_d2.data.person_search_json import load_person_search_json
+if __name__ == "__main__":
+    # Scoring takes no model, and PyTorch and Detectron2 take longer to start than it does: this
+    # process uses the package's modules without running its __init__, which imports them.
+    _spec = importlib.util.find_spec("spnet_d2")
+    if _spec:
+        sys.modules["spnet_d2"] = importlib.util.module_from_spec(_spec)
+
+from spnet_d2.data.person_search_json import load_person_search_table
 from spnet_d2.evaluation import (
     ALL_PROTOCOL,
     VARIANTS,
@@ -89,7 +97,7 @@ def run(args: argparse.Namespace) -> Evaluation:
     """
     # The quick check of the predictions first.
     predictions = Predictions.load(args.predictions)
-    truth = GroundTruth.from_dicts(load_person_search_json(args.annotations, "", ANNOTATIONS_HINT))
+    truth = GroundTruth.from_table(load_person_search_table(args.annotations, ANNOTATIONS_HINT))
     evaluation = evaluate_predictions(
         truth,
         [read_protocol(protocol, truth) for protocol in args.protocol],

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.structures import BoxMode
 
 from spnet_d2.data.atomic_io import write_json
 from spnet_d2.data.person_search_schema import (
@@ -27,6 +26,21 @@ from spnet_d2.data.person_search_schema import (
 logger = logging.getLogger(__name__)
 
 PREPARE_HINT = "The scripts datasets/prepare_*.py write it from the official files."
+
+
+@contextmanager
+def _garbage_collection_paused() -> Iterator[None]:
+    """Python's collector walks all living objects again and again while many are made.
+
+    That takes a third of the time of loading 250,000 boxes, and there is no garbage to find.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @dataclass(frozen=True)
@@ -105,36 +119,46 @@ def load_protocol(path: str | os.PathLike) -> Protocol:
         raise PersonSearchFormatError(
             f'{path}: expected an object with "images" and "queries". {HELP}'
         )
-    try:
-        queries = content["queries"]
-        if isinstance(queries, dict):
+    queries = content["queries"]
+    if isinstance(queries, dict):
+        try:
             queries = {int(query): gallery for query, gallery in queries.items()}
-        protocol = Protocol(list(content["images"]), queries)
-        _check_protocol(protocol, str(path))
-    except PersonSearchFormatError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise PersonSearchFormatError(f"{path}: {error}. {HELP}") from error
+        except ValueError as error:
+            raise PersonSearchFormatError(
+                f'{path}: the keys of "queries" must be annotation ids ({error}). {HELP}'
+            ) from error
+        if len(queries) < len(content["queries"]):
+            raise PersonSearchFormatError(f"{path}: a query is listed twice. {HELP}")
+    protocol = Protocol(content["images"], queries)
+    _check_protocol(protocol, str(path))
     return protocol
 
 
 def _check_protocol(protocol: Protocol, where: str) -> None:
-    images = set(protocol.images)
-    if len(images) != len(protocol.images):
-        raise PersonSearchFormatError(f'{where}: "images" lists an image twice. {HELP}')
     queries = protocol.queries
-    ids = [*protocol.images, *queries]
-    if not isinstance(queries, dict | list) or any(type(value) is not int for value in ids):
+    if (
+        not isinstance(protocol.images, list)
+        or not isinstance(queries, dict | list)
+        or any(type(value) is not int for value in [*protocol.images, *queries])
+    ):
         raise PersonSearchFormatError(
             f'{where}: "images" must be a list of image ids and "queries" a list of annotation '
             f"ids, or an object from annotation id to gallery. {HELP}"
         )
+    images = set(protocol.images)
+    if len(images) != len(protocol.images):
+        raise PersonSearchFormatError(f'{where}: "images" lists an image twice. {HELP}')
     if isinstance(queries, list):
         if len(set(queries)) != len(queries):
             raise PersonSearchFormatError(f"{where}: a query is listed twice. {HELP}")
         return
     for query, gallery in queries.items():
-        if not isinstance(gallery, list) or not images.issuperset(gallery):
+        # Types first: only what can be in a set can be looked up there.
+        if (
+            not isinstance(gallery, list)
+            or not set(map(type, gallery)) <= {int}
+            or not images.issuperset(gallery)
+        ):
             raise PersonSearchFormatError(
                 f"{where}: the gallery of query {query} must be a list of ids out of "
                 f'"images"; {_strangers(gallery, images)}. {HELP}'
@@ -144,7 +168,8 @@ def _check_protocol(protocol: Protocol, where: str) -> None:
 def _strangers(gallery: Any, images: set[int]) -> str:
     if not isinstance(gallery, list):
         return f"found {type(gallery).__name__}"
-    return f"not among them: {[image for image in gallery if image not in images][:5]}"
+    strangers = [image for image in gallery if type(image) is not int or image not in images]
+    return f"not among them: {strangers[:5]}"
 
 
 def read_json(path: str | os.PathLike, hint: str = PREPARE_HINT) -> Any:
@@ -163,10 +188,10 @@ def read_json(path: str | os.PathLike, hint: str = PREPARE_HINT) -> Any:
         raise PersonSearchFormatError(f"{path} is not valid JSON ({error}). {hint}") from error
 
 
+@_garbage_collection_paused()
 def count_people(json_file: str | os.PathLike, hint: str = PREPARE_HINT) -> tuple[int, int]:
     """Count the people of a partition: (all, known ones only). Unknown people are one a box."""
-    with _garbage_collection_paused():
-        annotations = _partition(json_file, hint)[1]
+    annotations = _partition(json_file, hint)[1]
     known = {entry["person_id"] for entry in annotations if entry["is_known"]}
     unknown = sum(not entry["is_known"] for entry in annotations)
     return len(known) + unknown, len(known)
@@ -182,6 +207,7 @@ def _partition(json_file: str | os.PathLike, hint: str) -> tuple[list, list, np.
     return images, annotations, check_person_search(images, annotations, str(json_file))
 
 
+@_garbage_collection_paused()
 def load_person_search_json(
     json_file: str | os.PathLike, image_root: str | os.PathLike, hint: str = PREPARE_HINT
 ) -> list[dict[str, Any]]:
@@ -208,31 +234,10 @@ def load_person_search_json(
         FileNotFoundError: if ``json_file`` is missing.
         PersonSearchFormatError: if it is malformed.
     """
-    with _garbage_collection_paused():
-        return _load(json_file, image_root, hint)
+    # Not above: scoring predictions reads the same files, and starts without PyTorch.
+    from detectron2.structures import BoxMode
 
-
-@contextmanager
-def _garbage_collection_paused() -> Iterator[None]:
-    """Python's collector walks all living objects again and again while many are made.
-
-    That takes a third of the time of loading 250,000 boxes, and there is no garbage to find.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def _load(
-    json_file: str | os.PathLike, image_root: str | os.PathLike, hint: str
-) -> list[dict[str, Any]]:
-    images, annotations, boxes = _partition(json_file, hint)
-    images = sorted(images, key=lambda entry: entry["id"])
-    row_of_image = {entry["id"]: row for row, entry in enumerate(images)}
+    table = load_person_search_table(json_file, hint)
     root = os.path.abspath(image_root)
     dicts = [
         {
@@ -244,43 +249,79 @@ def _load(
             "ignore_regions": entry.get("ignore_regions", []),
             "annotations": [],
         }
-        for entry in images
+        for entry in table.images
     ]
+    columns = (table.rows, table.boxes, table.person_ids, table.identities)
+    for entry, row, box, person_id, identity in zip(
+        table.annotations, *(column.tolist() for column in columns)
+    ):
+        dicts[row]["annotations"].append(
+            {
+                "annotation_id": entry["id"],
+                "bbox": box,
+                "bbox_mode": BoxMode.XYWH_ABS,
+                "category_id": 0,
+                "iscrowd": 0,
+                "person_id": person_id,
+                "identity": identity,
+                "is_known": entry["is_known"],
+                "iou_thresh": entry["iou_thresh"],
+            }
+        )
+    return dicts
+
+
+@dataclass(frozen=True)
+class PersonSearchTable:
+    """A partition as columns: what :func:`load_person_search_json` makes dicts of.
+
+    Attributes:
+        images (list[dict]): I entries of the file, in ascending order of id.
+        annotations (list[dict]): G entries of the file whose boxes are kept, in its order.
+        rows (ndarray): (G,) index of each annotation's image in ``images``.
+        boxes (ndarray): (G, 4) x, y, w, h, clipped.
+        person_ids, identities (ndarray): (G,) as in the dicts.
+    """
+
+    images: list[dict]
+    annotations: list[dict]
+    rows: np.ndarray
+    boxes: np.ndarray
+    person_ids: np.ndarray
+    identities: np.ndarray
+
+
+@_garbage_collection_paused()
+def load_person_search_table(
+    json_file: str | os.PathLike, hint: str = PREPARE_HINT
+) -> PersonSearchTable:
+    """Load a partition as columns; arguments and errors as :func:`load_person_search_json`."""
+    images, annotations, boxes = _partition(json_file, hint)
+    images = sorted(images, key=lambda entry: entry["id"])
+    row_of_image = {entry["id"]: row for row, entry in enumerate(images)}
     rows = np.array([row_of_image[entry["image_id"]] for entry in annotations], dtype=np.int64)
     sizes = np.array([(entry["width"], entry["height"]) for entry in images], dtype=np.float64)
     clipped = clip_xywh(boxes, sizes.reshape(-1, 2)[rows])
     keep = (clipped[:, 2] > 0) & (clipped[:, 3] > 0)
     person_ids, identities = _number_people(annotations)
-
-    columns = (rows.tolist(), clipped.tolist(), person_ids.tolist(), identities.tolist())
-    for entry, kept, row, box, person_id, identity in zip(annotations, keep.tolist(), *columns):
-        if kept:
-            dicts[row]["annotations"].append(
-                {
-                    "annotation_id": entry["id"],
-                    "bbox": box,
-                    "bbox_mode": BoxMode.XYWH_ABS,
-                    "category_id": 0,
-                    "iscrowd": 0,
-                    "person_id": person_id,
-                    "identity": identity,
-                    "is_known": entry["is_known"],
-                    "iou_thresh": entry["iou_thresh"],
-                }
-            )
-    dropped = len(annotations) - int(keep.sum())
-    empty = sum(not entry["annotations"] for entry in dicts)
     logger.info(
         "%s: %d images (%d without a box), %d boxes (%d more are empty inside the image), "
         "%d known people",
         json_file,
-        len(dicts),
-        empty,
-        len(annotations) - dropped,
-        dropped,
+        len(images),
+        np.count_nonzero(np.bincount(rows[keep], minlength=len(images)) == 0),
+        np.count_nonzero(keep),
+        np.count_nonzero(~keep),
         int(identities.max(initial=-1)) + 1,
     )
-    return dicts
+    return PersonSearchTable(
+        images=images,
+        annotations=[entry for entry, kept in zip(annotations, keep.tolist()) if kept],
+        rows=rows[keep],
+        boxes=clipped[keep],
+        person_ids=person_ids[keep],
+        identities=identities[keep],
+    )
 
 
 def clip_xywh(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:

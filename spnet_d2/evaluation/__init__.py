@@ -5,11 +5,11 @@
 ``evaluate_query_centric(model, loader, evaluator)`` for one that searches query by query.
 """
 
-from spnet_d2.evaluation.evaluator import PersonSearchEvaluator
+import importlib
+
 from spnet_d2.evaluation.ground_truth import GroundTruth
 from spnet_d2.evaluation.predictions import Predictions
 from spnet_d2.evaluation.protocols import ALL_PROTOCOL, RetrievalProtocol
-from spnet_d2.evaluation.query_centric import QueryCentricEvaluator, evaluate_query_centric
 from spnet_d2.evaluation.report import (
     flat_metrics,
     format_table,
@@ -45,3 +45,16 @@ __all__ = [
     "write_metrics",
     "write_per_query",
 ]
+
+# Those that run a model need PyTorch, which takes seconds to import; scoring does without.
+_RUN_MODELS = {
+    "PersonSearchEvaluator": "evaluator",
+    "QueryCentricEvaluator": "query_centric",
+    "evaluate_query_centric": "query_centric",
+}
+
+
+def __getattr__(name: str):
+    if name not in _RUN_MODELS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_RUN_MODELS[name]}"), name)

@@ -28,7 +28,7 @@ def group_pairs(groups_a: np.ndarray, groups_b: np.ndarray) -> tuple[np.ndarray,
 
 def box_areas(boxes: np.ndarray) -> np.ndarray:
     """Areas (N,) of boxes (N, 4); 0 for boxes turned inside out."""
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         return np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)
 
 
@@ -36,7 +36,7 @@ def paired_intersections(boxes_a: np.ndarray, boxes_b: np.ndarray) -> np.ndarray
     """Intersection areas (P,) of box i of A with box i of B, both (P, 4)."""
     low = np.maximum(boxes_a[:, :2], boxes_b[:, :2])
     high = np.minimum(boxes_a[:, 2:], boxes_b[:, 2:])
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         return np.prod(np.maximum(high - low, 0), axis=1)
 
 

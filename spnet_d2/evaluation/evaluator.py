@@ -16,7 +16,7 @@ from spnet_d2.data.person_search_json import load_protocol
 from spnet_d2.evaluation.ground_truth import GroundTruth
 from spnet_d2.evaluation.predictions import Predictions
 from spnet_d2.evaluation.protocols import ALL_PROTOCOL, RetrievalProtocol
-from spnet_d2.evaluation.report import format_table, results_dict, write_metrics
+from spnet_d2.evaluation.report import format_table, results_dict, write_metrics, write_per_query
 from spnet_d2.evaluation.scoring import evaluate_predictions
 
 logger = logging.getLogger(__name__)
@@ -55,8 +55,8 @@ class PersonSearchEvaluator(DatasetEvaluator):
             dataset_name (str): registered with ``register_person_search``.
             protocols (sequence[str]): names of the data set's protocols, "all", or "" for its
                 first one. Empty: the first one, or detection only if it has none.
-            output_dir (str | None): where ``predictions.npz`` and ``metrics.json`` go, if
-                anywhere.
+            output_dir (str | None): where ``predictions.npz``, ``metrics.json`` and
+                ``per_query.csv`` go, if anywhere.
             distributed (bool): gather from all processes; the main one evaluates.
             embedding_dtype (str): "float32", or "float16" to halve the memory.
 
@@ -112,6 +112,8 @@ class PersonSearchEvaluator(DatasetEvaluator):
         if self._output_dir:
             predictions.save(os.path.join(self._output_dir, "predictions.npz"))
             write_metrics(evaluation, os.path.join(self._output_dir, "metrics.json"), cost)
+            lines = os.path.join(self._output_dir, "per_query.csv")
+            write_per_query(self.truth, evaluation, lines)
         return results_dict(evaluation)
 
     def _record(self, image: dict, output: dict) -> _ImageRecord:

@@ -107,20 +107,35 @@ def in_ignore_regions(truth: GroundTruth, detections: GalleryBoxes) -> np.ndarra
     return ignored
 
 
-def ground_truth_boxes(truth: GroundTruth, predictions: Predictions) -> GalleryBoxes | None:
-    """Ground-truth boxes as perfect detections (score 1) for the GT figures.
+def ground_truth_boxes(
+    truth: GroundTruth, predictions: Predictions, images: np.ndarray
+) -> GalleryBoxes | None:
+    """Ground-truth boxes of some images as perfect detections (score 1) for the GT figures.
+
+    Args:
+        truth (GroundTruth): the data set.
+        predictions (Predictions): their embeddings.
+        images (ndarray): (J,) numbers of the images that are searched.
 
     Returns:
-        GalleryBoxes | None: None unless every box of the data set has an embedding.
+        GalleryBoxes | None: None unless every box of the images has an embedding.
     """
-    numbers = truth.find_annotations(predictions.gt_annotation_ids, "predictions")
-    if len(numbers) < len(truth.boxes):
+    rows = predictions.gt_rows(truth)
+    searched = np.zeros(truth.num_images, bool)
+    searched[images] = True
+    wanted = np.flatnonzero(searched[truth.image_index])
+    missing = np.count_nonzero(rows[wanted] < 0)
+    if missing:
+        logger.warning(
+            "GT figures are left out: %d of the %d ground-truth boxes of the images that are "
+            "searched have no embedding.",
+            missing,
+            len(wanted),
+        )
         return None
-    rows = np.empty(len(numbers), np.int64)
-    rows[numbers] = np.arange(len(numbers))
     return GalleryBoxes(
-        image_index=truth.image_index,
-        boxes=truth.boxes,
-        scores=np.ones(len(numbers)),
-        rows=rows,
+        image_index=truth.image_index[wanted],
+        boxes=truth.boxes[wanted],
+        scores=np.ones(len(wanted)),
+        rows=rows[wanted],
     )

@@ -4,6 +4,7 @@ The ``.npz`` file holds exactly the fields of :class:`Predictions`, so a run can
 without its model, and other people's detections can be scored too.
 """
 
+import math
 import os
 import zipfile
 from dataclasses import dataclass, fields
@@ -11,6 +12,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from spnet_d2.data.atomic_io import atomic_path
+from spnet_d2.evaluation.ground_truth import GroundTruth
 
 # name -> (dimensions, dtype kinds, what is expected)
 _LAYOUT = {
@@ -54,11 +56,22 @@ class Predictions:
     def __post_init__(self):
         problems = _problems({f.name: getattr(self, f.name) for f in fields(self)})
         if problems:
-            raise ValueError("Predictions do not fit together: " + "; ".join(problems) + ".")
+            raise ValueError("; ".join(problems) + ".")
 
     @property
     def is_query_centric(self) -> bool:
         return self.query_annotation_ids is not None
+
+    def gt_rows(self, truth: GroundTruth) -> np.ndarray:
+        """(G,) row in ``gt_embeddings`` of every ground-truth box, -1 without one.
+
+        Raises:
+            ValueError: an annotation id that the data set lacks.
+        """
+        numbers = truth.find_annotations(self.gt_annotation_ids, "predictions")
+        rows = np.full(len(truth.boxes), -1)
+        rows[numbers] = np.arange(len(numbers))
+        return rows
 
     def save(self, path: str) -> None:
         """Write ``path`` (``.npz``, uncompressed so that it can be memory-mapped), atomically."""
@@ -96,10 +109,13 @@ class Predictions:
             ) from None
         # numpy reports what is no archive, or holds pickles, in several ways.
         except (ValueError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
+            found = str(error).removesuffix(".")
+            if "pickle" in found:
+                found = "it holds Python objects instead of plain arrays of numbers"
             expected = ", ".join(f"{name} {shape}" for name, (_, _, shape) in _LAYOUT.items())
             raise ValueError(
-                f"{path} must be an .npz file with {expected} (the last one optional), "
-                f"but cannot be used: {error}"
+                f"{path} cannot be used as predictions: {found}. It must be an .npz file with "
+                f"{expected} (the last one optional)."
             ) from error
 
 
@@ -154,13 +170,19 @@ def _mapped_arrays(path: str) -> dict[str, np.ndarray]:
             # The local file header: 30 bytes, whose last four give the lengths of two fields.
             file.seek(member.header_offset + 26)
             name_length, extra_length = np.frombuffer(file.read(4), "<u2")
-            file.seek(member.header_offset + 30 + int(name_length) + int(extra_length))
+            data = member.header_offset + 30 + int(name_length) + int(extra_length)
+            file.seek(data)
             version = np.lib.format.read_magic(file)
             if version == (1, 0):
                 shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
             else:
                 shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
-            if 0 not in shape and not dtype.hasobject:
-                order = "F" if fortran else "C"
-                arrays[name] = np.memmap(path, dtype, "r", file.tell(), shape, order)
+            if 0 in shape or dtype.hasobject:
+                continue
+            # What a map shows beyond the end of an array belongs to the next one.
+            missing = math.prod(shape) * dtype.itemsize - (member.file_size - (file.tell() - data))
+            if missing > 0:
+                raise ValueError(f"{missing} bytes at the end of {name} are missing")
+            order = "F" if fortran else "C"
+            arrays[name] = np.memmap(path, dtype, "r", file.tell(), shape, order)
     return arrays

@@ -98,6 +98,13 @@ class RetrievalProtocol:
 
     def covered_images(self) -> np.ndarray:
         """Numbers of all images the protocol needs predictions for, ascending."""
-        parts = [self.images, self.query_images, *(self.galleries or ())]
-        # Full galleries list millions of images: count instead of sorting.
-        return np.flatnonzero(np.bincount(np.concatenate(parts)))
+        return _ascending([self.images, self.query_images, self.searched_images()])
+
+    def searched_images(self) -> np.ndarray:
+        """Numbers of all images of the galleries, ascending."""
+        return _ascending([self.images] if self.galleries is None else self.galleries)
+
+
+def _ascending(parts: list[np.ndarray]) -> np.ndarray:
+    # Full galleries list millions of images: count instead of sorting.
+    return np.flatnonzero(np.bincount(np.concatenate(parts)))

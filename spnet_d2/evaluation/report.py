@@ -5,6 +5,7 @@ import csv
 import json
 import os
 from collections import OrderedDict
+from dataclasses import asdict
 
 import numpy as np
 
@@ -57,8 +58,9 @@ def flat_metrics(evaluation: Evaluation) -> dict:
     Flat keys of detection and of the first protocol (``AP50``, ..., ``mAP``, ...). With several
     protocols also ``<protocol>/mAP`` and so on, for each. ``protocol`` names the first one,
     ``protocol_variant`` the rules; counts tell what was scored. Other rankings have their name
-    before the key (``cws_mAP``), COCO's figures ``coco_``. The group ``not_in_gallery`` holds the
-    suggested similarity threshold (:mod:`.threshold`), or is null if nothing is found.
+    before the key (``cws_mAP``), COCO's figures ``coco_``, the suggested similarity threshold and
+    what it does (:mod:`.threshold`) ``not_in_gallery_``; the latter are left out if no answer is
+    right.
     """
     detection = evaluation.detection
     names = list(evaluation.retrieval)
@@ -86,12 +88,13 @@ def _protocol_metrics(evaluation: Evaluation, protocol: str) -> dict:
         metrics.update({f"{ranking}_{key}": value for key, value in figures.items()})
     scores = evaluation.retrieval[protocol]
     threshold = suggest_threshold(scores)
+    found = {} if threshold is None else asdict(threshold)
     return {
         **metrics,
         "num_queries": len(scores.ap),
         "num_queries_in_mean": int(scores.counted.sum()),
         "num_queries_without_match": int((scores.present == 0).sum()),
-        "not_in_gallery": None if threshold is None else threshold.to_json(),
+        **{f"not_in_gallery_{key}": value for key, value in found.items()},
     }
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from spnet_d2.evaluation.coco_metrics import coco_metrics
-from spnet_d2.evaluation.context_matching import ContextMatching, default_sizes
 from spnet_d2.evaluation.detection import (
     DetectionScores,
     score_detections,
@@ -26,9 +25,8 @@ from spnet_d2.evaluation.retrieval import (
     score_retrieval,
 )
 from spnet_d2.evaluation.similarity import (
-    CHUNK_ROWS,
+    RowKeys,
     cosine_source,
-    release_pages,
     rowwise_cosine_source,
     unit_rows,
 )
@@ -67,7 +65,7 @@ class Evaluation:
         variant (ProtocolVariant): the rules.
         retrieval (dict[str, RetrievalScores]): per protocol, with detected boxes.
         gt_retrieval (dict[str, RetrievalScores]): per protocol, with ground-truth boxes; empty
-            unless all of them have embeddings.
+            unless all that are searched have embeddings.
         rescored (dict[str, dict[str, RetrievalScores]]): per protocol the other rankings that
             were asked for: "cws", "cbgm", "rerank".
         coco (dict[str, float]): COCO's figures, if asked for.
@@ -113,7 +111,7 @@ def evaluate_predictions(
             "None of the %d detections counts: every figure with detected boxes is 0.",
             len(predictions.scores),
         )
-    _warn_of_unusable_embeddings(predictions)
+    keys, gt_keys = (_row_keys(predictions, name) for name in ("embeddings", "gt_embeddings"))
     images = np.arange(truth.num_images)
     if protocols:
         images = np.unique(np.concatenate([protocol.images for protocol in protocols]))
@@ -123,13 +121,6 @@ def evaluate_predictions(
     if extra.coco and not predictions.is_query_centric:
         evaluation.coco = coco_metrics(truth, images, predictions)
 
-    gt_boxes = ground_truth_boxes(truth, predictions)
-    if protocols and gt_boxes is None:
-        logger.warning(
-            "GT figures are left out: only %d of %d ground-truth boxes have an embedding.",
-            len(predictions.gt_annotation_ids),
-            len(truth.boxes),
-        )
     for protocol in protocols:
         vectors = _query_vectors(truth, protocol, predictions)
         share = protocol.gallery_share(truth.num_images)
@@ -143,15 +134,16 @@ def evaluate_predictions(
                 detections,
             )
         else:
-            source = cosine_source(vectors, predictions.embeddings, detections, share)
+            source = cosine_source(vectors, predictions.embeddings, keys, detections, share)
         rescorings = _rescorings(
             extra, truth, protocol, detections, vectors, predictions.embeddings
         )
         rankings = score_rankings(truth, protocol, detections, source, rescorings, variant, observe)
         evaluation.retrieval[protocol.name] = rankings.pop(PLAIN)
         evaluation.rescored[protocol.name] = rankings
+        gt_boxes = ground_truth_boxes(truth, predictions, protocol.searched_images())
         if gt_boxes is not None:
-            source = cosine_source(vectors, predictions.gt_embeddings, gt_boxes, share)
+            source = cosine_source(vectors, predictions.gt_embeddings, gt_keys, gt_boxes, share)
             evaluation.gt_retrieval[protocol.name] = score_retrieval(
                 truth, protocol, gt_boxes, source, variant
             )
@@ -170,6 +162,9 @@ def _rescorings(
     if extra.cws:
         rescorings["cws"] = lambda query, pool, values: values * boxes.scores[pool]
     if extra.cbgm:
+        # Here, for it needs SciPy's optimisers: as long to import as everything else together.
+        from spnet_d2.evaluation.context_matching import ContextMatching, default_sizes
+
         sizes = extra.cbgm_sizes or default_sizes(protocol)
         rescorings["cbgm"] = ContextMatching(
             truth, protocol, boxes, query_vectors, embeddings, *sizes
@@ -201,10 +196,7 @@ def _query_vectors(
     truth: GroundTruth, protocol: RetrievalProtocol, predictions: Predictions
 ) -> np.ndarray:
     """Unit embeddings (Q, D) of a protocol's queries."""
-    numbers = truth.find_annotations(predictions.gt_annotation_ids, "predictions")
-    row = np.full(len(truth.boxes), -1)
-    row[numbers] = np.arange(len(numbers))
-    rows = row[protocol.queries]
+    rows = predictions.gt_rows(truth)[protocol.queries]
     if (rows < 0).any():
         missing = truth.annotation_ids[protocol.queries[rows < 0]]
         raise ValueError(
@@ -215,18 +207,14 @@ def _query_vectors(
     return unit_rows(predictions.gt_embeddings, rows)
 
 
-def _warn_of_unusable_embeddings(predictions: Predictions) -> None:
-    for name in ("embeddings", "gt_embeddings"):
-        array = getattr(predictions, name)
-        unusable = 0
-        for start in range(0, len(array), CHUNK_ROWS):
-            finite = np.isfinite(array[start : start + CHUNK_ROWS]).all(axis=1)
-            unusable += np.count_nonzero(~finite)
-            release_pages(array)
-        if unusable:
-            logger.warning(
-                "%d of %d rows of %s are not finite: they have similarity 0 with everything.",
-                unusable,
-                len(array),
-                name,
-            )
+def _row_keys(predictions: Predictions, name: str) -> np.ndarray:
+    """Keys of an array of embeddings; warns of what is not finite."""
+    rows = RowKeys.of(getattr(predictions, name))
+    if rows.unusable:
+        logger.warning(
+            "%d of %d rows of %s are not finite: they have similarity 0 with everything.",
+            rows.unusable,
+            len(rows.keys),
+            name,
+        )
+    return rows.keys

@@ -9,6 +9,7 @@ Letters: Q queries, N gallery boxes, D embedding size.
 
 import mmap
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,8 +18,8 @@ from spnet_d2.evaluation.gallery import GalleryBoxes
 PoolOf = Callable[[int], np.ndarray]
 SimilaritySource = Callable[[PoolOf], Iterator[tuple[np.ndarray, np.ndarray]]]
 
-# Similarities held at once (256 MiB in float32), and embeddings converted at once.
-BLOCK_VALUES = 2**26
+# Similarities held at once (512 MiB in float32), and embeddings converted at once.
+BLOCK_VALUES = 2**27
 CHUNK_ROWS = 512
 # Share of the boxes in an average gallery from which one large product beats many small ones.
 DENSE_SHARE = 0.03
@@ -29,12 +30,63 @@ def unit_rows(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
     A row that is zero or not finite becomes the zero vector: similarity 0 with everything.
     """
-    vectors = embeddings[rows].astype(np.float32, copy=False)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
-        vectors /= norms[:, None]
-    vectors[~(np.isfinite(norms) & (norms > 0))] = 0
+        vectors = embeddings[rows].astype(np.float32, copy=False)
+        squares = np.einsum("nd,nd->n", vectors, vectors)
+        vectors /= np.sqrt(squares)[:, None]
+    # The squares of very long and very short vectors leave float32's range.
+    extreme = np.flatnonzero(~((squares > 1e-20) & (squares < 1e30)))
+    if len(extreme):
+        vectors[extreme] = _scaled_unit_rows(embeddings[rows[extreme]])
     return vectors
+
+
+def _scaled_unit_rows(raw: np.ndarray) -> np.ndarray:
+    """As :func:`unit_rows`, for vectors of any length; 0 for those without a direction."""
+    wide = raw.astype(np.float64)
+    largest = np.abs(wide).max(axis=1, keepdims=True, initial=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        wide /= largest
+        wide /= np.sqrt(np.einsum("nd,nd->n", wide, wide))[:, None]
+    wide[~(np.isfinite(largest[:, 0]) & (largest[:, 0] > 0))] = 0
+    return wide.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class RowKeys:
+    """What is known of an array of embeddings before any is compared.
+
+    Attributes:
+        keys (ndarray): (rows,) int64; the first row with the same content.
+        unusable (int): rows that are not finite.
+    """
+
+    keys: np.ndarray
+    unusable: int
+
+    @classmethod
+    def of(cls, embeddings: np.ndarray) -> "RowKeys":
+        """Look at ``embeddings`` (rows, D), chunk by chunk."""
+        hashes, unusable = np.zeros(len(embeddings), np.int64), 0
+        for start in range(0, len(embeddings), CHUNK_ROWS):
+            chunk = np.asarray(embeddings[start : start + CHUNK_ROWS])
+            unusable += len(chunk) - np.count_nonzero(np.isfinite(chunk).all(axis=1))
+            hashes[start : start + len(chunk)] = [hash(row.tobytes()) for row in chunk]
+            release_pages(embeddings)
+        return cls(_first_equal_rows(embeddings, hashes), unusable)
+
+
+def _first_equal_rows(embeddings: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    """(rows,) first row with the same hash; the row itself if their contents differ."""
+    _, first, number = np.unique(hashes, return_index=True, return_inverse=True)
+    firsts = first[number]
+    copies = np.flatnonzero(firsts != np.arange(len(firsts)))
+    for start in range(0, len(copies), CHUNK_ROWS):
+        chunk = copies[start : start + CHUNK_ROWS]
+        differ = (embeddings[chunk] != embeddings[firsts[chunk]]).any(axis=1)
+        firsts[chunk[differ]] = chunk[differ]
+        release_pages(embeddings)
+    return firsts
 
 
 def release_pages(array: np.ndarray) -> None:
@@ -49,23 +101,30 @@ def release_pages(array: np.ndarray) -> None:
 
 
 def cosine_source(
-    query_vectors: np.ndarray, embeddings: np.ndarray, boxes: GalleryBoxes, gallery_share: float
+    query_vectors: np.ndarray,
+    embeddings: np.ndarray,
+    keys: np.ndarray,
+    boxes: GalleryBoxes,
+    gallery_share: float,
 ) -> SimilaritySource:
     """Similarities for boxes that serve all queries.
 
     Args:
         query_vectors (ndarray): (Q, D) float32 unit vectors.
         embeddings (ndarray): (rows, D), of any length; ``boxes.rows`` points into it.
+        keys (ndarray): (rows,) of :class:`RowKeys`.
         boxes (GalleryBoxes): N boxes.
         gallery_share (float): share of the images in an average gallery.
     """
     block = max(1, BLOCK_VALUES // max(1, len(boxes)))
     similarities = _dense_block if gallery_share >= DENSE_SHARE else _sparse_block
+    _, first, key_of_box = np.unique(keys[boxes.rows], return_index=True, return_inverse=True)
+    originals = first[key_of_box]
 
     def source(pool_of: PoolOf):
         for start in range(0, len(query_vectors), block):
             queries = np.arange(start, min(start + block, len(query_vectors)))
-            yield from similarities(query_vectors, queries, embeddings, boxes, pool_of)
+            yield from similarities(query_vectors, queries, embeddings, originals, boxes, pool_of)
 
     return source
 
@@ -82,11 +141,7 @@ def rowwise_cosine_source(
     """
     values = np.zeros(len(boxes), np.float32)
     asked = np.flatnonzero(query_of_box >= 0)
-    for start in range(0, len(asked), CHUNK_ROWS):
-        chunk = asked[start : start + CHUNK_ROWS]
-        vectors = unit_rows(embeddings, boxes.rows[chunk])
-        values[chunk] = np.sum(vectors * query_vectors[query_of_box[chunk]], axis=1)
-        release_pages(embeddings)
+    values[asked] = _pair_cosines(query_vectors, query_of_box[asked], embeddings, boxes.rows[asked])
 
     def source(pool_of: PoolOf):
         for query in range(len(query_vectors)):
@@ -96,7 +151,23 @@ def rowwise_cosine_source(
     return source
 
 
-def _dense_block(query_vectors, queries, embeddings, boxes, pool_of):
+def _pair_cosines(query_vectors, queries, embeddings, rows) -> np.ndarray:
+    """(P,) cosines of one query with one row each; equal rows have equal ones."""
+    values = np.zeros(len(rows), np.float32)
+    for start in range(0, len(rows), CHUNK_ROWS):
+        chunk = slice(start, start + CHUNK_ROWS)
+        vectors = unit_rows(embeddings, rows[chunk])
+        values[chunk] = np.sum(vectors * query_vectors[queries[chunk]], axis=1)
+        release_pages(embeddings)
+    return values
+
+
+# Libraries compute a product's last bits differently at its edges. Boxes with the same embedding
+# would differ by that, and a tie, which average precision counts as one step, would be broken. So
+# they share one similarity; ``originals`` (N,) says with which box.
+
+
+def _dense_block(query_vectors, queries, embeddings, originals, boxes, pool_of):
     """All queries with all boxes in one matrix."""
     matrix = np.empty((len(queries), len(boxes)), np.float32)
     vectors = query_vectors[queries]
@@ -104,12 +175,14 @@ def _dense_block(query_vectors, queries, embeddings, boxes, pool_of):
         chunk = unit_rows(embeddings, boxes.rows[start : start + CHUNK_ROWS])
         matrix[:, start : start + CHUNK_ROWS] = vectors @ chunk.T
         release_pages(embeddings)
+    copies = np.flatnonzero(originals != np.arange(len(boxes)))
     for row, query in zip(matrix, queries):
+        row[copies] = row[originals[copies]]
         pool = pool_of(query)
         yield pool, row[pool]
 
 
-def _sparse_block(query_vectors, queries, embeddings, boxes, pool_of):
+def _sparse_block(query_vectors, queries, embeddings, originals, boxes, pool_of):
     """Image by image: the queries that search it with its boxes.
 
     A pool holds all boxes of an image, consecutive and in order, or none of them.
@@ -140,6 +213,9 @@ def _sparse_block(query_vectors, queries, embeddings, boxes, pool_of):
                 target = at[:, None] + np.arange(sizes[image])
                 values[target] = query_vectors[owner[at]] @ vectors.T
         release_pages(embeddings)
+    repeated = np.bincount(originals, minlength=len(boxes))[originals] > 1
+    again = np.flatnonzero(repeated[flat])
+    values[again] = _pair_cosines(query_vectors, owner[again], embeddings, boxes.rows[flat[again]])
 
     ends = np.cumsum([len(pool) for pool in pools])
     yield from zip(pools, np.split(values, ends[:-1]))

@@ -5,7 +5,7 @@ hit. The same gallery without the images that show the person: every answer is w
 suggested threshold is the one with the highest F1 of "answered and right" over both.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,9 +30,6 @@ class SuggestedThreshold:
     false_alarms: float
     num_present: int
     num_absent: int
-
-    def to_json(self) -> dict[str, float]:
-        return asdict(self)
 
 
 def suggest_threshold(scores: RetrievalScores) -> SuggestedThreshold | None:

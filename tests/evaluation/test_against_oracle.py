@@ -128,7 +128,7 @@ def test_retrieval(data, ignore, query_centric, variant):
     perfect = oracle.with_gt_as_detections(corpus)
     matrix = values_with_ties(data, (len(galleries), len(truth.boxes)))
     expected = oracle.retrieval(perfect, galleries, lambda q, row: matrix[order[q], row], corrected)
-    boxes = ground_truth_boxes(truth, found)
+    boxes = ground_truth_boxes(truth, found, np.arange(truth.num_images))
     scores = score_retrieval(truth, protocol, boxes, matrix_source(matrix[:, boxes.rows]), variant)
     assert_same_retrieval(scores, expected)
 

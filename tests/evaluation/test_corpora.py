@@ -1,9 +1,15 @@
 """Prepared CUHK-SYSU and PRW miniatures: every protocol file is scored, a perfect model well."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from spnet_d2.data.person_search_json import load_person_search_json, load_protocol
+from spnet_d2.data.person_search_json import (
+    load_person_search_json,
+    load_person_search_table,
+    load_protocol,
+)
 from spnet_d2.evaluation import (
     GroundTruth,
     Predictions,
@@ -17,6 +23,11 @@ from spnet_d2.evaluation import (
 def test_perfect_model(prepared_root, corpus):
     folder = prepared_root / corpus
     truth = GroundTruth.from_dicts(load_person_search_json(folder / "coco/test.json", folder))
+    columns = GroundTruth.from_table(load_person_search_table(folder / "coco/test.json"))
+    for field in dataclasses.fields(GroundTruth):
+        a, b = getattr(truth, field.name), getattr(columns, field.name)
+        np.testing.assert_array_equal(a, b)
+        assert a.dtype == b.dtype
     perfect = np.eye(truth.num_persons, dtype=np.float32)[truth.person_index]
     predictions = Predictions(
         image_ids=truth.image_ids[truth.image_index],

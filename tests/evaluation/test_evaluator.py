@@ -11,6 +11,7 @@ from spnet_d2.data.catalog import register_person_search, unregister
 from spnet_d2.data.person_search_json import write_protocol
 from spnet_d2.evaluation import PersonSearchEvaluator, Predictions
 from tests.evaluation.corpus import QUERY, worked_example, write_dataset
+from tests.scripts import load_script
 
 NAME = "evaluator_test"
 EXPECTED = {
@@ -84,6 +85,17 @@ def test_results_and_files(dataset, tmp_path, dtype, tolerance):
     assert predictions.image_ids.tolist() == [0, 1, 1, 2, 3, 4, 5]
     assert predictions.embeddings.dtype == dtype
     assert predictions.gt_annotation_ids.tolist() == [100, 101, 102, 103, 104, 105]
+
+    # Scored again without the model: the very same figures.
+    arguments = [
+        "--annotations", tmp_path / "test.json",
+        "--protocol", tmp_path / "list.json", tmp_path / "dict.json",
+        "--predictions", output_dir / "predictions.npz",
+        "--no-coco", "--output", tmp_path / "again",
+    ]  # fmt: skip
+    assert load_script("tools/evaluate.py").main(list(map(str, arguments))) == 0
+    for name in ("metrics.json", "per_query.csv"):
+        assert (tmp_path / "again" / name).read_bytes() == (output_dir / name).read_bytes()
 
 
 def test_processes_are_joined_without_duplicates_or_gaps(dataset, tmp_path, monkeypatch):

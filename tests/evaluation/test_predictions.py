@@ -1,4 +1,5 @@
 import dataclasses
+import zipfile
 
 import numpy as np
 import pytest
@@ -85,13 +86,30 @@ def test_files_that_cannot_be_used(tmp_path):
     with pytest.raises(ValueError, match="it lacks image_ids, scores, embeddings"):
         Predictions.load(path)
     path.write_bytes(b"not an archive")
-    with pytest.raises(ValueError, match="must be an .npz file with image_ids"):
+    with pytest.raises(
+        ValueError, match="cannot be used as predictions: .* an .npz file with image_ids"
+    ):
         Predictions.load(path)
     np.save(tmp_path / "single.npy", np.zeros(3))
-    with pytest.raises(ValueError, match="must be an .npz file with image_ids"):
+    with pytest.raises(
+        ValueError, match="cannot be used as predictions: .* an .npz file with image_ids"
+    ):
         Predictions.load(tmp_path / "single.npy")
     some_predictions().save(path)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match="must be an .npz file with image_ids"):
+    with pytest.raises(
+        ValueError, match="cannot be used as predictions: .* an .npz file with image_ids"
+    ):
         Predictions.load(path)
+
+
+def test_an_array_cut_short_is_not_filled_up_from_the_next_one(tmp_path):
+    whole, cut = tmp_path / "whole.npz", tmp_path / "cut.npz"
+    some_predictions().save(whole)
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(cut, "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            target.writestr(name, content[:-8] if name == "embeddings.npy" else content)
+    with pytest.raises(ValueError, match="8 bytes at the end of embeddings are missing"):
+        Predictions.load(cut)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from spnet_d2.evaluation import GroundTruth, RetrievalProtocol
@@ -53,22 +55,27 @@ def test_ground_truth_ids_must_be_unique():
         GroundTruth.from_dicts(dicts)
 
 
-def test_gt_figures_need_all_embeddings(truth, caplog):
+def test_gt_figures_need_the_embeddings_of_what_is_searched(truth, caplog):
     corpus, embeddings, gt_embeddings = worked_example(False)
     found = predictions(corpus, embeddings, gt_embeddings)
-    partial = type(found)(
-        found.image_ids,
-        found.boxes,
-        found.scores,
-        found.embeddings,
-        found.gt_annotation_ids[:1],
-        found.gt_embeddings[:1],
+    # The query and the people of images 1 and 3.
+    rows = [0, 1, 3]
+    partial = dataclasses.replace(
+        found,
+        gt_annotation_ids=found.gt_annotation_ids[rows],
+        gt_embeddings=found.gt_embeddings[rows],
     )
-    protocol = RetrievalProtocol.from_ids("p", truth, [1, 2, 3, 4, 5], [QUERY])
-    table = format_table(evaluate_predictions(truth, [protocol], partial))
+    protocols = [
+        RetrievalProtocol.from_ids("p", truth, [1, 2, 3, 4, 5], [QUERY]),
+        RetrievalProtocol.from_ids("q", truth, [1, 2, 3, 4, 5], {QUERY: [1, 3]}),
+    ]
+    evaluation = evaluate_predictions(truth, protocols, partial)
+    table = format_table(evaluation)
     assert "p          mAP  25.00  top1   0.00  top5 100.00" in table
-    assert "gt_mAP" not in table
-    assert any("only 1 of 6 ground-truth boxes have an embedding" in m for m in caplog.messages)
+    assert table.count("gt_mAP 100.00") == 1  # of q: .8 before .7
+    assert list(evaluation.gt_retrieval) == ["q"]
+    expected = "3 of the 5 ground-truth boxes of the images that are searched have no embedding"
+    assert [expected in m for m in caplog.messages] == [True]
 
 
 def test_query_centric_predictions_need_a_protocol(truth):
