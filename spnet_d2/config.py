@@ -218,6 +218,8 @@ def _add_solver(cfg: CN) -> None:
     cfg.TEST.EMBEDDING_DTYPE = "float32"
     # Independently augmented views of each image in a batch (a, a, b, b, ...).
     cfg.DATALOADER.VIEWS_PER_IMAGE = 1
+    # A training picture that can't be read: "stop", or "skip" it and take the data set's next.
+    cfg.DATALOADER.ON_CORRUPT_IMAGE = "stop"
     # Images without boxes are trained on, as the authors do.
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
 

@@ -16,6 +16,7 @@ from argparse import Namespace
 import torch
 from detectron2.engine import default_argument_parser, launch
 
+from spnet_d2.config_checks import check_config
 from spnet_d2.config_reader import ConfigError, read_config
 from spnet_d2.engine import Checkpointer, Trainer, setup
 
@@ -48,7 +49,7 @@ def run() -> None:
     )
     args = parser.parse_args()
     try:
-        read_config(args.config_file, args.opts)
+        check_config(read_config(args.config_file, args.opts), training=not args.eval_only)
     except ConfigError as error:
         parser.error(str(error))
     if args.num_gpus > max(1, torch.cuda.device_count()):

@@ -11,6 +11,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
 from spnet_d2.data.catalog import get_training_dicts
+from spnet_d2.data.corrupt_images import SKIPPED, CorruptImageError
 from spnet_d2.data.identity_pairs import PairBatchSampler
 from spnet_d2.data.mapper import PersonSearchMapper
 from spnet_d2.data.random_boxes import RandomBoxes, build_random_boxes
@@ -22,19 +23,43 @@ logger = logging.getLogger(__name__)
 class _TrainDataset(Dataset):
     """Indexed by a slot of the sampler, so workers carry no random state."""
 
-    def __init__(self, dicts: list[dict], mapper, random_boxes: RandomBoxes | None = None):
+    def __init__(
+        self,
+        dicts: list[dict],
+        mapper,
+        random_boxes: RandomBoxes | None = None,
+        skip_corrupt: bool = False,
+    ):
         # Serialised, or every worker would copy all annotations as reference counts change.
         self.dicts = DatasetFromList(dicts, copy=False)
         self.mapper = mapper
         self.random_boxes = random_boxes
+        self.skip_corrupt = skip_corrupt
 
     def __len__(self) -> int:
         return len(self.dicts)
 
     def __getitem__(self, slot: Slot) -> dict:
-        record = self.dicts[slot.index]
+        skipped: dict[str, str] = {}
+        # The data set's next picture replaces a corrupt one: still a function of the slot alone.
+        for step in range(len(self.dicts)):
+            index = (slot.index + step) % len(self.dicts)
+            try:
+                result = self._view(index, slot)
+            except CorruptImageError as error:
+                if not self.skip_corrupt:
+                    raise
+                skipped[self.dicts[index]["file_name"]] = str(error)
+            else:
+                return {**result, SKIPPED: skipped} if skipped else result
+        raise CorruptImageError(
+            f"None of the {len(self.dicts)} training pictures can be read. {min(skipped.values())}"
+        )
+
+    def _view(self, index: int, slot: Slot) -> dict:
+        record = self.dicts[index]
         if self.random_boxes:
-            record = self.random_boxes(record, slot.index, slot.epoch)
+            record = self.random_boxes(record, index, slot.epoch)
         return self.mapper(record, np.random.default_rng(slot.seed))
 
 
@@ -58,6 +83,11 @@ def build_train_loader(cfg, start_iter: int = 0) -> DataLoader:
 
     Args:
         start_iter: iteration to start at, to continue an interrupted run.
+
+    Raises:
+        CorruptImageError: when iterated over, at a picture that can't be read. With
+            ``DATALOADER.ON_CORRUPT_IMAGE`` "skip" the data set's next one takes its place, and its
+            dict names those it stands in for (:data:`~spnet_d2.data.corrupt_images.SKIPPED`).
     """
     dicts = _training_dicts(cfg)
     world_size, rank = comm.get_world_size(), comm.get_rank()
@@ -79,6 +109,7 @@ def build_train_loader(cfg, start_iter: int = 0) -> DataLoader:
             dicts,
             PersonSearchMapper(cfg, is_train=True),
             build_random_boxes(cfg, len(dicts), seed),
+            skip_corrupt=cfg.DATALOADER.ON_CORRUPT_IMAGE == "skip",
         ),
         batch_sampler=sampler,
         **_worker_settings(cfg.DATALOADER.NUM_WORKERS),

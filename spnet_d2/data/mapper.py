@@ -4,8 +4,9 @@ import numpy as np
 import torch
 from detectron2.config import configurable
 from detectron2.structures import Boxes, BoxMode, Instances
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from spnet_d2.data.corrupt_images import CorruptImageError
 from spnet_d2.data.eight_bit import quantize, restore
 from spnet_d2.data.geometry import clip_with_visibility
 from spnet_d2.data.transforms import build_augmentation
@@ -81,7 +82,9 @@ class PersonSearchMapper:
 
         Raises:
             FileNotFoundError: if there is no such picture.
-            ValueError: if the file is no picture, or not of the size that the dict states.
+            CorruptImageError: if the file is no picture.
+            OSError: if it can't be opened.
+            ValueError: if it is not of the size that the dict states.
         """
         result = {
             k: v for k, v in dataset_dict.items() if k not in ("annotations", "ignore_regions")
@@ -136,7 +139,8 @@ def read_image(path: str) -> np.ndarray:
 
     Raises:
         FileNotFoundError: if there is none at ``path``.
-        ValueError: if the file is damaged or no picture.
+        CorruptImageError: if the file is damaged or no picture.
+        OSError: if the system doesn't let it be read.
     """
     try:
         with Image.open(path) as image:
@@ -147,8 +151,11 @@ def read_image(path: str) -> np.ndarray:
             f"No picture at {path}. Check DETECTRON2_DATASETS and the image folder of the data set "
             "(datasets/README.md shows the layout)."
         ) from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(
+    except (Image.DecompressionBombError, OSError, SyntaxError) as error:
+        # Those of the system have a number, and say nothing about the picture.
+        if getattr(error, "errno", None) is not None:
+            raise OSError(f"Cannot read {path}: {error}.") from error
+        raise CorruptImageError(
             f"Cannot read {path} as a picture ({error}). Fetch the file again."
         ) from error
 

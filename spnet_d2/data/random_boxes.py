@@ -5,7 +5,6 @@ picture gets new boxes, each a person of its own. All views of a picture in an e
 boxes, so there is something to find again. Boxes are float64 ``(N, 4)`` x, y, w, h in pixels.
 """
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +13,6 @@ import numpy as np
 from detectron2.structures import BoxMode
 
 from spnet_d2.data.mapper import read_image
-
-logger = logging.getLogger(__name__)
 
 WIDTHS = (8, 128)
 ASPECT_RATIOS = (1 / 3, 3)
@@ -198,11 +195,6 @@ def build_random_boxes(cfg, num_images: int, seed: int) -> RandomBoxes | None:
     """What ``INPUT.SSL_BOXES`` asks for; None if it is empty."""
     if not cfg.INPUT.SSL_BOXES:
         return None
-    if cfg.MODEL.SPNET.REID.LOSS == "oim":
-        logger.warning(
-            "INPUT.SSL_BOXES with MODEL.SPNET.REID.LOSS oim trains no re-id: random boxes are "
-            'nobody in the look-up table. Choose "momentum_queue".'
-        )
     return RandomBoxes(
         cfg.INPUT.SSL_BOXES,
         cfg.INPUT.SSL_NUM_BOXES,

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 # Formats of other projects that are pickles: reading one runs whatever code it contains.
 _PICKLES = (".pkl", ".pyth")
+# Checkpoints that a run can continue from, with their iteration: those to keep, and backups.
+_NUMBERED = re.compile(r"(?:model|backup)_(\d+)")
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -222,13 +224,13 @@ class Checkpointer(DetectionCheckpointer):
 
     @staticmethod
     def _before(last: str) -> list[Path]:
-        """Checkpoints of earlier iterations than ``last``, the latest first."""
-        prefix, number = re.fullmatch(r"(.*?)(\d*|final)", Path(last).stem).groups()
-        limit = int(number) if number.isdigit() else float("inf")
+        """Checkpoints and backups of earlier iterations than ``last``, the latest first."""
+        number = _NUMBERED.fullmatch(Path(last).stem)
+        limit = int(number[1]) if number else float("inf")
         earlier = []
         for path in Path(last).parent.glob("*.pth"):
-            match = re.fullmatch(re.escape(prefix) + r"(\d+)", path.stem)
-            if match and int(match[1]) < limit:
+            number = _NUMBERED.fullmatch(path.stem)
+            if number and int(number[1]) < limit:
                 earlier.append(path)
         # By time: the folder may have checkpoints of an older run, with larger numbers.
         return sorted(earlier, key=lambda path: path.stat().st_mtime_ns, reverse=True)

@@ -9,6 +9,7 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from spnet_d2.config_checks import check_config
 from spnet_d2.config_reader import read_config
 from spnet_d2.data.catalog import num_identities
 from spnet_d2.data.loaders import iterations_per_epoch
@@ -33,16 +34,21 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
     Returns:
         CfgNode: frozen.
+
+    Raises:
+        ConfigError: settings that can't be read, or can't work together.
+        OSError: nothing can be written to ``OUTPUT_DIR``.
     """
     opts = list(args.opts or [])
     cfg = read_config(args.config_file, opts)
-
+    training = not getattr(args, "eval_only", False)
+    check_config(cfg, training)
     if comm.is_main_process():
         check_writable(cfg.OUTPUT_DIR)
     # Detectron2 sets up its own loggers only.
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="spnet_d2")
     _choose_device(cfg, use_gpu=getattr(args, "num_gpus", 1) > 0)
-    if not getattr(args, "eval_only", False):
+    if training:
         prefer_explicit_iterations(cfg, opts[0::2])
         resolve_schedule(cfg, iterations_per_epoch(cfg))
         if cfg.MODEL.SPNET.REID.NUM_IDENTITIES < 0:

@@ -13,6 +13,7 @@ from detectron2.utils import comm
 from torch import nn, optim
 from torch.utils.data import DataLoader
 
+from spnet_d2.data.corrupt_images import SkipCounter
 from spnet_d2.data.loaders import build_test_loader, build_train_loader
 from spnet_d2.engine import random_state
 from spnet_d2.engine.accumulation import accumulate
@@ -33,9 +34,12 @@ class TrainLoader:
     def __init__(self, cfg: CfgNode):
         self.cfg = cfg
         self.start_iter = 0
+        self.skips = SkipCounter()
 
     def __iter__(self) -> Iterator[list[dict]]:
-        return iter(build_train_loader(self.cfg, self.start_iter))
+        for batch in build_train_loader(self.cfg, self.start_iter):
+            self.skips.count(batch)
+            yield batch
 
 
 class Trainer(DefaultTrainer):
@@ -87,12 +91,14 @@ class Trainer(DefaultTrainer):
 
         Raises:
             FloatingPointError: a loss or the gradient became infinite or NaN.
+            CorruptImageError: a training picture can't be read.
             OSError: there is no room for checkpoints.
         """
         self._trainer.data_loader.start_iter = self.start_iter
         if comm.is_main_process():
             self._prepare_folder()
         super().train()
+        self._trainer.data_loader.skips.report()
         return getattr(self, "_last_eval_results", None)
 
     def _prepare_folder(self) -> None:

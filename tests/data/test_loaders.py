@@ -10,6 +10,7 @@ from PIL import Image
 
 from spnet_d2.config import add_spnet_config
 from spnet_d2.data.catalog import register_person_search, unregister
+from spnet_d2.data.corrupt_images import CorruptImageError
 from spnet_d2.data.loaders import build_test_loader, build_train_loader, iterations_per_epoch
 from spnet_d2.data.person_search_json import write_person_search_json
 from spnet_d2.data.person_search_schema import make_annotation
@@ -118,6 +119,48 @@ def test_random_boxes_are_the_same_in_both_views_and_new_every_epoch(cfg):
     whole = take(build_train_loader(cfg), 3)
     cfg.DATALOADER.NUM_WORKERS = 2
     assert_equal(take(build_train_loader(cfg), 3), whole)
+
+
+def cut_off(tmp_path, *numbers):
+    for number in numbers:
+        path = tmp_path / f"{number}.png"
+        path.write_bytes(path.read_bytes()[:1000])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_corrupt_picture_stops_with_its_name(cfg, tmp_path, workers):
+    cut_off(tmp_path, 3)
+    cfg.DATALOADER.NUM_WORKERS = workers
+    cfg.DATALOADER.VIEWS_PER_IMAGE = 2
+    with pytest.raises(CorruptImageError, match=r"Cannot read .*/3\.png"):
+        take(build_train_loader(cfg), 4)  # an epoch
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_next_picture_replaces_corrupt_ones(cfg, tmp_path, views):
+    """The others stay as they were, with any number of workers, and after a resume."""
+    cfg.DATALOADER.VIEWS_PER_IMAGE = views
+    cfg.DATALOADER.ON_CORRUPT_IMAGE = "skip"
+    sound = take(build_train_loader(cfg), 8)
+    cut_off(tmp_path, 0, 5, 6)
+    found = take(build_train_loader(cfg), 8)
+    replacement, replaced = {0: 1, 5: 1, 6: 1}, 0
+    for before, after in zip(sum(sound, []), sum(found, [])):
+        assert after[0] == replacement.get(before[0], before[0])
+        if before[0] not in replacement:
+            assert torch.equal(after[1], before[1]) and torch.equal(after[2], before[2])
+        replaced += before[0] in replacement
+    assert replaced > 8
+    cfg.DATALOADER.NUM_WORKERS = 2
+    assert_equal(take(build_train_loader(cfg), 8), found)
+    assert_equal(take(build_train_loader(cfg, start_iter=5), 3), found[5:])
+
+
+def test_without_any_sound_picture(cfg, tmp_path):
+    cut_off(tmp_path, *range(NUM_IMAGES))
+    cfg.DATALOADER.ON_CORRUPT_IMAGE = "skip"
+    with pytest.raises(CorruptImageError, match=r"None of the 7 training .* /.*/0\.png"):
+        take(build_train_loader(cfg), 1)
 
 
 def test_iterations_per_epoch(cfg):

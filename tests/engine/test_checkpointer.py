@@ -70,20 +70,24 @@ def empty(path):
 
 
 @pytest.mark.parametrize("spoil", [change_a_bit, cut_off, empty])
-@pytest.mark.parametrize("last", ["model_0000005", "model_final"])
-def test_damaged_last_checkpoint_is_passed_over(checkpointer, tmp_path, caplog, spoil, last):
+@pytest.mark.parametrize("before", ["model_0000003", "backup_0000003"])
+@pytest.mark.parametrize("last", ["model_0000005", "backup_0000005", "model_final"])
+def test_damaged_last_checkpoint_is_passed_over(
+    checkpointer, tmp_path, caplog, spoil, last, before
+):
     older = tmp_path / "model_0000004.pth"  # of a run with another period
     torch.save({"model": {}}, older)
     os.utime(older, (0, 0))
     weights = {}
-    for name in ("model_0000001", "model_0000003", last):
+    # Those of other names are no part of the run.
+    for name in ("model_0000001", before, "before_non_finite_0000004", "mine", last):
         with torch.no_grad():
             weights[name] = checkpointer.model.weight.add_(1).clone()
         checkpointer.save(name, saved_as=name)
     spoil(tmp_path / f"{last}.pth")
     other = Checkpointer(nn.Linear(2, 2), str(tmp_path))
-    assert other.resume_or_load("", resume=True)["saved_as"] == "model_0000003"
-    assert torch.equal(other.model.weight, weights["model_0000003"])
+    assert other.resume_or_load("", resume=True)["saved_as"] == before
+    assert torch.equal(other.model.weight, weights[before])
     assert f"{last}.pth is" in caplog.text and "before, " in caplog.text
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from spnet_d2.config_reader import ConfigError
 from spnet_d2.engine import setup
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,6 +74,13 @@ def test_falls_back_to_the_cpu(tiny_opts, monkeypatch, num_gpus):
     assert f"MODEL.DEVICE is cpu instead of cuda: {reason}" in log
 
 
+def test_clashes_are_found_before_any_work(tiny_opts):
+    opts = [*tiny_opts, "MODEL.SPNET.REID_DIM", 8]
+    with pytest.raises(ConfigError, match=r"EMBED_DIM is 16 .*REID_DIM 8"):
+        setup(arguments(opts))
+    assert not Path(opts[opts.index("OUTPUT_DIR") + 1]).exists()
+
+
 def test_missing_corpus_says_what_to_do(tiny_opts):
     opts = [*tiny_opts, "DATASETS.TRAIN", "('prw_train',)"]
     with pytest.raises(FileNotFoundError, match=r"trainval.json.*prepare_prw.py"):
@@ -123,6 +131,7 @@ def test_train_then_evaluate_from_the_command_line(command_line, tiny_opts, tmp_
         (["SOLVER.EPOCHS"], "Settings are KEY VALUE pairs"),
         (["SOLVER.EPOHCS", "3"], "key: SOLVER.EPOHCS; similar ones: SOLVER.EPOCHS"),
         (["--config-file", "nowhere.yaml"], "No config file at /"),
+        (["INPUT.SSL_BOXES", "iou"], "INPUT.SSL_BOXES is iou, but MODEL.SPNET.REID.LOSS oim"),
         (["--num-gpus", "99"], "--num-gpus 99, but PyTorch finds"),
     ],
 )

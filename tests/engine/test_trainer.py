@@ -9,7 +9,9 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 
+from spnet_d2.data.catalog import register_person_search, unregister
 from spnet_d2.engine import Trainer, random_state, setup
+from tests.engine.conftest import write_tiny_corpus
 from tests.engine.equality import assert_equal
 
 # Whatever depends on the clock.
@@ -145,6 +147,32 @@ def test_bad_gradient_is_not_saved(failing_cfg):
         trainer.train()
     assert all(p.isfinite().all() for p in trainer.model.parameters())
     assert not trainer.checkpointer.has_checkpoint()
+
+
+@pytest.fixture
+def damaged_corpus(tmp_path):
+    """A corpus with two pictures that are cut off."""
+    root = tmp_path / "damaged"
+    root.mkdir()
+    write_tiny_corpus(root)
+    for name in ("2.png", "6.png"):
+        (root / name).write_bytes((root / name).read_bytes()[:500])
+    register_person_search("damaged_train", root / "people.json", root)
+    yield "damaged_train"
+    unregister("damaged_train")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_corrupt_pictures_are_left_out_and_counted(tiny_opts, damaged_corpus, tmp_path, workers):
+    opts = ["DATASETS.TRAIN", (damaged_corpus,), "DATALOADER.NUM_WORKERS", workers]
+    opts += ["DATALOADER.ON_CORRUPT_IMAGE", "skip", "DATASETS.TEST", ()]
+    trainer = run(make_cfg(tiny_opts, tmp_path / "run", *opts))
+    assert sorted(trainer.losses) == list(range(8))
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert log.count("is trained on instead") == 2
+    # Two epochs show every picture twice.
+    assert "2 training pictures could not be read and were left out 4 times" in log
+    assert "/2.png, " in log and log.count("/6.png. Fetch") == 1
 
 
 def test_test_leaves_the_generators_alone(tiny_opts, tmp_path):

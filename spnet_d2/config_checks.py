@@ -1,0 +1,117 @@
+"""Values and combinations of settings that can't work, found before a job does anything."""
+
+from collections.abc import Iterator
+from functools import reduce
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from spnet_d2.config_reader import ConfigError
+from spnet_d2.data.corrupt_images import POLICIES
+from spnet_d2.modeling.fixed_norm import LOGIT_TYPES
+from spnet_d2.modeling.swap_path import BRIDGE_TYPES
+
+_INFINITE = float("inf")
+
+_CHOICES = {
+    "MODEL.SPNET.ANCHOR_LOGITS": LOGIT_TYPES,
+    "MODEL.SPNET.CLS_LOGITS": (*LOGIT_TYPES, "mlp"),
+    "MODEL.SPNET.BRIDGE": BRIDGE_TYPES,
+    "TEST.EMBEDDING_DTYPE": ("float32", "float16"),
+    "DATALOADER.ON_CORRUPT_IMAGE": POLICIES,
+}
+# Both limits are allowed.
+_RANGES = {
+    "MODEL.SPNET.FOCAL_ALPHA": (0, 1),
+    "MODEL.SPNET.FOCAL_GAMMA": (0, _INFINITE),
+    "MODEL.SPNET.ANCHOR_LOSS_WEIGHT": (0, _INFINITE),
+    "MODEL.SPNET.BOX_LOSS_WEIGHT": (0, _INFINITE),
+    "MODEL.SPNET.REID.LOSS_WEIGHT": (0, _INFINITE),
+    "MODEL.SPNET.REID.MOMENTUM": (0, 1),
+    "MODEL.SPNET.REID.IOU_THRESH": (0, 1),
+    "MODEL.SPNET.MOMENTUM_TWIN.MOMENTUM": (0, 1),
+    "MODEL.SPNET.LWF.LOSS_WEIGHT": (0, _INFINITE),
+    "MODEL.SPNET.TEST.SCORE_THRESH": (0, 1),
+    "MODEL.SPNET.TEST.NMS_THRESH": (0, 1),
+    "INPUT.MIN_VISIBILITY": (0, 1),
+}
+_POSITIVE = ("MODEL.SPNET.REID.SCALE", "MODEL.SPNET.LWF.TEMPERATURE")
+
+
+def check_config(cfg: CfgNode, training: bool = True) -> None:
+    """
+    Look for what can't work, whatever the data are.
+
+    Args:
+        cfg: of a job.
+        training: False for an evaluation, which takes any training's settings.
+
+    Raises:
+        ConfigError: it names all keys that are out of range or clash, with their values.
+    """
+    problems = [*_wrong_values(cfg), *_clashes(cfg)]
+    if training:
+        problems += _training_clashes(cfg)
+    if problems:
+        raise ConfigError("Settings that can't work: " + " ".join(problems))
+
+
+def _wrong_values(cfg: CfgNode) -> Iterator[str]:
+    for key, choices in _CHOICES.items():
+        value = _get(cfg, key)
+        if value not in choices:
+            yield f"{key} is {value!r}, expected one of {', '.join(choices)}."
+    for key, (low, high) in _RANGES.items():
+        value = _get(cfg, key)
+        # Not true of NaN either.
+        if not low <= value <= high:
+            expected = f"{low} or more" if high == _INFINITE else f"{low} to {high}"
+            yield f"{key} is {value}, expected {expected}."
+    for key in _POSITIVE:
+        value = _get(cfg, key)
+        if not value > 0:
+            yield f"{key} is {value}, expected more than 0."
+
+
+def _clashes(cfg: CfgNode) -> Iterator[str]:
+    spnet = cfg.MODEL.SPNET
+    if not spnet.SEPARATE_HEADS and spnet.EMBED_DIM != spnet.REID_DIM:
+        yield (
+            "MODEL.SPNET.SEPARATE_HEADS is False, so there is one embedding for re-id and "
+            f"localisation, but MODEL.SPNET.EMBED_DIM is {spnet.EMBED_DIM} and "
+            f"MODEL.SPNET.REID_DIM {spnet.REID_DIM}: make them equal, or the heads separate."
+        )
+
+
+def _training_clashes(cfg: CfgNode) -> Iterator[str]:
+    spnet, reid = cfg.MODEL.SPNET, cfg.MODEL.SPNET.REID
+    if reid.LOSS == "momentum_queue" and not spnet.MOMENTUM_TWIN.ENABLED:
+        yield (
+            "MODEL.SPNET.REID.LOSS is momentum_queue, but MODEL.SPNET.MOMENTUM_TWIN.ENABLED, which "
+            "fills that queue, is False: set it to True."
+        )
+    if cfg.INPUT.SSL_BOXES and reid.LOSS == "oim" and reid.LOSS_WEIGHT > 0:
+        yield (
+            f"INPUT.SSL_BOXES is {cfg.INPUT.SSL_BOXES}, but MODEL.SPNET.REID.LOSS oim has no row "
+            "for the people of random boxes: set it to momentum_queue."
+        )
+    if reid.ONLY and spnet.LWF.ENABLED:
+        yield (
+            "MODEL.SPNET.REID.ONLY drops the loss of MODEL.SPNET.LWF.ENABLED: set one of them to "
+            "False."
+        )
+    if reid.ONLY and reid.LOSS_WEIGHT == 0:
+        yield (
+            "MODEL.SPNET.REID.ONLY leaves no loss, as MODEL.SPNET.REID.LOSS_WEIGHT is 0: change "
+            "one of them."
+        )
+    pairs = cfg.TEST.LOSS_IMS_PER_BATCH
+    if cfg.TEST.LOSS and (pairs < 2 or pairs % 2):
+        yield (
+            f"TEST.LOSS takes pairs of pictures, but TEST.LOSS_IMS_PER_BATCH is {pairs}: make it "
+            "even."
+        )
+
+
+def _get(cfg: CfgNode, key: str) -> Any:
+    return reduce(getattr, key.split("."), cfg)

@@ -1,0 +1,45 @@
+"""What to do about pictures that can't be decoded (``DATALOADER.ON_CORRUPT_IMAGE``)."""
+
+import logging
+from collections import Counter
+
+from detectron2.utils import comm
+
+logger = logging.getLogger(__name__)
+
+# Stop, naming the file, or train on the data set's next picture instead.
+POLICIES = ("stop", "skip")
+# Where an input says which files it stands in for.
+SKIPPED = "skipped_files"
+
+
+class CorruptImageError(ValueError):
+    """A picture file that is cut off, damaged or of another kind."""
+
+
+class SkipCounter:
+    """Counts, in the process that trains, the pictures that its loader's workers left out."""
+
+    def __init__(self):
+        self.files: Counter[str] = Counter()
+
+    def count(self, batch: list[dict]) -> None:
+        """Take note of one batch; a warning names every file once."""
+        for x in batch:
+            for file, reason in x.get(SKIPPED, {}).items():
+                if file not in self.files:
+                    logger.warning("Left out, %s is trained on instead: %s", x["file_name"], reason)
+                self.files[file] += 1
+
+    def report(self) -> None:
+        """Log the totals over all processes, which must all call this."""
+        gathered = comm.gather(self.files)
+        total = sum(gathered, Counter())
+        if total:
+            logger.warning(
+                "%d training pictures could not be read and were left out %d times since this "
+                "process started: %s. Fetch these files again.",
+                len(total),
+                total.total(),
+                ", ".join(sorted(total)),
+            )

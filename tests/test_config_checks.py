@@ -1,0 +1,86 @@
+"""Settings that can't work are refused, all at once, and those that ship are not."""
+
+from pathlib import Path
+
+import pytest
+
+from spnet_d2.config_checks import check_config
+from spnet_d2.config_reader import ConfigError, merge_settings, read_config
+
+CONFIGS = Path(__file__).resolve().parents[1] / "projects_configs"
+NAN = float("nan")
+
+
+def spnet(*settings) -> list:
+    """Settings with the prefix that their keys share."""
+    return [x if i % 2 else f"MODEL.SPNET.{x}" for i, x in enumerate(settings)]
+
+
+def test_configs_that_ship():
+    paths = sorted(CONFIGS.rglob("*.yaml"))
+    assert len(paths) > 100
+    for path in paths:
+        check_config(read_config(path))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (spnet("ANCHOR_LOGITS", "mlp"), "ANCHOR_LOGITS is 'mlp', expected one of fixed_norm, .*m."),
+        (spnet("CLS_LOGITS", "norm"), "CLS_LOGITS is 'norm', expected one of fixed_norm, .*mlp."),
+        (spnet("BRIDGE", "combine"), "MODEL.SPNET.BRIDGE is 'combine', expected one of combiner, "),
+        (["TEST.EMBEDDING_DTYPE", "half"], "EMBEDDING_DTYPE is 'half', expected one of float32, "),
+        (["DATALOADER.ON_CORRUPT_IMAGE", "go"], "ON_CORRUPT_IMAGE is 'go', .* stop, skip"),
+        (spnet("REID.MOMENTUM", 1.5), "MODEL.SPNET.REID.MOMENTUM is 1.5, expected 0 to 1"),
+        (spnet("MOMENTUM_TWIN.MOMENTUM", -0.1), "MOMENTUM_TWIN.MOMENTUM is -0.1, expected 0 to 1"),
+        (spnet("TEST.NMS_THRESH", 50.0), "MODEL.SPNET.TEST.NMS_THRESH is 50.0, expected 0 to 1"),
+        (spnet("TEST.SCORE_THRESH", NAN), "MODEL.SPNET.TEST.SCORE_THRESH is nan, expected 0 to 1"),
+        (spnet("FOCAL_GAMMA", -1.0), "MODEL.SPNET.FOCAL_GAMMA is -1.0, expected 0 or more"),
+        (spnet("REID.SCALE", 0.0), "MODEL.SPNET.REID.SCALE is 0.0, expected more than 0"),
+        (spnet("REID_DIM", 256), "SEPARATE_HEADS is False.*EMBED_DIM is 128 .*REID_DIM 256"),
+    ],
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_refused_in_every_job(settings, message, training):
+    with pytest.raises(ConfigError, match=message):
+        check_config(read_config(opts=settings), training)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (spnet("REID.LOSS", "momentum_queue"), "REID.LOSS is momentum.*TWIN.ENABLED.* is False"),
+        (["INPUT.SSL_BOXES", "iou"], "SSL_BOXES is iou, but MODEL.SPNET.REID.LOSS oim"),
+        (spnet("REID.ONLY", True, "LWF.ENABLED", True), "REID.ONLY drops .*SPNET.LWF.ENABLED"),
+        (spnet("REID.ONLY", True, "REID.LOSS_WEIGHT", 0.0), "REID.ONLY .*REID.LOSS_WEIGHT is 0"),
+        (["TEST.LOSS", True, "TEST.LOSS_IMS_PER_BATCH", 5], "TEST.LOSS .*IMS_PER_BATCH is 5: "),
+        (["TEST.LOSS", True, "TEST.LOSS_IMS_PER_BATCH", 0], "TEST.LOSS .*IMS_PER_BATCH is 0: "),
+    ],
+)
+def test_refused_before_training_only(settings, message):
+    cfg = read_config(opts=settings)
+    with pytest.raises(ConfigError, match=message):
+        check_config(cfg)
+    check_config(cfg, training=False)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        spnet("REID_DIM", 256, "SEPARATE_HEADS", True),
+        spnet("REID.LOSS", "momentum_queue", "MOMENTUM_TWIN.ENABLED", True),
+        ["INPUT.SSL_BOXES", "iou", *spnet("REID.LOSS_WEIGHT", 0.0)],
+        ["INPUT.SSL_BOXES", "iou", *spnet("REID.LOSS", "nt_xent")],
+        ["TEST.LOSS_IMS_PER_BATCH", 5],
+        spnet("REID.MOMENTUM", 0.0, "MOMENTUM_TWIN.MOMENTUM", 1.0, "TEST.SCORE_THRESH", 0.0),
+    ],
+)
+def test_allowed(settings):
+    check_config(read_config(opts=settings))
+
+
+def test_all_at_once():
+    cfg = read_config()
+    merge_settings(cfg, [*spnet("BRIDGE", "none", "REID.SCALE", -1.0), "INPUT.SSL_BOXES", "iou"])
+    with pytest.raises(ConfigError, match=r"BRIDGE is .*REID.SCALE is .*SSL_BOXES is iou"):
+        check_config(cfg)
