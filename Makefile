@@ -17,6 +17,7 @@ EXPERIMENT_ARGS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.spnet_d2_installed
+PINS := $(VENV)/.spnet_d2_constraints.txt
 INPUTS := setup.py constraints.txt Makefile tools/install_detectron2.py
 
 .PHONY: install test lint format demo experiment-pets clean
@@ -27,8 +28,12 @@ $(STAMP): $(INPUTS)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV_ARGS) $(VENV) || { echo \
 	  "Could not create $(VENV) with $(PYTHON). It takes Python 3.10 or newer with venv and pip" \
 	  "(Debian, Ubuntu: apt-get install python3-venv), or make PYTHON=/path/to/python." >&2; exit 1; }
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev,demo]"
-	$(BIN)/python tools/install_detectron2.py --constraint constraints.txt
+# PyTorch that is there stays: a GPU's driver, or a compiled Detectron2, may need just that one.
+	@$(BIN)/python -m pip list --format=freeze --disable-pip-version-check | grep -E '^torch(vision)?==' > $(PINS); \
+	  if [ -s $(PINS) ]; then grep -Ev '^torch(vision)?==' constraints.txt; \
+	  else cat constraints.txt; fi >> $(PINS)
+	$(BIN)/python -m pip install --disable-pip-version-check -c $(PINS) -e ".[dev,demo]"
+	$(BIN)/python tools/install_detectron2.py --constraint $(PINS)
 	@touch $@
 
 test: $(STAMP)

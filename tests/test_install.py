@@ -116,6 +116,41 @@ def test_installer_and_import_error_name_the_same_wheel():
     assert f'"{wanted}"' in env
 
 
+# Stands in for an environment's Python: says what is installed, and notes what it is told to do.
+FAKE_PYTHON = """#!/bin/sh
+case "$*" in
+  "-m pip --version") ;;
+  "-m pip list --format=freeze"*) cat {folder}/freeze.txt ;;
+  *) echo "$@" >> {folder}/calls.txt ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("kept", [["torch==2.5.1+cu121", "torchvision==0.20.1+cu121"], []])
+def test_make_install_runs_once_and_keeps_pytorch(tmp_path, kept):
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin" / "python"
+    python.write_text(FAKE_PYTHON.format(folder=tmp_path))
+    python.chmod(0o755)
+    (tmp_path / "freeze.txt").write_text("\n".join(["numpy==1.26.4", *kept, ""]))
+    calls = tmp_path / "calls.txt"
+    for _ in range(2):
+        command = ["make", "install", f"VENV={tmp_path}"]
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+    packages, detectron2 = calls.read_text().splitlines()
+    pins = tmp_path / ".spnet_d2_constraints.txt"
+    assert packages.endswith(f"-c {pins} -e .[dev,demo]")
+    assert detectron2 == f"tools/install_detectron2.py --constraint {pins}"
+    own = (ROOT / "constraints.txt").read_text().splitlines()
+    found = pins.read_text().splitlines()
+    assert set(kept) <= set(found)
+    left_out = [line for line in own if line not in found]
+    assert [line.partition("==")[0] for line in left_out] == [
+        line.partition("==")[0] for line in kept
+    ]
+
+
 def test_installer_keeps_what_is_importable():
     """In the environment of the tests both are there, so the script installs nothing."""
     run = subprocess.run(
