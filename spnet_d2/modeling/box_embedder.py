@@ -76,7 +76,8 @@ class RoiPooling(nn.Module):
     def pool(self, maps: Tensor, dim: tuple[int, int] = (2, 3)) -> Tensor:
         """Pool over the axes ``dim`` (rows, columns), stripes from top to bottom."""
         rows, columns = maps.shape[dim[0]], maps.shape[dim[1]]
-        cut = round(self.margin * columns)
+        # A tracer gives tensors as sizes.
+        cut = round(self.margin * int(columns))
         maps = maps.narrow(dim[1], cut, columns - 2 * cut)
         stripes = maps.tensor_split(self.num_stripes(rows), dim=dim[0])
         return torch.cat([self.reduce(stripe, dim=dim) for stripe in stripes], dim=1)
