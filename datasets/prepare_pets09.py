@@ -33,7 +33,7 @@ from pathlib import Path
 
 import cv2
 
-from spnet_d2.data.atomic_io import atomic_path
+from spnet_d2.data.atomic_io import atomic_path, write_picture
 from spnet_d2.data.formats import pets09, pets09_weak
 from spnet_d2.data.formats.hog_people import detect_people, precision_recall
 from spnet_d2.data.person_search_json import write_person_search_json, write_protocol
@@ -135,17 +135,17 @@ def extract_frames(video: Path, folder: Path, frames: list[int]) -> int:
     try:
         # Seeking is inexact in AVI files, so every frame is read in turn.
         for number in range(1, max(missing, default=0) + 1):
-            if not capture.grab():
+            decoded = capture.grab()
+            if decoded and number in missing:
+                decoded, picture = capture.retrieve()
+            if not decoded:
                 raise RuntimeError(
                     f"OpenCV {cv2.__version__} could not read frame {number} of {video}; "
                     "an OpenCV wheel from PyPI decodes it (pip install opencv-python-headless)."
                 )
-            if number not in missing:
-                continue
-            _, picture = capture.retrieve()
-            target = folder / pets09.frame_file_name(number)
-            with atomic_path(target) as part:
-                cv2.imwrite(str(part), picture, [cv2.IMWRITE_JPEG_QUALITY, 98])
+            if number in missing:
+                target = folder / pets09.frame_file_name(number)
+                write_picture(target, picture, [cv2.IMWRITE_JPEG_QUALITY, 98])
     finally:
         capture.release()
     return len(missing)

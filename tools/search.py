@@ -20,12 +20,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-import cv2
 from detectron2.config import CfgNode
 from tabulate import tabulate
 
 from spnet_d2.config_reader import ConfigError, read_config
-from spnet_d2.data.atomic_io import atomic_path
+from spnet_d2.data.atomic_io import atomic_path, write_picture
 from spnet_d2.search import (
     Gallery,
     Match,
@@ -180,8 +179,7 @@ def run(args: argparse.Namespace) -> list[Match]:
         part.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     images = read_frames((match.file, match.frame) for match in matches)
     picture = draw_search(image, box, matches, images, query_name=args.query.name)
-    with atomic_path(args.output / "search.png") as part:
-        cv2.imwrite(str(part), picture)
+    write_picture(args.output / "search.png", picture)
 
     print(f"{len(gallery)} people in {gallery.num_frames} frames of {gallery.source}")
     if len(gallery.skipped):

@@ -22,6 +22,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog
 
 from spnet_d2.config_reader import ConfigError, read_config
+from spnet_d2.data.atomic_io import write_picture
 from spnet_d2.data.geometry import View
 from spnet_d2.data.mapper import PersonSearchMapper
 from spnet_d2.data.random_boxes import build_random_boxes
@@ -143,8 +144,7 @@ def save_sheets(rows: list[np.ndarray], args) -> list[Path]:
     for number, start in enumerate(range(0, len(rows), args.rows)):
         paths.append(args.output / f"{args.dataset}_{number:03d}.png")
         sheet = cv2.cvtColor(sheet_of(rows[start : start + args.rows]), cv2.COLOR_RGB2BGR)
-        if not cv2.imwrite(str(paths[-1]), sheet):
-            raise OSError(f"Cannot write {paths[-1]}.")
+        write_picture(paths[-1], sheet)
     return paths
 
 

@@ -3,11 +3,12 @@
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 
@@ -40,6 +41,26 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
     text = json.dumps(content, default=_plain, allow_nan=False, separators=(",", ":"))
     with atomic_path(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def write_picture(
+    path: str | os.PathLike, picture: np.ndarray, options: Sequence[int] = ()
+) -> None:
+    """Write a picture in the format of the path's suffix, atomically.
+
+    ``cv2.imwrite`` says nothing of a full disk, and leaves half a picture there.
+
+    Args:
+        path: with a suffix OpenCV knows.
+        picture: (H, W, 3) uint8 BGR.
+        options: as ``cv2.imwrite`` takes them.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    _, data = cv2.imencode(Path(path).suffix, picture, options)
+    with atomic_path(path) as part:
+        part.write_bytes(data)
 
 
 def _plain(value: Any) -> Any:

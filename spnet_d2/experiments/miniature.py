@@ -8,10 +8,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from detectron2.config import CfgNode
 
+from spnet_d2.data.atomic_io import write_picture
 from spnet_d2.data.formats import cocopersons
 from spnet_d2.data.person_search_json import write_person_search_json, write_protocol
 from spnet_d2.data.person_search_schema import make_annotation
@@ -150,5 +150,4 @@ def _draw(path: Path, rng: np.random.Generator, boxes: list, people: Sequence[in
     for box, person in zip(boxes, people, strict=True):
         x, y, w, h = map(int, box)
         picture[y : y + h, x : x + w] = (person * 67 % 256, person * 131 % 256, person * 29 % 256)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), picture)
+    write_picture(path, picture)

@@ -3,6 +3,7 @@
 import json
 import os
 
+import cv2
 import numpy as np
 import pytest
 from detectron2.structures import BoxMode
@@ -104,6 +105,21 @@ def test_a_failed_write_leaves_the_old_file(written, monkeypatch):
         write_person_search_json(written, [{"id": 1}], [])
     assert written.read_bytes() == before
     assert os.listdir(written.parent) == ["part.json"]
+
+
+def test_pictures_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path, picture = tmp_path / "deep" / "a.png", np.arange(36, dtype=np.uint8).reshape(3, 4, 3)
+    atomic_io.write_picture(path, picture)
+    assert np.array_equal(cv2.imread(str(path)), picture)
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(atomic_io.Path, "write_bytes", fail)
+    with pytest.raises(OSError, match="disk full"):
+        atomic_io.write_picture(path, 255 - picture)
+    assert np.array_equal(cv2.imread(str(path)), picture)
+    assert os.listdir(path.parent) == ["a.png"]
 
 
 def test_dataset_dicts(written):
