@@ -202,17 +202,24 @@ def in_fast_layout(x: Tensor, module: nn.Module) -> Tensor:
     rounding: through ResNet-50, the layout alone moves losses by 1.5e-4. So where batch norms
     train, CPUs keep to torchvision's layout, and their numbers to the authors'.
     """
-    norms = (m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
-    exact = x.device.type == "cpu" and any(norm.training for norm in norms)
+    exact = x.device.type == "cpu" and trains_batch_norms(module)
     return x.contiguous(memory_format=torch.contiguous_format if exact else torch.channels_last)
+
+
+def _batch_norms(module: nn.Module) -> list[nn.Module]:
+    return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+def trains_batch_norms(module: nn.Module) -> bool:
+    """Whether a batch norm in ``module`` takes, and keeps, the statistics of what passes it."""
+    return any(norm.training for norm in _batch_norms(module))
 
 
 def freeze_batch_norms(module: nn.Module) -> None:
     """Make every batch norm in ``module`` use its running statistics and stop training."""
-    for norm in module.modules():
-        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
-            norm.eval()
-            norm.requires_grad_(False)
+    for norm in _batch_norms(module):
+        norm.eval()
+        norm.requires_grad_(False)
 
 
 @BACKBONE_REGISTRY.register()

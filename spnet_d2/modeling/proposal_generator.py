@@ -146,13 +146,25 @@ class SwapPathProposalGenerator(nn.Module):
             topk_candidates, nms_thresh, detections_per_image: as in Faster R-CNN.
 
         Raises:
-            ValueError: unknown ``match_mode``.
+            ValueError: unknown ``match_mode``, or a number of samples or results below 1.
         """
         super().__init__()
         if match_mode not in MATCH_MODES:
             raise ValueError(
                 f"MODEL.SPNET.QC.MATCH_MODE is {match_mode!r}, expected one of {MATCH_MODES}."
             )
+        counts = {
+            "ANCHORS_PER_IMAGE": anchors_per_image,
+            "QC.ANCHORS_PER_PAIR": anchors_per_pair,
+            "QC.PAIRS_PER_BATCH": pairs_per_batch,
+            "TEST.PRE_TOPK": pre_topk,
+            "TEST.QUERY_TOPK": query_topk,
+            "TEST.TOPK_CANDIDATES": topk_candidates,
+            "TEST.DETECTIONS_PER_IMAGE": detections_per_image,
+        }
+        for key, count in counts.items():
+            if count < 1:
+                raise ValueError(f"MODEL.SPNET.{key} must be 1 or more, found {count}.")
         self.id_field = id_field
         self.positive_norm = positive_norm
         self.anchors_per_image = anchors_per_image

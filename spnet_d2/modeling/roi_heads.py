@@ -13,7 +13,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.structures.boxes import matched_pairwise_iou
 from torch import Tensor, nn
 
-from .backbone import FEATURES, TimmFPN
+from .backbone import FEATURES, TimmFPN, trains_batch_norms
 from .box_detector import BoxDetector
 from .box_embedder import LocalisationEmbedder, ReidEmbedder, embed_boxes, jitter_boxes
 from .losses import BOX_TRANSFORM, box_loss, class_loss, clip_to_images, nms_per_query
@@ -188,15 +188,23 @@ class SPNetROIHeads(nn.Module):
 
         Returns:
             ``reid`` (sum n_i, D_r) and ``loc`` (sum n_i, D); the same tensor with shared heads.
+            Separate heads give ``loc`` only if it is needed.
         """
         p3 = features[FEATURES[0]]
         given = boxes
         if self.training and self.reid_box_jitter:
             given = [jitter_boxes(b, self.reid_box_jitter) for b in boxes]
         reid = embed_boxes(self.reid_embedder, p3, given)
-        if not (with_loc and self.loc_embedders):
+        if not self.loc_embedders:
             return {"reid": reid, "loc": reid}
-        return {"reid": reid, "loc": embed_boxes(self.loc_embedder(1), p3, boxes)}
+        loc = self.loc_embedder(1)
+        if with_loc:
+            return {"reid": reid, "loc": embed_boxes(loc, p3, boxes)}
+        if trains_batch_norms(loc):
+            # In the authors' code its norms see ground truth in the object-centric pathway, too.
+            with torch.no_grad():
+                embed_boxes(loc, p3, boxes)
+        return {"reid": reid}
 
     def losses(
         self,

@@ -62,6 +62,19 @@ def test_every_variant_trains_and_detects(overrides):
         assert (found.scores > 0.5).all()
 
 
+@pytest.mark.parametrize("trains", [True, False])
+def test_ground_truth_reaches_the_norms_of_separate_heads(trains):
+    """In the object-centric pathway, too, though nothing else takes these embeddings."""
+    model = tiny_model(
+        *("MODEL.SPNET.BACKBONE.NAME", "test_resnet", "MODEL.SPNET.SEPARATE_HEADS", True),
+        *("MODEL.SPNET.BACKBONE.FREEZE_BN", not trains),
+    )
+    model([tiny_input(0, BOX_A, BOX_B), tiny_input(1, BOX_A)])
+    buffers = dict(model.roi_heads.loc_embedders.named_buffers())
+    seen = {int(n) for name, n in buffers.items() if name.endswith("num_batches_tracked")}
+    assert seen == {int(trains)}
+
+
 def test_it_detects_something():
     """Guards the tests of detections below against comparing nothing with nothing."""
     with torch.no_grad():
@@ -260,6 +273,9 @@ class TestBadInput:
             (("MODEL.SPNET.BACKBONE.NAME", "vit_tiny_patch16_224"), "strides"),
             (("MODEL.SPNET.BACKBONE.FPN_CHANNELS", 7), "FPN_CHANNELS"),
             (("MODEL.SPNET.REID.LOSS", "triplet"), "oim"),
+            (("MODEL.SPNET.MOMENTUM_TWIN.ENABLED", True), "REID.LOSS is 'oim'"),
+            (("MODEL.SPNET.QC.PAIRS_PER_BATCH", 0), "QC.PAIRS_PER_BATCH must be 1 or more"),
+            (("MODEL.SPNET.TEST.PRE_TOPK", 0), "TEST.PRE_TOPK must be 1 or more"),
         ],
     )
     def test_bad_config(self, overrides, message):
