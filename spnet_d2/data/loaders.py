@@ -155,9 +155,16 @@ def build_loss_loader(cfg, dataset_name: str) -> DataLoader:
 
 
 def iterations_per_epoch(cfg) -> int:
-    """Iterations in which every training picture is shown ``VIEWS_PER_IMAGE`` times."""
+    """Iterations in which every training picture is shown ``VIEWS_PER_IMAGE`` times.
+
+    Raises:
+        ValueError: if they do not fill a batch, or a batch can't be parted.
+    """
     return batches_per_epoch(
-        len(_training_dicts(cfg)), cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.VIEWS_PER_IMAGE
+        len(_training_dicts(cfg)),
+        cfg.SOLVER.IMS_PER_BATCH,
+        cfg.DATALOADER.VIEWS_PER_IMAGE,
+        comm.get_world_size(),
     )
 
 

@@ -17,15 +17,37 @@ class Slot(NamedTuple):
     epoch: int
 
 
-def batches_per_epoch(num_images: int, batch_size: int, views_per_image: int = 1) -> int:
+def batches_per_epoch(
+    num_images: int, batch_size: int, views_per_image: int = 1, world_size: int = 1
+) -> int:
     """Iterations in which every picture is shown ``k`` times.
 
     With one view the incomplete last batch is dropped, floor(N / B); with more it is kept,
     ceil(k N / B). Both are how the authors' loaders count epochs.
+
+    Args:
+        num_images: N.
+        batch_size: B, over all ranks; a multiple of ``views_per_image * world_size``.
+        views_per_image: k.
+        world_size: number of processes.
+
+    Raises:
+        ValueError: if the numbers do not fit together.
     """
-    if views_per_image == 1:
-        return num_images // batch_size
-    return -(-num_images * views_per_image // batch_size)
+    if views_per_image < 1 or batch_size < 1 or batch_size % (views_per_image * world_size):
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH ({batch_size}) must be a multiple of "
+            f"DATALOADER.VIEWS_PER_IMAGE ({views_per_image}) times the number of processes "
+            f"({world_size})."
+        )
+    slots = num_images * views_per_image
+    batches = slots // batch_size if views_per_image == 1 else -(-slots // batch_size)
+    if batches < 1:
+        raise ValueError(
+            f"{num_images} training pictures do not fill one batch of {batch_size}. Lower "
+            "SOLVER.IMS_PER_BATCH or check DATASETS.TRAIN."
+        )
+    return batches
 
 
 class EpochBatchSampler:
@@ -61,18 +83,9 @@ class EpochBatchSampler:
         world_size: int = 1,
         start_iter: int = 0,
     ):
-        if views_per_image < 1 or batch_size % (views_per_image * world_size):
-            raise ValueError(
-                f"SOLVER.IMS_PER_BATCH ({batch_size}) must be a multiple of "
-                f"DATALOADER.VIEWS_PER_IMAGE ({views_per_image}) times the number of processes "
-                f"({world_size})."
-            )
-        self.batches_per_epoch = batches_per_epoch(num_images, batch_size, views_per_image)
-        if self.batches_per_epoch < 1:
-            raise ValueError(
-                f"{num_images} training pictures do not fill one batch of {batch_size}. Lower "
-                "SOLVER.IMS_PER_BATCH or check DATASETS.TRAIN."
-            )
+        self.batches_per_epoch = batches_per_epoch(
+            num_images, batch_size, views_per_image, world_size
+        )
         self.num_images = num_images
         self.batch_size = batch_size
         self.views_per_image = views_per_image

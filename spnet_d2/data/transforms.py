@@ -165,6 +165,8 @@ class PadAndCrop:
         flip_prob: float = 0.5,
         focus=focused_crop,
     ):
+        if crop_size < 1:
+            raise ValueError(f"INPUT.CROP_SIZE must be 1 pixel or more, found {crop_size}.")
         if focused_prob < 0 or safe_prob < 0 or focused_prob + safe_prob <= 0:
             raise ValueError(
                 "INPUT.RFC_PROB and INPUT.RSC_PROB are odds: expected two numbers >= 0, not both "
@@ -207,9 +209,15 @@ def build_augmentation(cfg, is_train: bool):
     """Build the augmentation that ``INPUT.AUG_TRAIN`` or ``INPUT.AUG_TEST`` names.
 
     Raises:
-        ValueError: if there is no such augmentation.
+        ValueError: if there is no such augmentation, or its numbers make no sense.
     """
     inputs = cfg.INPUT
+    sides = (inputs.MIN_SIZE_TEST, inputs.MAX_SIZE_TEST, inputs.MAX_SIZE_TRAIN)
+    if min(sides) < 1:
+        raise ValueError(
+            "INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST and MAX_SIZE_TRAIN are sides in pixels of 1 or "
+            f"more, found {sides}."
+        )
     if not is_train:
         if inputs.AUG_TEST == "none":
             return NativeSize()
@@ -221,7 +229,7 @@ def build_augmentation(cfg, is_train: bool):
         raise ValueError(
             f'INPUT.RANDOM_FLIP must be "horizontal" or "none", found "{inputs.RANDOM_FLIP}".'
         )
-    if len(inputs.MIN_SIZE_TRAIN) != 1:
+    if len(inputs.MIN_SIZE_TRAIN) != 1 or inputs.MIN_SIZE_TRAIN[0] < 1:
         raise ValueError(
             f"INPUT.MIN_SIZE_TRAIN must hold one size, found {tuple(inputs.MIN_SIZE_TRAIN)}; "
             "the crops of rrc2 and rrc_scale give the variety of sizes."

@@ -38,6 +38,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     Raises:
         ConfigError: settings that can't be read, or can't work together.
         OSError: nothing can be written to ``OUTPUT_DIR``.
+        ValueError: settings that can't be used, or that don't fit the training data.
+        FileNotFoundError: there is no training data.
     """
     opts = list(args.opts or [])
     cfg = read_config(args.config_file, opts)
@@ -51,11 +53,22 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if training:
         prefer_explicit_iterations(cfg, opts[0::2])
         resolve_schedule(cfg, iterations_per_epoch(cfg))
-        if cfg.MODEL.SPNET.REID.NUM_IDENTITIES < 0:
-            cfg.MODEL.SPNET.REID.NUM_IDENTITIES = num_identities(cfg.DATASETS.TRAIN)
+        _set_identities(cfg)
     cfg.freeze()
     default_setup(cfg, args)
     return cfg
+
+
+def _set_identities(cfg: CfgNode) -> None:
+    """Fill in the rows of the look-up table, or see that the data's people fit into those given."""
+    reid, people = cfg.MODEL.SPNET.REID, num_identities(cfg.DATASETS.TRAIN)
+    if reid.NUM_IDENTITIES < 0:
+        reid.NUM_IDENTITIES = people
+    if reid.LOSS == "oim" and reid.NUM_IDENTITIES < people:
+        raise ValueError(
+            f"MODEL.SPNET.REID.NUM_IDENTITIES is {reid.NUM_IDENTITIES}, but {cfg.DATASETS.TRAIN} "
+            f"has {people} known people; -1 takes their number from the data."
+        )
 
 
 def _choose_device(cfg: CfgNode, use_gpu: bool) -> None:

@@ -22,14 +22,16 @@ def prefer_explicit_iterations(cfg: CfgNode, keys: list[str]) -> None:
     Let an iteration count of the command line win over a count of epochs from a file.
 
     Without this, ``SOLVER.MAX_ITER 100`` on the command line would do nothing, because every
-    profile counts in epochs.
+    profile counts in epochs. Where the command line has both, the later one wins, as of any
+    setting that is given twice.
 
     Args:
         cfg: changed in place: the overruled ``*EPOCHS`` key becomes 0.
-        keys: config keys named on the command line.
+        keys: config keys named on the command line, in order.
     """
     for epochs, iterations in _EPOCH_KEYS.items():
-        if iterations in keys and epochs not in keys and _get(cfg, epochs):
+        given = [key for key in keys if key in (epochs, iterations)]
+        if given and given[-1] == iterations and _get(cfg, epochs):
             logger.info("%s is given, so %s is set to 0.", iterations, epochs)
             _set(cfg, epochs, 0)
 
@@ -48,10 +50,15 @@ def resolve_schedule(cfg: CfgNode, iterations_per_epoch: int) -> None:
         iterations_per_epoch: I, see ``spnet_d2.data.loaders.iterations_per_epoch``.
 
     Raises:
-        ValueError: no iterations, or a warm-up that does not end before the training does.
+        ValueError: no iterations, a negative number of epochs, or a warm-up that does not end
+            before the training does.
     """
     for epochs_key, iterations_key in _EPOCH_KEYS.items():
         epochs = _get(cfg, epochs_key)
+        if epochs < 0:
+            raise ValueError(
+                f"{epochs_key} is {epochs}; expected 0 ({iterations_key} counts) or more."
+            )
         if epochs > 0:
             _set(cfg, iterations_key, epochs * iterations_per_epoch)
     solver = cfg.SOLVER

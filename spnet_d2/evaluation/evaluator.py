@@ -61,7 +61,7 @@ class PersonSearchEvaluator(DatasetEvaluator):
             embedding_dtype (str): "float32", or "float16" to halve the memory.
 
         Raises:
-            ValueError: an unknown protocol or embedding type.
+            ValueError: an unknown protocol or embedding type, or a data set without images.
         """
         if embedding_dtype not in ("float32", "float16"):
             raise ValueError(
@@ -72,6 +72,8 @@ class PersonSearchEvaluator(DatasetEvaluator):
         self._distributed = distributed
         self._embedding_dtype = getattr(torch, embedding_dtype)
         self.truth = GroundTruth.from_dicts(DatasetCatalog.get(dataset_name))
+        if self.truth.num_images == 0:
+            raise ValueError(f'"{dataset_name}" has no images to evaluate on.')
         self.protocols = _load_protocols(dataset_name, protocols, self.truth)
         self._records: dict[int, Any] = {}
 

@@ -249,7 +249,7 @@ class QueryCentricEvaluator(PersonSearchEvaluator):
         Args: as :class:`PersonSearchEvaluator`.
 
         Raises:
-            ValueError: as there, and a data set without protocol.
+            ValueError: as there, and a data set without protocol or without boxes.
         """
         super().__init__(*args, **kwargs)
         if not self.protocols:
@@ -259,6 +259,8 @@ class QueryCentricEvaluator(PersonSearchEvaluator):
                 f'("{ALL_PROTOCOL}",) to let every box search all other images, or evaluate with '
                 "MODEL.SPNET.TEST_PATHWAY OC."
             )
+        if not any(len(protocol.queries) for protocol in self.protocols):
+            raise ValueError(f'"{self._dataset_name}" has no boxes, so nobody to search for.')
         self.plan = SearchPlan(self.truth, self.protocols)
         self.gt: BoxEmbeddings | None = None
         self._started = self._seconds = 0.0

@@ -236,6 +236,9 @@ def test_views_depend_on_the_generator_only():
         ({"RSC_EROSION": 0.5}, "INPUT.RSC_EROSION"),
         ({"AUG_TRAIN": "rrc_scale", "SCALE_RANGE": (2.0, 1.0)}, "INPUT.SCALE_RANGE"),
         ({"MIN_SIZE_TRAIN": (640, 800)}, "one size"),
+        ({"MIN_SIZE_TRAIN": (0,)}, "one size"),
+        ({"MAX_SIZE_TEST": 0}, r"of 1 or more, found \(900, 0, 1500\)"),
+        ({"CROP_SIZE": 0}, "INPUT.CROP_SIZE must be 1"),
         ({"RANDOM_FLIP": "vertical"}, "INPUT.RANDOM_FLIP"),
     ],
 )

@@ -81,6 +81,20 @@ def test_clashes_are_found_before_any_work(tiny_opts):
     assert not Path(opts[opts.index("OUTPUT_DIR") + 1]).exists()
 
 
+def test_numbers_that_do_not_fit_the_data(tiny_opts):
+    for settings, message in (
+        (["SOLVER.IMS_PER_BATCH", 9], "8 training pictures do not fill one batch of 9"),
+        (["DATASETS.TRAIN", ()], "0 training pictures do not fill one batch of 2"),
+        (["DATALOADER.VIEWS_PER_IMAGE", 0], "VIEWS_PER_IMAGE"),
+        (["MODEL.SPNET.REID.NUM_IDENTITIES", 2], "NUM_IDENTITIES is 2.* has 3 known people"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            setup(arguments([*tiny_opts, *settings]))
+    # A momentum queue has no row per person.
+    queue = ["MODEL.SPNET.REID.LOSS", "momentum_queue", "MODEL.SPNET.REID.NUM_IDENTITIES", 2]
+    assert setup(arguments([*tiny_opts, *queue])).MODEL.SPNET.REID.NUM_IDENTITIES == 2
+
+
 def test_missing_corpus_says_what_to_do(tiny_opts):
     opts = [*tiny_opts, "DATASETS.TRAIN", "('prw_train',)"]
     with pytest.raises(FileNotFoundError, match=r"trainval.json.*prepare_prw.py"):

@@ -121,8 +121,19 @@ def test_iterations_of_the_command_line_win_over_epochs(default_cfg, caplog):
     assert "SOLVER.EPOCHS is set to 0" in caplog.text
 
 
-def test_epochs_of_the_command_line_win_over_iterations_there(default_cfg):
+@pytest.mark.parametrize(("last", "iterations"), [("SOLVER.EPOCHS", 300), ("SOLVER.MAX_ITER", 100)])
+def test_of_epochs_and_iterations_on_the_command_line_the_later_wins(default_cfg, last, iterations):
     default_cfg.SOLVER.MAX_ITER = 100
-    prefer_explicit_iterations(default_cfg, ["SOLVER.MAX_ITER", "SOLVER.EPOCHS"])
+    keys = ["SOLVER.MAX_ITER", "SOLVER.EPOCHS", "SEED", last]
+    prefer_explicit_iterations(default_cfg, keys)
     resolve_schedule(default_cfg, 10)
-    assert default_cfg.SOLVER.MAX_ITER == 300
+    assert default_cfg.SOLVER.MAX_ITER == iterations
+    # Periods have keys of their own.
+    assert default_cfg.SOLVER.CHECKPOINT_PERIOD == 50
+
+
+@pytest.mark.parametrize("key", ["SOLVER.EPOCHS", "SOLVER.CHECKPOINT_EPOCHS", "TEST.EVAL_EPOCHS"])
+def test_negative_epochs_are_refused(default_cfg, key):
+    default_cfg.merge_from_list([key, -1])
+    with pytest.raises(ValueError, match=f"{key} is -1"):
+        resolve_schedule(default_cfg, 10)

@@ -8,7 +8,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 
 from spnet_d2.data.catalog import register_person_search, unregister
-from spnet_d2.data.person_search_json import write_protocol
+from spnet_d2.data.person_search_json import write_person_search_json, write_protocol
 from spnet_d2.evaluation import PersonSearchEvaluator, Predictions
 from tests.evaluation.corpus import QUERY, worked_example, write_dataset
 from tests.scripts import load_script
@@ -169,6 +169,11 @@ def test_arguments(dataset, tmp_path):
         PersonSearchEvaluator(NAME, ("G100",))
     with pytest.raises(ValueError, match='"float32" or "float16", found "int8"'):
         PersonSearchEvaluator(NAME, embedding_dtype="int8")
+    write_person_search_json(tmp_path / "empty.json", [], [])
+    register_person_search("evaluator_test_empty", tmp_path / "empty.json", tmp_path)
+    with pytest.raises(ValueError, match='"evaluator_test_empty" has no images'):
+        PersonSearchEvaluator("evaluator_test_empty")
+    unregister("evaluator_test_empty")
     evaluator = PersonSearchEvaluator(NAME, ("all",))
     process(evaluator, dataset, range(6))
     assert evaluator.evaluate()["all"]["mAP"] == pytest.approx(0.3167, abs=1e-4)

@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from spnet_d2.data.catalog import register_person_search, unregister
-from spnet_d2.data.person_search_json import write_protocol
+from spnet_d2.data.person_search_json import write_person_search_json, write_protocol
 from spnet_d2.evaluation import (
     PersonSearchEvaluator,
     Predictions,
@@ -199,13 +199,20 @@ def test_errors(dataset, tmp_path):
 
     with pytest.raises(ValueError, match="searches query by query.*evaluate_query_centric"):
         PersonSearchEvaluator(NAME).process([{"image_id": 1}], [{"query_instances": []}])
+    write_person_search_json(
+        tmp_path / "empty.json", [{"id": 0, "file_name": "0.png", "width": 9, "height": 9}], []
+    )
+    register_person_search("query_centric_empty", tmp_path / "empty.json", tmp_path)
     register_person_search("query_centric_plain", tmp_path / "test.json", tmp_path)
     try:
         with pytest.raises(ValueError, match=r"no retrieval protocol.*TEST.PROTOCOLS.*all"):
             QueryCentricEvaluator("query_centric_plain")
         QueryCentricEvaluator("query_centric_plain", ("all",))
+        with pytest.raises(ValueError, match="has no boxes, so nobody to search for"):
+            QueryCentricEvaluator("query_centric_empty", ("all",))
     finally:
         unregister("query_centric_plain")
+        unregister("query_centric_empty")
 
 
 def random_corpus(rng, num_images):
