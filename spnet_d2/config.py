@@ -240,6 +240,8 @@ def _add_solver(cfg: CN) -> None:
     # In epochs; 0: SOLVER.CHECKPOINT_PERIOD / TEST.EVAL_PERIOD (iterations) count.
     cfg.SOLVER.CHECKPOINT_EPOCHS = 5
     cfg.TEST.EVAL_EPOCHS = 0
+    # Iterations between backups, of which the newest two stay while a run goes on; 0: none.
+    cfg.SOLVER.BACKUP_PERIOD = 10000
     cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"
     cfg.SOLVER.BASE_LR_END = 0.0
     # -1: min(1000, iterations of an epoch - 1).

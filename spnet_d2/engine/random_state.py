@@ -64,12 +64,12 @@ class RandomState(HookBase):
     writes checkpoints.
     """
 
-    def __init__(self, period: int):
+    def __init__(self, *periods: int):
         """
         Args:
-            period: iterations between checkpoints.
+            periods: iterations between checkpoints, of every kind.
         """
-        self._period = period
+        self._periods = periods
         self._states: list[dict[str, Any]] = []
         self._loaded: list[dict[str, Any]] = []
 
@@ -87,7 +87,7 @@ class RandomState(HookBase):
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
-        if done % self._period == 0 or done == self.trainer.max_iter:
+        if done == self.trainer.max_iter or any(done % period == 0 for period in self._periods):
             self._states = comm.gather(capture())
 
     def state_dict(self) -> dict[str, Any]:

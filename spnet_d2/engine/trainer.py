@@ -17,6 +17,7 @@ from spnet_d2.data.corrupt_images import SkipCounter
 from spnet_d2.data.loaders import build_test_loader, build_train_loader
 from spnet_d2.engine import random_state
 from spnet_d2.engine.accumulation import accumulate
+from spnet_d2.engine.backups import Backups
 from spnet_d2.engine.checkpointer import Checkpointer
 from spnet_d2.engine.optimizer import build_optimizer
 from spnet_d2.engine.output_folder import check_space, checkpoint_bytes, cut_metrics
@@ -57,6 +58,9 @@ class Trainer(DefaultTrainer):
     """
 
     def __init__(self, cfg: CfgNode):
+        # A test set or protocol that is not there is found now, not when training is over.
+        for name in cfg.DATASETS.TEST:
+            self.build_evaluator(cfg, name)
         super().__init__(cfg)
         self._trainer = accumulate(self._trainer, cfg)
 
@@ -74,7 +78,10 @@ class Trainer(DefaultTrainer):
         saves = [i for i, h in enumerate(result) if isinstance(h, hooks.PeriodicCheckpointer)]
         # Only the main process saves. The others take part right after what comes before saving.
         place = saves[0] if saves else _index_of(result, hooks.EvalHook)
-        result.insert(place, random_state.RandomState(self.cfg.SOLVER.CHECKPOINT_PERIOD))
+        kept, backup = self.cfg.SOLVER.CHECKPOINT_PERIOD, self.cfg.SOLVER.BACKUP_PERIOD
+        if saves and backup > 0:
+            result.insert(place + 1, Backups(self.checkpointer, backup, kept))
+        result.insert(place, random_state.RandomState(kept, *([backup] if backup > 0 else [])))
         if self.cfg.TEST.LOSS:
             losses = hooks.EvalHook(
                 self.cfg.TEST.EVAL_PERIOD, lambda: validation_losses(self.cfg, self.model)
@@ -104,7 +111,10 @@ class Trainer(DefaultTrainer):
     def _prepare_folder(self) -> None:
         folder, left = Path(self.cfg.OUTPUT_DIR), self.max_iter - self.start_iter
         if left > 0:
-            count = left // self.cfg.SOLVER.CHECKPOINT_PERIOD + 1
+            solver = self.cfg.SOLVER
+            count = left // solver.CHECKPOINT_PERIOD + 1
+            if solver.BACKUP_PERIOD > 0:
+                count += min(Backups.KEPT, left // solver.BACKUP_PERIOD)
             check_space(folder, checkpoint_bytes(self.checkpointer.model, self.optimizer), count)
         cut_metrics(folder / "metrics.json", self.start_iter or None)
 

@@ -82,6 +82,24 @@ def test_interrupted_and_resumed_run_equals_the_whole_one(
     assert {"LRScheduler", "RandomState"} <= final[0]["trainer"]["hooks"].keys()
 
 
+def test_backups_between_checkpoints(whole_run, tiny_opts, tmp_path):
+    """The newest two stay, a run continues from them as well, and they are gone at its end."""
+    folder = tmp_path / "parts"
+    cfg = make_cfg(tiny_opts, folder, "SOLVER.BACKUP_PERIOD", 1)
+    run(cfg, stop_before=5)
+    assert sorted(path.name for path in folder.glob("*.pth")) == [
+        "backup_0000003.pth",
+        "backup_0000004.pth",
+        "model_0000002.pth",
+    ]
+    assert (folder / "last_checkpoint").read_text() == "backup_0000004.pth"
+    second = run(cfg, resume=True)
+    assert sorted(second.losses) == [5, 6, 7]
+    assert_equal(second.losses, {i: whole_run.losses[i] for i in second.losses})
+    assert not list(folder.glob("backup_*"))
+    assert (folder / "last_checkpoint").read_text() == "model_final.pth"
+
+
 def test_workers_and_evaluation_change_nothing(whole_run, tiny_opts, tmp_path):
     """Without evaluations in between, and resumed with a loader process, it is the same run."""
     run(make_cfg(tiny_opts, tmp_path / "parts"), stop_before=4)
@@ -173,6 +191,20 @@ def test_corrupt_pictures_are_left_out_and_counted(tiny_opts, damaged_corpus, tm
     # Two epochs show every picture twice.
     assert "2 training pictures could not be read and were left out 4 times" in log
     assert "/2.png, " in log and log.count("/6.png. Fetch") == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["DATASETS.TEST", ("no_such_set",)], "no_such_set"),
+        (["DATASETS.TEST", ("prw_test",)], "prepare_prw.py"),
+        (["TEST.PROTOCOLS", ("G100",)], 'no protocol "G100"'),
+    ],
+)
+def test_test_sets_are_looked_for_before_training(tiny_opts, tmp_path, settings, message):
+    cfg = make_cfg(tiny_opts, tmp_path / "output", *settings)
+    with pytest.raises((KeyError, ValueError, FileNotFoundError), match=message):
+        Trainer(cfg)
 
 
 def test_test_leaves_the_generators_alone(tiny_opts, tmp_path):
