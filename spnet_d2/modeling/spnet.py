@@ -38,8 +38,8 @@ class SPNet(nn.Module):
       ``gt_person_ids``, ``gt_identities``. Needed in training; at inference their embeddings
       are returned (only ``gt_boxes`` is read then);
     - ``ignore_boxes``: optional ``Boxes``, regions whose background trains nothing;
-    - ``queries``: optional, people to search for at inference: ``{"reid": (Q, D_r), "loc":
-      (Q, D)}``, embeddings that this model gave for their boxes.
+    - ``queries``: optional for each image, people to search for at inference: ``{"reid":
+      (Q, D_r), "loc": (Q, D)}``, embeddings that this model gave for their boxes.
     """
 
     @configurable
@@ -207,7 +207,7 @@ class SPNet(nn.Module):
 
     def _inference(self, batched_inputs: list[dict], images: list[Tensor]) -> list[dict]:
         """
-        Detect, in groups of images that pad to the same size.
+        Detect, in groups of images that pad to the same size and all have queries or none has.
 
         Padding moves anchors of the coarse levels and reaches into features: padding images to
         one another's size would make a result depend on what else is in the batch.
@@ -215,8 +215,8 @@ class SPNet(nn.Module):
         div = self.backbone.size_divisibility
         groups: dict[tuple[int, ...], list[int]] = {}
         for i, image in enumerate(images):
-            padded = tuple(-(-side // div) * div for side in image.shape[-2:])
-            groups.setdefault(padded, []).append(i)
+            padded = (-(-side // div) * div for side in image.shape[-2:])
+            groups.setdefault((*padded, "queries" in batched_inputs[i]), []).append(i)
         results: list[dict] = [{} for _ in images]
         for indices in groups.values():
             batch = ImageList.from_tensors([images[i] for i in indices], div)
@@ -226,12 +226,9 @@ class SPNet(nn.Module):
         return results
 
     def _detect(self, batched_inputs: list[dict], batch: ImageList) -> list[dict]:
-        """Detections, and embeddings of given boxes, of images of one padded size."""
+        """Detections, and embeddings of given boxes, of one group of :meth:`_inference`."""
         features = self.backbone(batch.tensor)
-        asked = [i for i, x in enumerate(batched_inputs) if "queries" in x]
-        if asked and len(asked) < len(batched_inputs):
-            raise ValueError("Either all images of a batch have 'queries', or none has.")
-        if asked:
+        if "queries" in batched_inputs[0]:
             results = self._search(batched_inputs, batch, features)
         elif self.test_pathway == "QC":
             results = [{"query_instances": []} for _ in batched_inputs]
