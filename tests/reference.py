@@ -10,90 +10,23 @@ import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
 
-WIDTHS, DEPTHS = (96, 192, 384, 768), (3, 3, 9, 3)
-C, DIM = 384, 128
+from tests.llnl_shapes import llnl_shapes
+
 NUM_PID, OIM_QUEUE, MOMENTUM_QUEUE = 50, 5000, 64
 
 
-def _linear(name, out, inp, bias=True):
-    shapes = {f"{name}.weight": (out, inp)}
-    return {**shapes, f"{name}.bias": (out,)} if bias else shapes
+def reference_shapes(memory: str = "oim", **architecture) -> dict[str, tuple[int, ...]]:
+    """
+    Names and shapes of a ConvNeXt-Tiny checkpoint of the authors'.
 
-
-def _conv(name, out, inp, size):
-    return {f"{name}.weight": (out, inp, size, size), f"{name}.bias": (out,)}
-
-
-def _norm(name, width):
-    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
-
-
-def _stage(down, blocks, index):
-    """Downsampling ``down`` (if any) and blocks of trunk stage ``index``."""
-    width = WIDTHS[index]
-    shapes = {}
-    if down:
-        shapes |= _norm(f"{down}.0", WIDTHS[index - 1])
-        shapes |= _conv(f"{down}.1", width, WIDTHS[index - 1], 2)
-    for j in range(DEPTHS[index]):
-        block = f"{blocks}.{j}"
-        shapes[f"{block}.layer_scale"] = (width, 1, 1)
-        shapes |= _conv(f"{block}.block.0", width, 1, 7)
-        shapes |= _norm(f"{block}.block.2", width)
-        shapes |= _linear(f"{block}.block.3", 4 * width, width)
-        shapes |= _linear(f"{block}.block.5", width, 4 * width)
-    return shapes
-
-
-def reference_shapes(
-    cascades: int = 0, separate: bool = False, reid_dim: int = 128, memory: str = "oim"
-) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a ConvNeXt-Tiny checkpoint of the authors'."""
-    shapes = _conv("backbone.body.0.0", 96, 3, 4) | _norm("backbone.body.0.1", 96)
-    for i in range(4):
-        down = f"backbone.body.{2 * i}" if i else None
-        shapes |= _stage(down, f"backbone.body.{2 * i + 1}", i)
-    for i, width in enumerate(WIDTHS[1:]):
-        shapes |= _conv(f"backbone.fpn.inner_blocks.{i}.0", C, width, 1)
-        shapes |= _conv(f"backbone.fpn.layer_blocks.{i}.0", C, C, 3)
-    shapes |= _conv("backbone.fpn.extra_blocks.p6", C, 768, 3)
-    shapes |= _conv("backbone.fpn.extra_blocks.p7", C, C, 3)
-    shapes |= _conv("head.feature_head.emb_pred", 9 * DIM, C, 3)
-    for t in range(cascades + 1):
-        shapes |= _linear(f"head.bridge_layer.{t}.linear", DIM, DIM)
-        for k in (0, 2, 4, 6):
-            shapes |= _linear(f"head.regression_head.{t}.tfm.{k}", DIM, DIM)
-        shapes |= _linear(f"head.regression_head.{t}.head", 4, DIM)
-    head = "head.align_emb_head"
-    shapes |= _stage(f"{head}.emb_head.head.0", f"{head}.emb_head.head.1", 3)
-    for level, width in ((4, 384), (5, 768)):
-        out = reid_dim // 2
-        projector = f"{head}.nae_head.projectors.feat_res{level}"
-        shapes |= _linear(f"{projector}.0", out, width)
-        shapes |= {f"{projector}.1.running_{s}": (out,) for s in ("mean", "var")}
-        shapes[f"{projector}.1.num_batches_tracked"] = ()
-    for t in range(1, max(cascades, 1) + 1) if separate else ():
-        loc = f"head.align_emb_loc_head.{t}"
-        shapes |= _stage(f"{loc}.emb_head.head.0", f"{loc}.emb_head.head.1", 3)
-        shapes |= _linear(f"{loc}.head", DIM, 768, bias=False)
-    if memory == "oim":
-        shapes["head.reid_loss.lut"] = (NUM_PID, reid_dim)
-        shapes["head.reid_loss.cq"] = (OIM_QUEUE, reid_dim)
-    else:
-        twin = {
-            name.replace("backbone.", "moco_backbone.", 1): shape
-            for name, shape in shapes.items()
-            if name.startswith("backbone.")
-        }
-        twin |= {
-            name.replace("align_emb_head", "moco_align_emb_head"): shape
-            for name, shape in shapes.items()
-            if name.startswith(f"{head}.")
-        }
-        shapes |= twin
-        shapes["head.reid_loss.emb_cq"] = (MOMENTUM_QUEUE, reid_dim)
-        shapes["head.reid_loss.label_cq"] = shapes["head.reid_loss.age_cq"] = (MOMENTUM_QUEUE,)
-    return shapes
+    Args:
+        memory: "oim" or "cq", which has a teacher.
+        architecture: of :func:`~tests.llnl_shapes.llnl_shapes`.
+    """
+    moco = memory == "cq"
+    queue = MOMENTUM_QUEUE if moco else OIM_QUEUE
+    sizes = {"identities": NUM_PID, "queue": queue, **architecture}
+    return llnl_shapes("convnext_tiny", memory=memory, moco=moco, **sizes)
 
 
 def _uniform(name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -21,6 +21,8 @@ from spnet_d2.checkpoint.torchvision_weights import (
 from spnet_d2.checkpoint.weight_files import read_weights, unwrap
 from spnet_d2.modeling import TimmFPN, create_trunk
 from spnet_d2.modeling.box_embedder import StageCopy
+from tests.llnl_shapes import SOLIDER_SWINS, solider_shapes
+from tests.slow_trunks import SoliderOracle
 
 # timm's name, torchvision's.
 MODELS = {
@@ -195,125 +197,15 @@ def test_classifier_goes_along(name):
 
 # SOLIDER
 
-SWIN_TINY = {"width": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24)}
-
 
 def solider_state():
     """Tensors of SOLIDER's Swin-T by the names of its files."""
-    width, shapes = SWIN_TINY["width"], {}
-
-    def linear(name, out, inp):
-        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (out, inp), (out,)
-
-    def norm(name, channels):
-        shapes[f"{name}.weight"] = shapes[f"{name}.bias"] = (channels,)
-
-    shapes["patch_embed.projection.weight"] = (width, 3, 4, 4)
-    shapes["patch_embed.projection.bias"] = (width,)
-    norm("patch_embed.norm", width)
-    for i, (depth, heads) in enumerate(zip(SWIN_TINY["depths"], SWIN_TINY["heads"])):
-        c = width * 2**i
-        for j in range(depth):
-            block = f"stages.{i}.blocks.{j}"
-            norm(f"{block}.norm1", c)
-            norm(f"{block}.norm2", c)
-            shapes[f"{block}.attn.w_msa.relative_position_bias_table"] = (169, heads)
-            linear(f"{block}.attn.w_msa.qkv", 3 * c, c)
-            linear(f"{block}.attn.w_msa.proj", c, c)
-            linear(f"{block}.ffn.layers.0.0", 4 * c, c)
-            linear(f"{block}.ffn.layers.1", c, 4 * c)
-        if i < 3:
-            norm(f"stages.{i}.downsample.norm", 4 * c)
-            shapes[f"stages.{i}.downsample.reduction.weight"] = (2 * c, 4 * c)
-        norm(f"norm{i}", c)
-        for kind in "wb":
-            linear(f"semantic_embed_{kind}.{i}", min(2 * c, 8 * width), 2)
-    norm("norm", 8 * width)
-    linear("head.fc", 10, 8 * width)
     generator = torch.Generator().manual_seed(0)
     state = {}
-    for name, shape in shapes.items():
+    for name, shape in solider_shapes(*SOLIDER_SWINS["solider_swin_t"]).items():
         tensor = torch.randn(shape, generator=generator)
         state[name] = tensor / shape[1] ** 0.5 if len(shape) == 2 else 0.3 * tensor
-    for i, depth in enumerate(SWIN_TINY["depths"]):
-        for j in range(depth):
-            index = f"stages.{i}.blocks.{j}.attn.w_msa.relative_position_index"
-            state[index] = torch.zeros(49, 49, dtype=torch.int64)
     return state
-
-
-class SoliderOracle:
-    """SOLIDER's Swin as the paper's authors run it, window by window."""
-
-    def __init__(self, state):
-        self.state = state
-
-    def linear(self, name, x):
-        return F.linear(x, self.state[f"{name}.weight"], self.state.get(f"{name}.bias"))
-
-    def norm(self, name, x):
-        weight, bias = self.state[f"{name}.weight"], self.state[f"{name}.bias"]
-        return F.layer_norm(x, x.shape[-1:], weight, bias)
-
-    def attention(self, name, x, heads, shift):
-        """x: (H, W, c). A token sees those of its window that it was beside before the shift."""
-        height, width, c = x.shape
-        x = F.pad(x, (0, 0, 0, -width % 7, 0, -height % 7))
-        rows, cols = x.shape[:2]
-        shifted = torch.roll(x, (-shift, -shift), (0, 1))
-        out = torch.zeros_like(shifted)
-        table = self.state[f"{name}.relative_position_bias_table"]
-        for top in range(0, rows, 7):
-            for left in range(0, cols, 7):
-                window = shifted[top : top + 7, left : left + 7].reshape(49, c)
-                y, z = torch.arange(49) // 7, torch.arange(49) % 7
-                offset = (y[:, None] - y + 6) * 13 + (z[:, None] - z + 6)
-                wrapped = (top + y >= rows - shift).long() * 2 + (left + z >= cols - shift).long()
-                apart = (wrapped[:, None] != wrapped) * -100.0
-                q, k, v = self.linear(f"{name}.qkv", window).view(49, 3, heads, -1).unbind(1)
-                merged = []
-                for h in range(heads):
-                    logits = q[:, h] @ k[:, h].T / q.shape[-1] ** 0.5 + table[offset, h] + apart
-                    merged.append(logits.softmax(1) @ v[:, h])
-                window = self.linear(f"{name}.proj", torch.cat(merged, 1))
-                out[top : top + 7, left : left + 7] = window.view(7, 7, c)
-        return torch.roll(out, (shift, shift), (0, 1))[:height, :width]
-
-    def blocks(self, i, x):
-        for j in range(SWIN_TINY["depths"][i]):
-            block = f"stages.{i}.blocks.{j}"
-            normed = self.norm(f"{block}.norm1", x)
-            heads = SWIN_TINY["heads"][i]
-            x = x + self.attention(f"{block}.attn.w_msa", normed, heads, 3 * (j % 2))
-            hidden = self.linear(f"{block}.ffn.layers.0.0", self.norm(f"{block}.norm2", x))
-            x = x + self.linear(f"{block}.ffn.layers.1", F.gelu(hidden))
-        return x
-
-    def merge(self, i, x):
-        """2 x 2 patches into channels, then the semantic conditioning."""
-        height, width = x.shape[:2]
-        patches = F.unfold(x.permute(2, 0, 1)[None], 2, stride=2)[0].T
-        patches = self.norm(f"stages.{i}.downsample.norm", patches)
-        x = self.linear(f"stages.{i}.downsample.reduction", patches)
-        x = x.view(height // 2, width // 2, -1)
-        s = torch.tensor([0.6, 0.4])
-        factor = F.softplus(self.linear(f"semantic_embed_w.{i}", s))
-        return x * factor + self.linear(f"semantic_embed_b.{i}", s)
-
-    def maps(self, image):
-        name = "patch_embed.projection"
-        x = F.conv2d(image[None], self.state[f"{name}.weight"], self.state[f"{name}.bias"], 4)
-        x = self.norm("patch_embed.norm", x[0].permute(1, 2, 0))
-        maps = []
-        for i in range(4):
-            x = self.blocks(i, self.merge(i - 1, x) if i else x)
-            maps.append(self.norm(f"norm{i}", x).permute(2, 0, 1))
-        return maps[1:]
-
-    def stage(self, roi):
-        """(c, 14, 14) -> mean of the roi, mean of the last stage's normalised output."""
-        out = self.norm("norm3", self.blocks(3, self.merge(2, roi.permute(1, 2, 0))))
-        return roi.mean((1, 2)), out.mean((0, 1))
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import torchvision
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
 from spnet_d2.checkpoint.llnl import build_from_llnl
 from spnet_d2.config import add_spnet_config
 from spnet_d2.engine import Checkpointer
+from tests.llnl_shapes import llnl_shapes
 from tests.reference import reference_shapes
 from tests.scripts import load_script
 
@@ -20,45 +20,6 @@ from tests.scripts import load_script
 @pytest.fixture(scope="module")
 def tool():
     return load_script("tools/convert_llnl_checkpoint.py")
-
-
-def shapes_of(module, prefix):
-    return {f"{prefix}{name}": tuple(t.shape) for name, t in module.state_dict().items()}
-
-
-def published(trunk: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of SPNet-L's checkpoint: two rounds, separate heads, re-id size 2048."""
-    with torch.device("meta"):
-        model = getattr(torchvision.models, trunk)()
-    if trunk == "resnet50":
-        body = torch.nn.ModuleDict({k: v for k, v in model.named_children() if k != "fc"})
-        stage, c4, c5, width = model.layer4, 1024, 2048, 512
-    else:
-        body, stage = model.features, torch.nn.Sequential(*model.features[6:8])
-        state = stage.state_dict()
-        c5 = len(state["0.1.weight" if "convnext" in trunk else "0.reduction.weight"])
-        c4, width = c5 // 2, c5 // 4
-    shapes = {
-        name: shape
-        for name, shape in reference_shapes(2, True, 2048).items()
-        if "emb_head.head." not in name and not name.startswith("backbone.")
-    }
-    shapes |= shapes_of(body, "backbone.body.")
-    for i, channels in enumerate((width, c4, c5)):
-        shapes |= {f"backbone.fpn.inner_blocks.{i}.0.weight": (c4, channels, 1, 1)}
-        shapes |= {f"backbone.fpn.layer_blocks.{i}.0.weight": (c4, c4, 3, 3)}
-        shapes |= {f"backbone.fpn.{kind}_blocks.{i}.0.bias": (c4,) for kind in ("inner", "layer")}
-    for level, channels in ((6, c5), (7, c4)):
-        shapes[f"backbone.fpn.extra_blocks.p{level}.weight"] = (c4, channels, 3, 3)
-        shapes[f"backbone.fpn.extra_blocks.p{level}.bias"] = (c4,)
-    shapes["head.feature_head.emb_pred.weight"] = (9 * 128, c4, 3, 3)
-    projector = "head.align_emb_head.nae_head.projectors.feat_res{}.0.weight"
-    shapes |= {projector.format(4): (1024, c4), projector.format(5): (1024, c5)}
-    for head in ("align_emb_head", "align_emb_loc_head.1", "align_emb_loc_head.2"):
-        shapes |= shapes_of(stage, f"head.{head}.emb_head.head.")
-    for t in (1, 2):
-        shapes[f"head.align_emb_loc_head.{t}.head.weight"] = (128, c5)
-    return shapes
 
 
 @pytest.mark.parametrize(
@@ -75,7 +36,8 @@ def published(trunk: str) -> dict[str, tuple[int, ...]]:
     ],
 )
 def test_every_trunk_of_the_authors_finds_its_place(trunk, name, tensors, parameters):
-    shapes = published(trunk)
+    # SPNet-L: two rounds, separate heads, re-id size 2048.
+    shapes = llnl_shapes(trunk, 2, True, 2048)
     state = {k: torch.empty(shape, device="meta") for k, shape in shapes.items()}
     with torch.device("meta"):
         model = build_from_llnl(state, overrides=["MODEL.DEVICE", "meta"])

@@ -1,252 +1,227 @@
-"""Authors' checkpoints with other trunks: the whole model equals one around torchvision's modules.
+"""Authors' checkpoints, converted, equal the slow second SPNet: every trunk, pathway and head.
 
 Names are the authors', values are as large as those of the recipe of ``tests/reference.py``.
 """
 
-import copy
 import re
-from collections import OrderedDict
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-import torchvision
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import Backbone
-from detectron2.structures import Boxes, ImageList, Instances
-from torch import nn
+from detectron2.structures import Boxes, Instances
 from torch.testing import assert_close
-from torchvision.models._utils import IntermediateLayerGetter
-from torchvision.ops import StochasticDepth
-from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
 
-from spnet_d2.checkpoint.llnl import build_from_llnl, infer_config
+from spnet_d2.checkpoint.llnl import build_from_llnl, convert_state_dict, infer_config
 from spnet_d2.testing import deterministic_sampling
-from tests import reference
-from tests.checkpoint.test_backbone_weights import SoliderOracle, solider_state
-from tests.reference import reference_shapes, reference_tensor
+from tests import reference, thin_trunks
+from tests.llnl_shapes import llnl_shapes
+from tests.reference import MEAN, STD, network_image, reference_tensor
+from tests.slow_spnet import Settings, SlowSPNet
+from tests.slow_trunks import slow_trunk
+
+CONVNEXT, SWIN, SOLIDER = thin_trunks.CONVNEXT, thin_trunks.SWIN, thin_trunks.SOLIDER
+SEPARATE = {"cascades": 2, "separate": True}
+PRETRAINING = {"objective": "cq", "moco": True, "scalar": 10.0}
+QC = {"train_mode": "qc"}
+FEW = {
+    "anchors_per_image": 32,
+    "anchors_per_pair": 12,
+    "max_pairs": 16,
+    "pre_topk": 40,
+    "search_topk": 10,
+}
+# The one trunk of full size.
+FEWER = {"anchors_per_image": 8, "pre_topk": 8, "search_topk": 2}
+
+# Trunk, re-id size, and what the authors' configs would say.
+CASES = {
+    "convnext-cascade-separate": (CONVNEXT, 343, SEPARATE),
+    "convnext-pretraining-oc": (CONVNEXT, 128, PRETRAINING),
+    "convnext-pretraining-qc": (CONVNEXT, 128, {**QC, **PRETRAINING, "max_pairs": 9}),
+    "convnext-qc-cascade": (CONVNEXT, 128, {**QC, "cascades": 1}),
+    "convnext-qc-separate": (CONVNEXT, 200, {**QC, **SEPARATE, "conservative": True}),
+    "swin-cascade-share": (SWIN, 128, {"cascades": 2}),
+    "swin-qc": (SWIN, 128, {**QC, "match_mode": "algo2", "separate": True}),
+    "solider-cascade-separate": (SOLIDER, 256, {"cascades": 1, "separate": True}),
+    "batch-norm-positive": (
+        CONVNEXT,
+        128,
+        {"anchor_logits": "batchnorm", "cls_logits": "batchnorm", "posnorm": True, "cascades": 1},
+    ),
+    "mlp-gt-only": (CONVNEXT, 128, {"cls_logits": "mlp", "reid_gt_only": True, **PRETRAINING}),
+    "direct-bridge": (CONVNEXT, 128, {"bridge": "direct", "cascades": 1}),
+    "resnet50": ("resnet50", 128, FEWER),
+}
+LOGITS = {"norm": "fixed_norm", "batchnorm": "batch_norm", "mlp": "mlp"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_values():
-    """The recipe with random numbers of a generator, which are made ten times as fast."""
-    generator = np.random.default_rng(0)
-    with mock.patch.object(
-        reference, "_uniform", lambda name, shape: generator.random(shape, "f4")
-    ):
-        yield
+def checkpoint(trunk, reid_dim, options):
+    """A state dict by the authors' names."""
+    kinds = (options.anchor_logits, options.cls_logits)
+    shapes = llnl_shapes(
+        trunk,
+        options.cascades,
+        options.separate,
+        reid_dim,
+        options.objective,
+        options.moco,
+        kinds[0] if kinds[0] == "batchnorm" else kinds[1],
+    )
+    # torchvision's Swin reads its own; the values are the same in all of its blocks.
+    swin = thin_trunks.torchvision_trunk(SWIN).state_dict()
+    index = swin["1.0.attn.relative_position_index"]
+    return {
+        name: index.view(shape)
+        if name.endswith("relative_position_index")
+        else reference_tensor(name, shape)
+        for name, shape in shapes.items()
+    }
 
 
-FEW_BOXES = [
-    *("MODEL.SPNET.ANCHORS_PER_IMAGE", 32),
-    *("MODEL.SPNET.TEST.PRE_TOPK", 40),
-    *("MODEL.SPNET.TEST.QUERY_TOPK", 10),
+def overrides(options):
+    """What weights don't tell, as keys of ours."""
+    keys = {
+        "PATHWAY": options.train_mode.upper(),
+        "ANCHORS_PER_IMAGE": options.anchors_per_image,
+        "QC.ANCHORS_PER_PAIR": options.anchors_per_pair,
+        "QC.PAIRS_PER_BATCH": options.max_pairs,
+        "QC.MATCH_MODE": options.match_mode,
+        "QC.MATCH_CONSERVATIVE": options.conservative,
+        "POSITIVE_NORM": options.posnorm,
+        "BRIDGE": options.bridge,
+        "REID.GT_ONLY": options.reid_gt_only,
+        "TEST.PRE_TOPK": options.pre_topk,
+        "TEST.QUERY_TOPK": options.search_topk,
+    }
+    return [x for key, value in keys.items() for x in (f"MODEL.SPNET.{key}", value)]
+
+
+# x1, y1, x2, y2, person, row of the look-up table (50: unknown)
+PEOPLE = [
+    (100, 90, [(10, 20, 50, 96, 5, 6), (40, 10, 85, 90, 9, 10)]),
+    (64, 128, [(8, 4, 40, 62, 5, 6), (50, 6, 88, 60, 9, 10), (80, 8, 120, 63, 3, 50)]),
+    # Somebody twice.
+    (110, 70, [(5, 5, 40, 80, 7, 8), (20, 30, 65, 105, 7, 8), (3, 50, 30, 100, 3, 50)]),
+    (61, 64, []),
 ]
 
 
-class TorchvisionBackbone(Backbone):
-    """torchvision's trunk and FPN, with the authors' parameter names."""
-
-    def __init__(self, trunk, returned, channels):
-        super().__init__()
-        self.body = IntermediateLayerGetter(trunk, {k: f"p{i}" for i, k in enumerate(returned, 3)})
-        self.channels = channels[1]
-        extra = LastLevelP6P7(channels[2], self.channels)
-        self.fpn = FeaturePyramidNetwork(list(channels), self.channels, extra_blocks=extra)
-        self.nhwc = any(type(m).__name__ == "PatchMerging" for m in self.body.modules())
-
-    def forward(self, x):
-        return self.pyramid(self.trunk_maps(x))
-
-    def trunk_maps(self, x):
-        maps = self.body(x).values()
-        return [m.permute(0, 3, 1, 2) if self.nhwc else m for m in maps]
-
-    def pyramid(self, maps):
-        return dict(self.fpn(OrderedDict(zip(("p3", "p4", "p5"), maps, strict=True))))
-
-    def output_shape(self):
-        return {f"p{i}": ShapeSpec(channels=self.channels, stride=2**i) for i in range(3, 8)}
-
-    @property
-    def size_divisibility(self):
-        return 32
-
-
-class TorchvisionStage(nn.Module):
-    """torchvision's last stage and maximum pooling; stands for a ``StageCopy``."""
-
-    def __init__(self, stage, nhwc):
-        super().__init__()
-        self.head = stage
-        self.nhwc = nhwc
-
-    def forward(self, rois):
-        out = self.head(rois.permute(0, 2, 3, 1)) if self.nhwc else self.head(rois)
-        return rois.amax(dim=(2, 3)), out.amax(dim=(1, 2) if self.nhwc else (2, 3))
-
-
-def oracle_modules(name):
-    """torchvision's backbone and stage of a trunk, stochastic depth off."""
-    if name == "resnet50":
-        trunk = torchvision.models.resnet50()
-        stage, returned, channels = trunk.layer4, ("layer2", "layer3", "layer4"), (512, 1024, 2048)
-    else:
-        trunk = getattr(torchvision.models, name)().features
-        for module in trunk.modules():
-            if isinstance(module, StochasticDepth):
-                module.p = 0.0
-        stage, returned, channels = trunk[6:8], ("3", "5", "7"), (192, 384, 768)
-        # A slice keeps the indices; the authors' copy counts from 0.
-        stage = nn.Sequential(*stage)
-    stage = copy.deepcopy(stage)
-    backbone = TorchvisionBackbone(trunk, returned, channels)
-    return backbone, TorchvisionStage(stage, backbone.nhwc)
-
-
-def fill(module, prefix):
-    """Load values for the names of a checkpoint; returns that part of it."""
-    state = {}
-    for key, tensor in module.state_dict().items():
-        name = prefix + key
-        if key.endswith("relative_position_index"):
-            state[name] = tensor
-        else:
-            state[name] = reference_tensor(name, tuple(tensor.shape))
-    module.load_state_dict({k.removeprefix(prefix): v for k, v in state.items()})
-    return state
-
-
-def head_state(c4, c5, memory):
-    """Tensors of everything but backbone and stage copy."""
-    shapes = {
-        k: v
-        for k, v in reference_shapes(memory=memory).items()
-        if k.startswith("head.") and ".emb_head." not in k and "moco_" not in k
-    }
-    for name, shape in shapes.items():
-        if name.endswith(("feature_head.emb_pred.weight", "feat_res4.0.weight")):
-            shapes[name] = (shape[0], c4, *shape[2:])
-        elif name.endswith("feat_res5.0.weight"):
-            shapes[name] = (shape[0], c5)
-    return {name: reference_tensor(name, shape) for name, shape in shapes.items()}
-
-
-def checkpoint(name):
-    """An authors' checkpoint with trunk ``name``, and the modules that it stands for."""
-    backbone, stage = oracle_modules(name)
-    state = fill(backbone, "backbone.") | fill(stage, "head.align_emb_head.emb_head.")
-    c5 = backbone.fpn.inner_blocks[2][0].in_channels
-    return state | head_state(backbone.channels, c5, "oim"), backbone, stage
-
-
-def image(i, height, width, *boxes):
-    torch.manual_seed(i)
-    rows = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    ids = torch.arange(len(rows))
-    instances = Instances(
-        (height, width),
-        gt_boxes=Boxes(rows),
-        gt_classes=torch.zeros(len(rows), dtype=torch.int64),
-        gt_person_ids=ids,
-        gt_identities=ids,
-    )
-    pixels = torch.rand(3, height, width) * 255
-    return {"image": pixels, "height": height, "width": width, "instances": instances}
-
-
 def batch():
-    """Two images of unequal sizes."""
-    people = (10, 20, 50, 100), (60, 10, 85, 90)
-    return [image(0, 110, 90, *people), image(1, 70, 128, (8, 4, 40, 64), (50, 6, 88, 66))]
+    """Images of unequal sizes, as the slow model takes them and as ours does."""
+    slow, targets, ours = [], [], []
+    for i, (height, width, rows) in enumerate(PEOPLE):
+        image = torch.from_numpy(network_image(i, height, width))
+        slow.append(image.float())
+        rows = torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
+        boxes, person, label = rows[:, :4], rows[:, 4].long(), rows[:, 5].long()
+        targets.append({"boxes": boxes, "person_id": person, "label": label})
+        instances = Instances(
+            (height, width),
+            gt_boxes=Boxes(boxes),
+            gt_classes=torch.zeros_like(person),
+            gt_person_ids=person,
+            gt_identities=torch.where(label < 50, label, -1),
+        )
+        pixels = ((image * STD + MEAN) * 255).float()
+        ours.append({"image": pixels, "height": height, "width": width, "instances": instances})
+    return slow, targets, ours
 
 
-@pytest.fixture(scope="module", params=["swin_t", "resnet50"])
+@pytest.fixture(scope="module", params=CASES)
 def models(request):
-    """The converted model, and the same around torchvision's modules."""
-    state, backbone, stage = checkpoint(request.param)
-    # What SPNet ignores of a whole Swin.
-    extra = {"backbone.norm.weight": torch.zeros(768)} if request.param == "swin_t" else {}
-    lightning = {"state_dict": {f"model.{k}": v for k, v in (state | extra).items()}}
-    model = build_from_llnl(lightning, overrides=FEW_BOXES)
-    oracle = copy.copy(model)
-    oracle._modules = dict(model._modules)
-    oracle.backbone = backbone
-    oracle.roi_heads = copy.deepcopy(model.roi_heads)
-    oracle.roi_heads.reid_embedder.copy = stage
-    return model, oracle
+    """Our model and the slow one of a case, of the same tensors."""
+    trunk, reid_dim, given = CASES[request.param]
+    options = Settings(**{**FEW, **given})
+    # Random numbers of a generator are made ten times as fast as the recipe's.
+    generator = np.random.default_rng(0)
+    quick = mock.patch.object(reference, "_uniform", lambda _, shape: generator.random(shape, "f4"))
+    with quick, thin_trunks.known_trunks():
+        state = checkpoint(trunk, reid_dim, options)
+        lightning = {"state_dict": {f"model.{k}": v.clone() for k, v in state.items()}}
+        model = build_from_llnl(lightning, overrides=overrides(options))
+
+    def slow(training):
+        return SlowSPNet(state, slow_trunk(trunk, state, training), options, training)
+
+    return model, slow, options
 
 
+def compare(ours, boxes, scores, embeddings):
+    assert len(ours) == len(boxes)
+    assert_close(ours.pred_boxes.tensor, boxes, rtol=0, atol=0.01)
+    assert_close(ours.scores, scores, rtol=1e-4, atol=1e-5)
+    if len(boxes):
+        cosine = torch.cosine_similarity(ours.reid_embeddings, embeddings)
+        assert (cosine > 0.9999).all()
+
+
+@torch.no_grad()
 def test_detections_of_both_pathways(models):
-    model, oracle = (m.eval() for m in models)
-    inputs = batch()
-    with torch.no_grad():
-        padded = ImageList.from_tensors([x["image"] / 255 - 0.5 for x in inputs], 32).tensor
-        for level, expected in oracle.backbone(padded).items():
-            found = model.backbone(padded)[level]
-            assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
-        outputs, expected = model(inputs), oracle(inputs)
-        for ours, theirs in zip(outputs, expected, strict=True):
-            compare(ours["instances"], theirs["instances"])
-            for kind in ("reid", "loc"):
-                assert_close(
-                    ours["gt_embeddings"][kind], theirs["gt_embeddings"][kind], rtol=1e-4, atol=1e-4
-                )
-        assert sum(len(x["instances"]) for x in outputs) > 0
-        # Everybody is searched for in both images.
-        loc = torch.cat([x["gt_embeddings"]["loc"] for x in outputs])
-        queries = {"reid": loc, "loc": loc}
-        inputs = [{**x, "queries": queries} for x in inputs]
-        for ours, theirs in zip(model(inputs), oracle(inputs), strict=True):
-            for pair in zip(ours["query_instances"], theirs["query_instances"], strict=True):
-                compare(*pair)
+    model, slow, options = models
+    model.eval()
+    oracle = slow(training=False)
+    images, targets, inputs = batch()
+    outputs = model(inputs)
+    found = 0
+    for image, target, output in zip(images, targets, outputs, strict=True):
+        reid, loc = oracle.embed(image, target["boxes"])
+        assert_close(output["gt_embeddings"]["reid"], reid, rtol=1e-3, atol=1e-3)
+        assert_close(output["gt_embeddings"]["loc"], loc, rtol=1e-3, atol=1e-3)
+        if options.train_mode == "oc":
+            compare(output["instances"], *oracle.detect(image))
+            found += len(output["instances"])
+    # Everybody is searched for in all images.
+    loc = torch.cat([x["gt_embeddings"]["loc"] for x in outputs])
+    queries = {"reid": torch.cat([x["gt_embeddings"]["reid"] for x in outputs]), "loc": loc}
+    for image, output in zip(images, model([{**x, "queries": queries} for x in inputs])):
+        for ours, theirs in zip(output["query_instances"], oracle.search(image, loc), strict=True):
+            compare(ours, *theirs)
+            found += len(ours)
+    assert found > 0
 
 
-def compare(ours, theirs):
-    assert len(ours) == len(theirs)
-    assert_close(ours.pred_boxes.tensor, theirs.pred_boxes.tensor, rtol=0, atol=0.01)
-    assert_close(ours.scores, theirs.scores, rtol=1e-4, atol=1e-5)
-    cosine = torch.cosine_similarity(ours.reid_embeddings, theirs.reid_embeddings)
-    assert (cosine > 0.9999).all()
-
-
-def test_losses(models):
-    model, oracle = (m.train() for m in models)
+def test_losses_gradients_and_memories(models):
+    model, slow, options = models
+    model.train()
+    oracle = slow(training=True)
+    state = oracle.state
+    trained = {
+        k: v.requires_grad_()
+        for k, v in state.items()
+        if v.is_floating_point() and not re.search(r"moco_|running_|reid_loss", k)
+    }
+    images, targets, inputs = batch()
     with deterministic_sampling():
-        losses, expected = model(batch()), oracle(batch())
+        losses = model(inputs)
+    expected = oracle.losses(images, targets)
     assert losses.keys() == expected.keys()
     for name, loss in losses.items():
         assert loss.item() == pytest.approx(expected[name].item(), rel=1e-4), name
     sum(losses.values()).backward()
     sum(expected.values()).backward()
-    ours = model.backbone.fpn.inner_blocks[0][0].weight.grad
-    theirs = oracle.backbone.fpn.inner_blocks[0][0].weight.grad
-    assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
+    ours = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None])
+    theirs = torch.stack([p.grad.norm() for p in trained.values() if p.grad is not None])
+    assert ours.norm().item() == pytest.approx(theirs.norm().item(), rel=1e-3)
+    # Buffers: look-up table, queue, statistics of the student's and the twin's batch norms.
+    found = model.state_dict()
+    memories = ("reid_loss",) if options.objective == "oim" else ()
+    with thin_trunks.known_trunks():
+        converted = convert_state_dict(state)
+    for name, buffer in converted.items():
+        if any(part in name for part in ("running_", *memories)):
+            if "queue_head" not in name:
+                assert_close(found[name], buffer, rtol=1e-3, atol=1e-4, msg=name)
 
 
-def test_solider_checkpoint():
-    """Each copy holds a whole Swin; the stage copy's own weights are those that count."""
-    trunk = solider_state()
-    copied = {k: v + 0.01 if v.is_floating_point() else v for k, v in trunk.items()}
-    state = {f"backbone.swin.{k}": v for k, v in trunk.items()}
-    state |= {f"head.align_emb_head.emb_head.swin.{k}": v for k, v in copied.items()}
-    extra = LastLevelP6P7(768, 384)
-    fpn = FeaturePyramidNetwork([192, 384, 768], 384, extra_blocks=extra)
-    state |= fill(fpn, "backbone.fpn.")
-    state |= head_state(384, 768, "oim")
-    assert infer_config(state).MODEL.SPNET.BACKBONE.NAME == "solider_swin_tiny"
-    model = build_from_llnl(state).eval()
-    x = torch.randn(1, 3, 64, 96)
-    roi = torch.randn(1, 384, 14, 14)
-    with torch.no_grad():
-        maps = OrderedDict((str(i), m[None]) for i, m in enumerate(SoliderOracle(trunk).maps(x[0])))
-        for ours, expected in zip(model.backbone(x).values(), fpn(maps).values(), strict=True):
-            assert_close(ours, expected, rtol=1e-3, atol=1e-4)
-        feat4, feat5 = model.roi_heads.reid_embedder.copy(roi)
-        expected4, expected5 = SoliderOracle(copied).stage(roi[0])
-    assert_close(feat4[0], expected4)
-    assert_close(feat5[0], expected5, rtol=1e-3, atol=1e-4)
-    name = "head.align_emb_head.emb_head.swin.stages.0.wrong"
-    with pytest.raises(ValueError, match=re.escape(name)):
-        build_from_llnl(state | {name: torch.zeros(1)})
+def test_what_solider_and_swin_leave_unused():
+    """Norm and classifier behind a whole Swin have no place; a wrong name has none either."""
+    with thin_trunks.known_trunks():
+        state = {k: torch.zeros(shape) for k, shape in llnl_shapes(SWIN).items()}
+        extra = {"backbone.norm.weight": torch.zeros(3), "backbone.head.bias": torch.zeros(3)}
+        assert convert_state_dict(state | extra).keys() == convert_state_dict(state).keys()
+        state = {k: torch.zeros(shape) for k, shape in llnl_shapes(SOLIDER).items()}
+        assert infer_config(state).MODEL.SPNET.BACKBONE.NAME == SOLIDER
+        name = "head.align_emb_head.emb_head.swin.stages.0.wrong"
+        with pytest.raises(ValueError, match=re.escape(name)):
+            convert_state_dict(state | {name: torch.zeros(1)})

@@ -111,7 +111,7 @@ def test_oc_training(oc_model):
 
 @pytest.fixture(scope="module")
 def pretraining_state():
-    return reference_state_dict(memory="momentum_queue")
+    return reference_state_dict(memory="cq")
 
 
 # Overrides; anchor, box and re-id loss, gradient norm, sum of the queue after the step.
