@@ -5,6 +5,7 @@ sampled per image or pair, ``M`` sampled anchors of the batch, ``Q`` queries, ``
 """
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY
@@ -58,13 +59,35 @@ class AnchorEmbedder(nn.Module):
         nn.init.normal_(self.conv.weight, std=0.01)
         nn.init.constant_(self.conv.bias, bias)
 
-    def forward(self, features: list[Tensor]) -> Tensor:
-        """Levels (N, C, H_l, W_l) -> (N, A, D): level by level, row by row, cell by cell."""
+    def forward(
+        self, features: list[Tensor], affine: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """
+        Embed the anchors of every cell.
+
+        Args:
+            features: levels (N, C, H_l, W_l).
+            affine: M (D, D) and b (D,), to get ``M x_a + b`` of all anchors for the price of x_a.
+                Rounding differs from what two passes give.
+
+        Returns:
+            (N, A, D): level by level, row by row, cell by cell.
+        """
+        weight, bias = self.folded(affine) if affine else (self.conv.weight, self.conv.bias)
         levels = []
         for feature in features:
-            x = self.conv(feature)
+            x = F.conv2d(feature, weight, bias, padding=1)
             levels.append(x.permute(0, 2, 3, 1).reshape(len(x), -1, self.dim))
         return torch.cat(levels, dim=1)
+
+    def folded(self, affine: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the convolution that computes ``M x_a + b``, in float32."""
+        matrix, vector = affine
+        with torch.autocast(matrix.device.type, enabled=False):
+            # Channels are the 9 anchors' embeddings one after another.
+            weight = matrix @ self.conv.weight.view(ANCHORS_PER_CELL, self.dim, -1)
+            bias = self.conv.bias.view(ANCHORS_PER_CELL, self.dim) @ matrix.T + vector
+        return weight.view_as(self.conv.weight), bias.flatten()
 
 
 @torch.no_grad()
@@ -240,23 +263,27 @@ class SwapPathProposalGenerator(nn.Module):
             ``proposal_boxes`` and ``scores``, best first; with queries also ``query_index``,
             ascending, and best first within each query.
         """
-        anchors, x_a = self.embed_anchors(images, features)
         sizes = images.image_sizes
-        if queries is None:
-            offsets = self.swap_path.object_centric(x_a)
-            if self.training:
-                return self._train(anchors, offsets, targets, ignore)
+        if queries is None and not self.training:
+            # Nobody needs x_a: the bridge goes into the convolution.
+            anchors, offsets = self.embed_anchors(images, features, self.swap_path.affine())
             return [self._propose(anchors, o, size) for o, size in zip(offsets, sizes)], {}
+        anchors, x_a = self.embed_anchors(images, features)
+        if queries is None:
+            return self._train(anchors, self.swap_path.object_centric(x_a), targets, ignore)
         if self.training:
             return self._train_pairs(anchors, x_a, targets, ignore, queries)
         return self.search(anchors, x_a, sizes, queries), {}
 
     def embed_anchors(
-        self, images: ImageList, features: dict[str, Tensor]
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        affine: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Anchors (A, 4) and their embeddings x_a (N, A, D)."""
+        """Anchors (A, 4) and their embeddings x_a (N, A, D), or an affine map of these."""
         levels = [features[name] for name in FEATURES]
-        return grid_anchors(images.tensor.shape[-2:], levels), self.anchor_embedder(levels)
+        return grid_anchors(images.tensor.shape[-2:], levels), self.anchor_embedder(levels, affine)
 
     def search(
         self,

@@ -46,11 +46,15 @@ class SwapPath(nn.Module):
 
     def object_centric(self, x_a: Tensor) -> Tensor:
         """Offsets of embeddings from the query that the bridge predicts, (..., D) -> (..., D)."""
+        return F.linear(x_a, *self.affine())
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Matrix M (D, D) and vector b (D,) of ``x_o = M x_a + b``."""
         if self.kind == "direct":
-            return self.bridge(x_a)
+            return self.bridge.weight, self.bridge.bias
         # (W - I) x_a + b: one pass over all anchors instead of two.
-        identity = torch.eye(len(self.bridge.weight), device=x_a.device)
-        return F.linear(x_a, self.bridge.weight - identity, self.bridge.bias)
+        identity = torch.eye(len(self.bridge.weight), device=self.bridge.weight.device)
+        return self.bridge.weight - identity, self.bridge.bias
 
     @staticmethod
     def query_centric(x_q: Tensor, x_a: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from spnet_d2.modeling.matching import (
 )
 from spnet_d2.modeling.proposal_generator import AnchorEmbedder, grid_anchors
 from spnet_d2.modeling.sampling import random_subset, sample_labels
+from spnet_d2.modeling.swap_path import BRIDGE_TYPES, SwapPath
 from spnet_d2.testing import deterministic_sampling
 
 
@@ -144,3 +145,18 @@ def test_random_subsets_cover_all_and_can_be_made_deterministic():
     with deterministic_sampling():
         assert random_subset(indices, 2).tolist() == [0, 1]
     assert random_subset(indices, 9).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("kind", BRIDGE_TYPES)
+def test_bridge_folded_into_the_anchor_convolution(kind):
+    torch.manual_seed(0)
+    embedder, path = AnchorEmbedder(6, 16, bias=-0.5), SwapPath(16, kind)
+    with torch.no_grad():
+        for p in (embedder.conv.weight, *path.parameters()):
+            p.normal_()
+        features = [torch.randn(2, 6, 5, 7), torch.randn(2, 6, 3, 4)]
+        expected = path.object_centric(embedder(features))
+        folded = embedder(features, path.affine())
+        assert folded.shape == expected.shape == (2, 9 * (35 + 12), 16)
+        torch.testing.assert_close(folded, expected, rtol=1e-4, atol=1e-3)
+        assert not torch.allclose(embedder(features), expected, atol=0.1)
