@@ -21,6 +21,8 @@ DOCUMENTS = [
     "datasets/README.md",
     "docs/evaluation.md",
     "docs/evaluation_benchmark.md",
+    "docs/memory.md",
+    "docs/performance.md",
 ]
 
 

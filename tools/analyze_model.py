@@ -13,25 +13,21 @@ Weights are random: none are needed.
 import argparse
 from collections.abc import Iterable
 
-from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from tabulate import tabulate
 
-from spnet_d2.analysis import Account, Fit, Part, account_step, fit_accounts, inference_parts
-from spnet_d2.config_reader import ConfigError, read_config
+from spnet_d2.analysis import (
+    Account,
+    Fit,
+    Part,
+    account_step,
+    fit_accounts,
+    inference_parts,
+    measured_config,
+)
+from spnet_d2.config_reader import ConfigError
 
 GIB = 1 << 30
-
-
-def make_cfg(path: str, opts: list[str]) -> CfgNode:
-    """The model of a config, with random weights, on the CPU."""
-    cfg = read_config(path, opts)
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.SPNET.BACKBONE.PRETRAINED = ""
-    if cfg.MODEL.SPNET.REID.NUM_IDENTITIES < 0:
-        # It is the data's; it costs next to nothing.
-        cfg.MODEL.SPNET.REID.NUM_IDENTITIES = 1
-    return cfg
 
 
 def parts_table(parts: Iterable[Part], total_parameters: int) -> str:
@@ -94,7 +90,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     try:
-        cfg = make_cfg(args.config_file, args.opts)
+        cfg = measured_config(args.config_file, args.opts)
     except ConfigError as error:
         raise SystemExit(f"analyze_model: {error}") from error
     model = build_model(cfg)

@@ -1,6 +1,43 @@
-"""What a model costs: parameters, operations and the memory of a training step."""
+"""What a model costs: parameters, operations, the memory of a training step, and time."""
 
+from spnet_d2.analysis.config import measured_config, measured_detector
+from spnet_d2.analysis.data_timing import loader_rate, made_up_corpus, time_mapper
+from spnet_d2.analysis.made_up import made_up_batch, made_up_images
 from spnet_d2.analysis.memory import Account, Fit, account_step, fit_accounts
+from spnet_d2.analysis.model_parts import (
+    Limit,
+    embedded_boxes,
+    limit_works,
+    timed_parts,
+    timed_step,
+)
 from spnet_d2.analysis.operations import Part, inference_parts
+from spnet_d2.analysis.timing import PartClock, Timing, measure
+from spnet_d2.analysis.timing_report import numbers, parts_table, report
 
-__all__ = ["Account", "Fit", "Part", "account_step", "fit_accounts", "inference_parts"]
+__all__ = [
+    "Account",
+    "Fit",
+    "Limit",
+    "Part",
+    "PartClock",
+    "Timing",
+    "account_step",
+    "embedded_boxes",
+    "fit_accounts",
+    "inference_parts",
+    "limit_works",
+    "loader_rate",
+    "made_up_batch",
+    "made_up_corpus",
+    "made_up_images",
+    "measure",
+    "measured_config",
+    "measured_detector",
+    "numbers",
+    "parts_table",
+    "report",
+    "time_mapper",
+    "timed_parts",
+    "timed_step",
+]

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
+
+from spnet_d2.analysis.made_up import made_up_batch
 
 
 @dataclass(frozen=True)
@@ -104,34 +105,6 @@ class SavedStorages:
 
 def _no_backward(saved: _Saved):
     raise RuntimeError("Saved tensors were counted, not kept: there is no backward pass.")
-
-
-def made_up_batch(images: int, side: int, boxes: int, identities: int) -> list[dict]:
-    """
-    Noise with boxes, as the loader gives training crops; two views of every picture.
-
-    Args:
-        images: N.
-        side: of the square crops, pixels.
-        boxes: n.
-        identities: rows of the look-up table.
-    """
-    generator = torch.Generator().manual_seed(0)
-    batch = []
-    for i in range(images):
-        corner = torch.rand(boxes, 2, generator=generator) * side * 0.6
-        extent = (0.1 + 0.25 * torch.rand(boxes, 2, generator=generator)) * side
-        people = torch.arange(boxes) + i // 2 * boxes
-        instances = Instances(
-            (side, side),
-            gt_boxes=Boxes(torch.cat([corner, corner + extent], dim=1)),
-            gt_classes=torch.zeros(boxes, dtype=torch.int64),
-            gt_person_ids=people,
-            gt_identities=people % identities if identities > 0 else people * 0 - 1,
-        )
-        image = torch.randint(0, 256, (3, side, side), generator=generator, dtype=torch.uint8)
-        batch.append({"image": image, "height": side, "width": side, "instances": instances})
-    return batch
 
 
 def account_step(

@@ -1,0 +1,120 @@
+"""How fast training pictures come: read and augmented one by one, and from loading processes."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from unittest import mock
+
+import cv2
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+
+from spnet_d2.analysis.timing import PartClock, Timing
+from spnet_d2.data import mapper
+from spnet_d2.data.catalog import get_training_dicts, register_person_search, unregister
+from spnet_d2.data.geometry import Size, View
+from spnet_d2.data.loaders import build_train_loader
+from spnet_d2.data.person_search_json import write_person_search_json
+
+_NAME = "benchmark_pictures"
+
+
+@contextmanager
+def made_up_corpus(size: Size, pictures: int, people: int) -> Iterator[str]:
+    """
+    A registered data set of pictures that compress about as photographs do.
+
+    Args:
+        size: height and width of a picture.
+        pictures: how many.
+        people: boxes in each.
+    """
+    rng, (height, width) = np.random.default_rng(0), size
+    images, annotations = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(pictures):
+            coarse = rng.uniform(0, 255, (height // 24 + 1, width // 24 + 1, 3)).astype(np.float32)
+            picture = cv2.resize(coarse, (width, height)) + rng.normal(0, 6, (height, width, 1))
+            picture = picture.clip(0, 255).astype(np.uint8)
+            name = f"{i}.jpg"
+            cv2.imwrite(f"{folder}/{name}", picture, [cv2.IMWRITE_JPEG_QUALITY, 90])
+            images.append({"id": i, "file_name": name, "height": height, "width": width})
+            for k in range(people):
+                h = rng.uniform(0.1, 0.5) * height
+                w = min(0.4 * h, 0.5 * width)
+                box = [rng.uniform(0, width - w), rng.uniform(0, height - h), w, h]
+                annotations.append(
+                    {
+                        "id": i * people + k,
+                        "image_id": i,
+                        "bbox": [float(x) for x in box],
+                        "area": float(w * h),
+                        "category_id": 1,
+                        "iscrowd": 0,
+                        "person_id": k,
+                        "is_known": True,
+                        "iou_thresh": 0.5,
+                    }
+                )
+        path = Path(folder) / "train.json"
+        write_person_search_json(path, images, annotations)
+        register_person_search(_NAME, path, folder)
+        try:
+            yield _NAME
+        finally:
+            unregister(_NAME)
+
+
+def time_mapper(cfg: CfgNode, pictures: int, warm_up: int) -> Timing:
+    """
+    Read and augment training pictures in this process, with one thread as the loaders do.
+
+    Args:
+        cfg: ``DATASETS.TRAIN`` and ``INPUT``.
+        pictures: how many are timed, one after the other, from the beginning again if needed.
+        warm_up: how many are not.
+    """
+    dicts = get_training_dicts(cfg.DATASETS.TRAIN)
+    training_mapper = mapper.PersonSearchMapper(cfg, is_train=True)
+    clock, timing = PartClock(torch.device("cpu")), Timing()
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(0)
+    decode = clock.timed("decode", mapper.read_image)
+    augment = clock.timed("augment", View.apply_image)
+    try:
+        with (
+            mock.patch.object(mapper, "read_image", decode),
+            mock.patch.object(View, "apply_image", augment),
+        ):
+            for i in range(-warm_up, pictures):
+                with clock.running(timing if i >= 0 else Timing()):
+                    training_mapper(dicts[i % len(dicts)], np.random.default_rng(i % 2**32))
+    finally:
+        cv2.setNumThreads(threads)
+    return timing
+
+
+def loader_rate(cfg: CfgNode, workers: int, pictures: int) -> float:
+    """
+    Pictures per second from the training loader, once its processes run.
+
+    Args:
+        cfg: as for training.
+        workers: loading processes.
+        pictures: over how many (rounded up to batches) it is taken.
+    """
+    cfg = cfg.clone()
+    cfg.DATALOADER.NUM_WORKERS = workers
+    batches = iter(build_train_loader(cfg))
+    # What the processes prepared while they started would come for nothing.
+    warm_up = 1 + 2 * workers
+    for _ in islice(batches, warm_up):
+        pass
+    count = max(warm_up, -(-pictures // cfg.SOLVER.IMS_PER_BATCH))
+    start = time.perf_counter()
+    delivered = sum(len(batch) for batch in islice(batches, count))
+    return delivered / (time.perf_counter() - start)

@@ -1,0 +1,83 @@
+"""Timings as tables and as numbers: medians, spread, ratios to the limits, shares of the parts."""
+
+import statistics
+
+import torch
+from tabulate import tabulate
+
+from spnet_d2.analysis.model_parts import ANCHOR_LIMIT, LIMIT
+from spnet_d2.analysis.timing import Timing, peak_memory
+
+
+def report(
+    timings: dict[str, Timing], images: int, device: torch.device
+) -> tuple[str, dict[str, object]]:
+    """
+    What was measured beside the limits, the parts of all but these, and the peak of memory.
+
+    Args:
+        timings: of works timed in turn, both limits (``limit_works``) among them.
+        images: worked on in each.
+        device: where.
+
+    Returns:
+        Tables, and the numbers in plain types.
+    """
+    limit, anchor_limit = timings[LIMIT], timings[ANCHOR_LIMIT]
+    seconds = "seconds" if device.type == "cuda" else "CPU seconds"
+    headers = ["", seconds, "min .. max", "limit", "x limit", "x limit with anchors", "images/s"]
+    rows = [
+        [
+            name,
+            timing.median,
+            f"{min(timing.busy):.3f} .. {max(timing.busy):.3f}",
+            limit.median,
+            timing.over(limit),
+            timing.over(anchor_limit),
+            images / statistics.median(timing.wall),
+        ]
+        for name, timing in timings.items()
+    ]
+    steps = {name: t for name, t in timings.items() if name not in (LIMIT, ANCHOR_LIMIT)}
+    peak = peak_memory(device)
+    text = [
+        tabulate(rows, headers, floatfmt=".3f"),
+        *(parts_table(name, timing) for name, timing in steps.items()),
+        f"Peak memory: {peak / 2**30:.2f} GiB",
+    ]
+    return "\n\n".join(text), {
+        "timings": {name: numbers(timing, images) for name, timing in timings.items()},
+        "over_limit": {name: t.over(limit) for name, t in steps.items()},
+        "over_anchor_limit": {name: t.over(anchor_limit) for name, t in steps.items()},
+        "peak_bytes": peak,
+    }
+
+
+def parts_table(name: str, timing: Timing) -> str:
+    """Seconds of each part by phase, and its share, largest first."""
+    medians = timing.part_medians()
+    phases = list(dict.fromkeys(phase for phase, _ in medians))
+    totals = {part: 0.0 for _, part in medians}
+    for (_, part), seconds in medians.items():
+        totals[part] += seconds
+    whole = sum(totals.values())
+    rows = [
+        [part, *(medians.get((phase, part), 0.0) for phase in phases), f"{total / whole:.1%}"]
+        for part, total in sorted(totals.items(), key=lambda x: -x[1])
+    ]
+    return tabulate(rows, [name, *phases, "share"], floatfmt=".4f")
+
+
+def numbers(timing: Timing, images: int) -> dict:
+    """A timing of so many images, as plain types."""
+    parts: dict[str, dict[str, float]] = {}
+    for (phase, part), seconds in timing.part_medians().items():
+        parts.setdefault(phase, {})[part] = seconds
+    wall = statistics.median(timing.wall)
+    return {
+        "seconds": timing.median,
+        "repetitions": timing.busy,
+        "wall_seconds": wall,
+        "images_per_second": images / wall,
+        "parts": parts,
+    }

@@ -1,0 +1,113 @@
+"""tools/benchmark.py: every task runs, and says what it measured."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.modeling.tiny import TRUNK
+from tests.scripts import ROOT, load_script
+
+SMALL = [
+    *("MODEL.SPNET.BACKBONE.NAME", TRUNK, "MODEL.SPNET.EMBED_DIM", "16"),
+    *("MODEL.SPNET.REID_DIM", "16", "MODEL.SPNET.REID.QUEUE_SIZE", "64"),
+]
+
+
+@pytest.fixture(scope="module")
+def tool():
+    return load_script("tools/benchmark.py")
+
+
+@pytest.fixture
+def run(tool, tmp_path, capsys):
+    def run(options: str, *settings: str) -> tuple[dict, str]:
+        output = tmp_path / "numbers.json"
+        words = ["--output", str(output), "--device", "cpu", "--people", "2", *options.split()]
+        assert tool.main([*words, "--repetitions", "2", *SMALL, *settings]) == 0
+        return json.loads(output.read_text()), capsys.readouterr().out
+
+    return run
+
+
+def check(result: dict, text: str, steps: list[str]) -> None:
+    """Works beside the limits, whose parts make up the whole."""
+    limits = ["backbone + FPN", "backbone + FPN + anchor convolution"]
+    assert list(result["timings"]) == limits + steps
+    assert list(result["over_limit"]) == list(result["over_anchor_limit"]) == steps
+    assert min(*result["over_limit"].values(), *result["over_anchor_limit"].values()) > 0
+    assert result["peak_bytes"] > 2**20
+    for name in steps:
+        timing = result["timings"][name]
+        assert len(timing["repetitions"]) == 2 and timing["images_per_second"] > 0
+        # Of medians of two, the whole is the sum of the parts.
+        parts = [seconds for phase in timing["parts"].values() for seconds in phase.values()]
+        assert sum(parts) == pytest.approx(timing["seconds"], rel=1e-3)
+        assert f"{result['over_limit'][name]:.3f}" in text
+    assert "limit" in text and "x limit" in text and "share" in text and "Peak memory" in text
+
+
+def test_training_on_both_pathways(run):
+    options = "--task train --images 4 --size 64 64 --both-pathways"
+    queue = ["MODEL.SPNET.REID.LOSS", "momentum_queue", "MODEL.SPNET.MOMENTUM_TWIN.ENABLED", "True"]
+    result, text = run(options, *queue, "MODEL.SPNET.ANCHORS_PER_IMAGE", "64")
+    check(result, text, ["OC step", "QC step"])
+    assert min(result["rois"].values()) >= 8
+    assert (
+        f"QC step / OC step: {result['qc_over_oc']:.3f}; anchors: 4 pairs x 64 / 4 images" in text
+    )
+    for phase in ("forward", "backward"):
+        assert "backbone" in result["timings"]["QC step"]["parts"][phase]
+    assert "momentum twin" in result["timings"]["OC step"]["parts"]["forward"]
+
+
+def test_inference_with_operators(run):
+    result, text = run("--task inference --size 64 96 --images 2 --profile")
+    check(result, text, ["OC inference"])
+    # Two people in each of two images, in the first round and at the end.
+    assert result["rois"] >= 4 and "RoIs embedded" in text
+    assert "aten::" in text
+
+
+def test_search(run):
+    result, text = run("--task qc-search --size 64 96 --queries 3")
+    check(result, text, ["no query", "3 queries"])
+    assert f"{1e3 * result['pair']:.2f} ms" in text
+    assert "swap path" in result["timings"]["3 queries"]["parts"]["forward"]
+
+
+def test_data(run):
+    options = "--task data --size 120 160 --workers 1 --profile"
+    settings = ["INPUT.CROP_SIZE", "64", "SOLVER.IMS_PER_BATCH", "2"]
+    result, text = run(options, *settings)
+    parts = result["picture"]["parts"]["forward"]
+    assert {"decode", "augment", "rest"} == set(parts)
+    assert result["images_per_second"]["loader"] > 0
+    of_8 = result["images_per_second"]["loader"] * 8
+    assert result["of_what_a_gpu_needs"]["loader"] == pytest.approx(of_8 / (8 / 0.35))
+    assert "decode" in text and "Ordered by: internal time" in text
+
+
+def test_evaluation_is_its_own_script(tool, monkeypatch):
+    called = []
+    monkeypatch.setattr(subprocess, "call", lambda words: called.append(words) or 3)
+    assert tool.main(["--task", "evaluate", "--cases", "prw"]) == 3
+    script = str(ROOT / "tools" / "benchmark_evaluation.py")
+    assert called == [[sys.executable, script, "--cases", "prw"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--task train MODEL.SPNET.EMBED_DIM", "KEY VALUE pairs, found 1 words"),
+        ("--task inference --queries 0", "--queries must be 1 or more, found 0"),
+        ("--task inference --size 0 96", "--size must be 1 1 or more, found 0 96"),
+        ("--task train --size 64 96", "square, found --size 64 96"),
+        ("--task train MODEL.SPNET.EMBED_DIMS 16", "MODEL.SPNET.EMBED_DIM"),
+    ],
+)
+def test_bad_arguments(tool, words, message, capsys):
+    with pytest.raises(SystemExit) as error:
+        tool.main(words.split())
+    assert message in capsys.readouterr().err + str(error.value)

@@ -1,0 +1,264 @@
+#!/usr/bin/env python3
+"""Where time goes: data, a training step, inference, query-centric search, evaluation.
+
+    python tools/benchmark.py --task data
+    python tools/benchmark.py --task train --images 2
+    python tools/benchmark.py --task train --both-pathways \\
+        --config-file projects_configs/profiles/pretrain_oc.yaml
+    python tools/benchmark.py --task inference --profile
+    python tools/benchmark.py --task qc-search --queries 64
+    python tools/benchmark.py --task evaluate --cases prw     # options of benchmark_evaluation.py
+
+Models have random weights and see noise. What is compared is repeated in turn, so that whatever
+else the machine does meets all of it. The limit is what backbone and FPN alone take for the same
+input (in training with their backward pass); a second one adds the convolution that embeds the
+anchors. On a CPU, seconds are those of the process, all threads together; images per second are by
+the clock. Settings follow at the end as KEY VALUE pairs. docs/performance.md has figures.
+"""
+
+import argparse
+import cProfile
+import pstats
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+
+import torch
+from detectron2.modeling import build_model
+from tabulate import tabulate
+
+from spnet_d2.analysis import (
+    PartClock,
+    embedded_boxes,
+    limit_works,
+    loader_rate,
+    made_up_batch,
+    made_up_corpus,
+    made_up_images,
+    measure,
+    measured_config,
+    measured_detector,
+    numbers,
+    parts_table,
+    report,
+    time_mapper,
+    timed_parts,
+    timed_step,
+)
+from spnet_d2.config_reader import ConfigError
+from spnet_d2.data.atomic_io import write_json
+from spnet_d2.engine.optimizer import build_optimizer
+
+TASKS = ("data", "train", "inference", "qc-search", "evaluate")
+# What data have to keep up with: a GPU that takes 0.35 s per batch of 8, fed by 8 processes.
+GPU_RATE, GPU_WORKERS = 8 / 0.35, 8
+
+
+def parse_args(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--task", choices=TASKS, required=True)
+    parser.add_argument("--config-file", default="", help="YAML; default: the package's defaults")
+    parser.add_argument("--both-pathways", action="store_true", help="train: not the config's only")
+    parser.add_argument("--images", type=int, help="in a batch; default: the config's, or 1")
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="of images (default: the config's crops, or 900 1500), or of the pictures made up as "
+        "data (default: 1080 1920)",
+    )
+    parser.add_argument("--people", type=int, default=8, help="per image (%(default)s)")
+    parser.add_argument("--queries", type=int, default=16, help="of an image (%(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="loading processes (%(default)s)")
+    parser.add_argument("--dataset", help="registered data; default: pictures made up")
+    parser.add_argument("--repetitions", type=int, default=5, help="timed (%(default)s)")
+    parser.add_argument("--warm-up", type=int, default=1, help="not timed (%(default)s)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--profile", action="store_true", help="operators or functions as well")
+    parser.add_argument("--output", type=Path, help="JSON file for the numbers")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings")
+    args = parser.parse_args(argv)
+    for name in ("images", "people", "queries", "workers", "repetitions"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name} must be 1 or more, found {value}")
+    if args.size and min(args.size) < 1:
+        parser.error(f"--size must be 1 1 or more, found {args.size[0]} {args.size[1]}")
+    if args.warm_up < 0:
+        parser.error(f"--warm-up must be 0 or more, found {args.warm_up}")
+    if len(args.opts) % 2:
+        parser.error(f"settings are KEY VALUE pairs, found {len(args.opts)} words: {args.opts}")
+    return args
+
+
+def bench_train(args: argparse.Namespace) -> dict:
+    """Training steps on one pathway, or on both with equally many anchors."""
+    cfg = measured_config(args.config_file, args.opts, args.device)
+    images = args.images or cfg.SOLVER.IMS_PER_BATCH
+    height, width = args.size or (cfg.INPUT.CROP_SIZE,) * 2
+    if height != width:
+        raise SystemExit(f"Training crops are square, found --size {height} {width}.")
+    options = cfg.MODEL.SPNET
+    pathways = ["OC", "QC"] if args.both_pathways else [options.PATHWAY]
+    if args.both_pathways:
+        anchors = images * options.ANCHORS_PER_IMAGE
+        options.QC.PAIRS_PER_BATCH = anchors // options.QC.ANCHORS_PER_PAIR
+    device = torch.device(args.device)
+    clock = PartClock(device)
+    amp = cfg.SOLVER.AMP.ENABLED
+
+    works, rois = {}, {}
+    for pathway in pathways:
+        options.PATHWAY = pathway
+        torch.manual_seed(0)
+        model = build_model(cfg).train()
+        # Weights do not change, so that all repetitions have the same work to do.
+        optimizer = build_optimizer(cfg, model)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+        lut = getattr(model.roi_heads.reid_loss, "lut", None)
+        batch = made_up_batch(images, height, args.people, 0 if lut is None else len(lut))
+        rois[pathway] = embedded_boxes(model)
+        if not works:
+            works = limit_works(model, batch, amp)
+        works[f"{pathway} step"] = partial(timed_step, model, optimizer, batch, clock, amp)
+    timings = measure(works, clock, args.repetitions, args.warm_up)
+    print(
+        f"Training: {options.BACKBONE.NAME}, {images} x {height} x {width}, {args.people} people "
+        f"per image, {_where(args)}"
+    )
+    for pathway in pathways:
+        rois[pathway] = round(sum(rois[pathway]) / (args.warm_up + args.repetitions))
+        print(f"RoIs embedded in a step, {pathway}: {rois[pathway]}")
+    text, result = report(timings, images, device)
+    print(f"\n{text}")
+    result["rois"] = rois
+    if args.both_pathways:
+        result["qc_over_oc"] = ratio = timings["QC step"].over(timings["OC step"])
+        print(
+            f"\nQC step / OC step: {ratio:.3f}; anchors: {options.QC.PAIRS_PER_BATCH} pairs x "
+            f"{options.QC.ANCHORS_PER_PAIR} / {images} images x {options.ANCHORS_PER_IMAGE}"
+        )
+    return _profiled(works, args, result)
+
+
+def bench_detection(args: argparse.Namespace) -> dict:
+    """Object-centric inference, or query-centric search for a number of people and for nobody."""
+    pathway = "OC" if args.task == "inference" else "QC"
+    cfg = measured_detector(args.config_file, args.opts, args.device, pathway, args.people)
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    height, width = args.size or (900, 1500)
+    batch = made_up_images(args.images or 1, height, width)
+    rois, clock = embedded_boxes(model), PartClock(model.device)
+
+    @torch.no_grad()
+    def detect(queries: torch.Tensor | None = None) -> None:
+        rois.clear()
+        asked = {} if queries is None else {"queries": {"reid": queries, "loc": queries}}
+        with timed_parts(model, clock):
+            model([x | asked for x in batch])
+
+    works = limit_works(model, batch)
+    if pathway == "OC":
+        works["OC inference"] = detect
+    else:
+        generator = torch.Generator().manual_seed(0)
+        people = torch.randn(args.queries, cfg.MODEL.SPNET.EMBED_DIM, generator=generator)
+        works["no query"] = lambda: detect(people[:0])
+        works[queried := f"{args.queries} queries"] = lambda: detect(people)
+    timings = measure(works, clock, args.repetitions, args.warm_up)
+    name = cfg.MODEL.SPNET.BACKBONE.NAME
+    print(f"{pathway} inference: {name}, {len(batch)} x {height} x {width}, {_where(args)}")
+    print(f"RoIs embedded: {sum(rois)}")
+    text, result = report(timings, len(batch), model.device)
+    print(f"\n{text}")
+    result["rois"] = sum(rois)
+    if pathway == "QC":
+        extra = [q - n for q, n in zip(timings[queried].busy, timings["no query"].busy)]
+        result["pair"] = pair = statistics.median(extra) / (args.queries * len(batch))
+        print(f"\nA (query, image) pair beside the image: {1e3 * pair:.2f} ms")
+    return _profiled(works, args, result)
+
+
+def bench_data(args: argparse.Namespace) -> dict:
+    """Training pictures: read, augmented, and delivered by the loader."""
+    cfg = measured_config(args.config_file, args.opts)
+    size = tuple(args.size or (1080, 1920))
+    corpus = nullcontext(args.dataset) if args.dataset else made_up_corpus(size, 16, args.people)
+    pictures = 10 * args.repetitions
+    with corpus as name:
+        cfg.DATASETS.TRAIN = (name,)
+        timing = time_mapper(cfg, pictures, 2 * args.warm_up)
+        rate = loader_rate(cfg, args.workers, pictures)
+        if args.profile:
+            with cProfile.Profile() as profiler:
+                time_mapper(cfg, pictures, 0)
+            pstats.Stats(profiler).sort_stats("tottime").print_stats(20)
+    what = args.dataset or f"JPEG files of {size[0]} x {size[1]}"
+    print(f"Data: {what}, {cfg.INPUT.AUG_TRAIN}, crops of {cfg.INPUT.CROP_SIZE}\n")
+    print(parts_table("one picture", timing))
+    needed = {
+        f"loader, {args.workers} processes": (rate, args.workers),
+        "one process by its CPU seconds": (1 / timing.median, 1),
+    }
+    rows = [
+        [what, found, of_8 := found * GPU_WORKERS / processes, of_8 / GPU_RATE]
+        for what, (found, processes) in needed.items()
+    ]
+    headers = ["", "images/s", f"in {GPU_WORKERS} processes", "x a GPU's 8 images in 0.35 s"]
+    print("\n" + tabulate(rows, headers, floatfmt=".1f"))
+    names = ("loader", "process")
+    return {
+        "picture": numbers(timing, 1),
+        "images_per_second": {n: row[1] for n, row in zip(names, rows)},
+        "of_what_a_gpu_needs": {n: row[3] for n, row in zip(names, rows)},
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument("--task")
+    known, rest = first.parse_known_args(argv)
+    if known.task == "evaluate":
+        script = Path(__file__).with_name("benchmark_evaluation.py")
+        return subprocess.call([sys.executable, str(script), *rest])
+    args = parse_args(argv)
+    benches = {"train": bench_train, "data": bench_data}
+    try:
+        result = benches.get(args.task, bench_detection)(args)
+    except ConfigError as error:
+        raise SystemExit(f"benchmark: {error}") from error
+    if args.output:
+        write_json(args.output, result)
+    return 0
+
+
+def _where(args: argparse.Namespace) -> str:
+    if args.device == "cpu":
+        return f"CPU, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
+    return f"{torch.cuda.get_device_name(args.device)}, PyTorch {torch.__version__}"
+
+
+def _profiled(works: dict[str, Callable], args: argparse.Namespace, result: dict) -> dict:
+    """Run the last work once under PyTorch's profiler if asked to; returns ``result``."""
+    if args.profile:
+        name, work = list(works.items())[-1]
+        with torch.profiler.profile() as profiler:
+            work()
+        key = "self_cpu_time_total" if args.device == "cpu" else "self_device_time_total"
+        print(f"\n{name}, operators:\n")
+        print(profiler.key_averages().table(sort_by=key, row_limit=20, max_name_column_width=50))
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())
