@@ -91,7 +91,14 @@ def test_numbers_that_do_not_fit_the_data(tiny_opts):
         with pytest.raises(ValueError, match=message):
             setup(arguments([*tiny_opts, *settings]))
     # A momentum queue has no row per person.
-    queue = ["MODEL.SPNET.REID.LOSS", "momentum_queue", "MODEL.SPNET.REID.NUM_IDENTITIES", 2]
+    queue = [
+        "MODEL.SPNET.REID.LOSS",
+        "momentum_queue",
+        "MODEL.SPNET.MOMENTUM_TWIN.ENABLED",
+        True,
+        "MODEL.SPNET.REID.NUM_IDENTITIES",
+        2,
+    ]
     assert setup(arguments([*tiny_opts, *queue])).MODEL.SPNET.REID.NUM_IDENTITIES == 2
 
 
