@@ -20,10 +20,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import torch
 
-from spnet_d2.data.atomic_io import atomic_path
+from spnet_d2.data.atomic_io import atomic_path, write_picture
 from spnet_d2.data.catalog import register_builtin_datasets
 from spnet_d2.demo import example as demo_example
 from spnet_d2.demo import lite0_weights
@@ -203,8 +202,7 @@ def search_example(cfg, output: Path) -> None:
     images = read_frames((match.file, match.frame) for match in matches)
     name = Path(example.file).name
     picture = draw_search(image, example.box, matches, images, hits, query_name=name)
-    with atomic_path(output / "search.png") as part:
-        cv2.imwrite(str(part), picture)
+    write_picture(output / "search.png", picture)
 
 
 def write(path: Path, content: dict) -> None:
