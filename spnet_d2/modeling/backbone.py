@@ -349,6 +349,25 @@ class TimmFPN(Backbone):
         """The trunk's maps -> levels p3..p7."""
         return dict(self.fpn(OrderedDict(zip(FEATURES, maps, strict=False))))
 
+    def finest(self, maps: list[Tensor]) -> Tensor:
+        """The trunk's maps -> p3 alone, without the other levels' convolutions."""
+        p3, *coarser = (block(x) for block, x in zip(self.fpn.inner_blocks, maps, strict=True))
+        running = coarser.pop()
+        for lateral in (*coarser[::-1], p3):
+            size = lateral.shape[-2:]
+            running = lateral + nn.functional.interpolate(running, size=size, mode="nearest")
+        return self.fpn.layer_blocks[0](running)
+
+    @property
+    def trunk_is_constant(self) -> bool:
+        """Whether the trunk neither trains, nor draws at random, nor keeps statistics."""
+        # Stochastic depth, dropout and their kind.
+        random = any(
+            m.training and (getattr(m, "drop_prob", 0) or getattr(m, "p", 0))
+            for m in self.trunk.modules()
+        )
+        return self.frozen and not random and not trains_batch_norms(self.trunk)
+
     def output_shape(self) -> dict[str, ShapeSpec]:
         return {
             name: ShapeSpec(channels=self.channels, stride=8 << level)

@@ -9,7 +9,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from .backbone import FEATURES
+from .backbone import TimmFPN
 from .box_embedder import embed_boxes
 
 
@@ -29,9 +29,19 @@ class MomentumTwin(nn.Module):
         self.requires_grad_(False)
 
     @torch.no_grad()
-    def features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the twin's p3."""
-        return self.backbone(images)[FEATURES[0]]
+    def features(self, images: Tensor, student: TimmFPN, maps: list[Tensor]) -> Tensor:
+        """
+        The twin's p3.
+
+        Args:
+            images: (N, 3, H, W), normalised.
+            student: the student's backbone.
+            maps: what its trunk made of these images. They serve the twin, too, where its own
+                trunk would give the same: both are constant and have equal weights.
+        """
+        if not (student.trunk_is_constant and _equal(self.backbone.trunk, student.trunk)):
+            maps = self.backbone.trunk_maps(images)
+        return self.backbone.finest(maps)
 
     @torch.no_grad()
     def embed(self, p3: Tensor, boxes: list[Tensor]) -> Tensor:
@@ -47,3 +57,9 @@ class MomentumTwin(nn.Module):
                 [p.detach() for p in student.parameters()],
                 1 - self.momentum,
             )
+
+
+def _equal(a: nn.Module, b: nn.Module) -> bool:
+    """Whether modules of the same kind have the same parameters and buffers."""
+    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    return all(torch.equal(x, y) for x, y in pairs)

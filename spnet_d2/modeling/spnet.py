@@ -188,7 +188,8 @@ class SPNet(nn.Module):
         samples, losses = self.proposal_generator(batch, features, targets, ignore, queries)
         teacher = None
         if self.twin is not None:
-            teacher = partial(self.twin.embed, self.twin.features(batch.tensor))
+            p3 = self.twin.features(batch.tensor, self.backbone, maps)
+            teacher = partial(self.twin.embed, p3)
             # All boxes, those of people annotated twice as well, are one batch to its norms.
             gt["teacher"] = teacher(boxes)
             if query_centric:

@@ -189,6 +189,35 @@ def test_momentum_twin_follows_parameters_not_buffers():
     assert not torch.equal(own, model.roi_heads.reid_embedder.projectors[0][1].running_mean)
 
 
+@pytest.mark.parametrize(
+    "case, runs", [("constant", 0), ("trains", 1), ("depth", 1), ("norms", 1), ("differs", 1)]
+)
+def test_twin_takes_a_constant_trunks_maps(case, runs):
+    """Only where its own trunk would give the same; what it embeds never changes."""
+    name = "BACKBONE.NAME", "test_resnet" if case == "norms" else "test_convnext"
+    rate = "BACKBONE.DROP_PATH_RATE", 0.1 if case == "depth" else 0.0
+    options = dict([name, rate, ("BACKBONE.FREEZE", case != "trains")])
+    overrides = [x for k, v in options.items() for x in (f"MODEL.SPNET.{k}", v)]
+    model = tiny_model(*PRETRAINING, *overrides)
+    twin = model.twin.backbone
+    with torch.no_grad():
+        # The rest of the twin is behind its student.
+        twin.fpn.inner_blocks[0][0].weight.mul_(0.9)
+        if case == "differs":
+            next(twin.trunk.parameters()).mul_(0.9)
+    calls = []
+    twin.trunk.register_forward_hook(lambda *_: calls.append(1))
+    images = torch.randn(2, 3, 72, 104)
+    torch.manual_seed(0)
+    p3 = model.twin.features(images, model.backbone, model.backbone.trunk_maps(images))
+    assert len(calls) == runs
+    torch.manual_seed(0)
+    model.backbone.trunk_maps(images)
+    assert torch.equal(p3, twin(images)["p3"])
+    model(views())
+    assert len(calls) == 2 * runs + 1
+
+
 def test_frozen_losses():
     """The same sampled pairs give the same numbers twice."""
     with deterministic_sampling():
