@@ -254,8 +254,16 @@ def convert_state_dict(state_dict: Mapping) -> dict[str, Tensor]:
     return converted
 
 
+def _in_turn(overrides: Mapping | Iterable) -> list:
+    """Keys and values in turn, as yacs takes them; values may be tuples."""
+    pairs = list(overrides.items() if isinstance(overrides, Mapping) else overrides)
+    if not pairs or isinstance(pairs[0], str):
+        return pairs
+    return [x for key, value in pairs for x in (key, value)]
+
+
 def build_from_llnl(
-    state_dict: Mapping, cfg: CfgNode | None = None, overrides: Iterable = ()
+    state_dict: Mapping, cfg: CfgNode | None = None, overrides: Mapping | Iterable = ()
 ) -> nn.Module:
     """
     Build an SPNet with the weights of an authors' checkpoint.
@@ -263,7 +271,7 @@ def build_from_llnl(
     Args:
         state_dict: a Lightning checkpoint or a bare state dict.
         cfg: the model's config; by default :func:`infer_config` reads it off the checkpoint.
-        overrides: config keys and values in turn, on top of either.
+        overrides: config keys and values on top of either: in turn, in pairs, or a mapping.
 
     Returns:
         The model, in training mode like any new one.
@@ -273,7 +281,7 @@ def build_from_llnl(
     """
     cfg = infer_config(state_dict) if cfg is None else cfg.clone()
     cfg.defrost()
-    cfg.merge_from_list(list(overrides))
+    cfg.merge_from_list(_in_turn(overrides))
     converted = convert_state_dict(state_dict)
     # Every weight comes from the checkpoint.
     cfg.MODEL.SPNET.BACKBONE.PRETRAINED = ""

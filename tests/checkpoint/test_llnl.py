@@ -65,6 +65,9 @@ def test_foreign_checkpoint():
         build_from_llnl({"conv1.weight": torch.zeros(3)})
 
 
-def test_overrides_come_last():
-    model = build_from_llnl(zeros(), overrides=["MODEL.SPNET.ANCHORS_PER_IMAGE", 256])
+@pytest.mark.parametrize("form", [lambda x: [v for p in x.items() for v in p], dict.items, dict])
+def test_overrides_come_last(form):
+    """Keys and values in turn, in pairs, or as a mapping; a value may be a pair itself."""
+    given = {"MODEL.SPNET.ANCHORS_PER_IMAGE": 256, "TEST.PROTOCOLS": ("G50", "G100")}
+    model = build_from_llnl(zeros(), overrides=form(given))
     assert model.proposal_generator.anchors_per_image == 256
