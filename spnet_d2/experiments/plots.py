@@ -38,8 +38,7 @@ def figure6(figures: Figures) -> Figure:
         _dashed(axis, _get(figures, "table5/cuhk_sysu_classifier", metric))
         axis.set_xlabel("annotations used (%)")
         axis.set_xticks(NOISE_PERCENT)
-        if axis.lines:
-            axis.legend()
+    _legend(figure, axes)
     return figure
 
 
@@ -60,6 +59,7 @@ def figure7(figures: Figures) -> Figure:
             for pathway in PATHWAYS
         }
         _bars(axis, labels, bars, _get(figures, "table5/prw_classifier", metric))
+    _legend(figure, axes)
     return figure
 
 
@@ -80,6 +80,7 @@ def figure8(figures: Figures) -> Figure:
             for suffix, mode in _MODES.items()
         }
         _bars(axis, labels, bars, None)
+    _legend(figure, axes)
     return figure
 
 
@@ -125,19 +126,37 @@ def _bars(
     bars: Mapping[str, tuple[str, list[float | None]]],
     baseline: float | None,
 ) -> None:
-    """Groups of bars; the axis starts near the lowest, as differences are of a few percent."""
+    """
+    Groups of bars, side by side around their label, whichever of them there are.
+
+    The axis starts near the lowest, as differences are of a few percent.
+    """
     width = 0.8 / len(bars)
     shown = [] if baseline is None else [baseline]
+    groups = list(zip(*(values for _, values in bars.values()), strict=True))
+    sizes = [sum(v is not None for v in group) for group in groups]
     for i, (name, (colour, values)) in enumerate(bars.items()):
-        known = [(k, v) for k, v in enumerate(values) if v is not None]
+        known = [k for k, v in enumerate(values) if v is not None]
         if known:
-            x = [k + (i - (len(bars) - 1) / 2) * width for k, _ in known]
-            axis.bar(x, [v for _, v in known], width, color=colour, label=name)
-            shown += [v for _, v in known]
+            before = [sum(v is not None for v in groups[k][:i]) for k in known]
+            x = [k + (b - (sizes[k] - 1) / 2) * width for k, b in zip(known, before, strict=True)]
+            axis.bar(x, [values[k] for k in known], width, color=colour, label=name)
+            shown += [values[k] for k in known]
     _dashed(axis, baseline)
     axis.set_xticks(range(len(labels)), labels, rotation=20, ha="right", fontsize="small")
     axis.set_xlim(-0.6, len(labels) - 0.4)
     if shown:
         margin = max(0.5, 0.2 * (max(shown) - min(shown)))
         axis.set_ylim(max(0, min(shown) - margin), min(100, max(shown) + margin))
-        axis.legend()
+
+
+def _legend(figure: Figure, axes: list[Axes]) -> None:
+    """One for all panels, below them, where it hides nothing."""
+    entries: dict = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    if entries:
+        figure.legend(
+            entries.values(), entries, loc="outside lower center", ncols=len(entries), frameon=False
+        )

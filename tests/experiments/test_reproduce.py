@@ -199,6 +199,20 @@ def test_what_figures_show():
     assert list(line.get_ydata()) == [50.0 + first + k for k in range(5)]
 
 
+def test_bars_stand_around_their_label_and_the_legend_beside_the_panels():
+    known = {e.name: {"mAP": 50.0, "top1": 60.0} for e in CATALOGUE}
+    figure = FIGURES["figure8"](known)
+    figure.draw_without_rendering()
+    (axis, _), (legend,) = figure.axes, figure.legends
+    middles = [bar.get_x() + bar.get_width() / 2 for bar in axis.patches]
+    groups = [[x for x in middles if round(x) == k] for k in range(5)]
+    assert [len(g) for g in groups] == [2, 2, 2, 2, 3]
+    assert [sum(g) / len(g) for g in groups] == pytest.approx(range(5))
+    assert [text.get_text() for text in legend.get_texts()] == ["Baseline", "PT", "PT-Rep"]
+    box = legend.get_window_extent()
+    assert not any(box.overlaps(a.get_tightbbox()) for a in figure.axes)
+
+
 def test_no_runs_to_plot(plot_results, tmp_path, capsys):
     with pytest.raises(SystemExit, match="no evaluated experiment below"):
         plot_results.main(["--runs", str(tmp_path)])
