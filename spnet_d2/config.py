@@ -134,6 +134,10 @@ def _add_model(cfg: CN) -> None:
     # Weight of the old parameter.
     spnet.MOMENTUM_TWIN.MOMENTUM = 0.9999
 
+    # Several processes: batch norms take their statistics over the batches of all, not each of its
+    # own.
+    spnet.SYNC_BN = False
+
     # Recompute the blocks of trunk and RoI stage copies in the backward pass instead of storing
     # them: the same numbers in a fifth of the memory, for up to a third more time.
     spnet.ACTIVATION_CHECKPOINTING = False

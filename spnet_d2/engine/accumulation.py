@@ -1,10 +1,11 @@
 """Gradient accumulation: a batch in parts that fit into memory, one optimiser step for all.
 
 ``SOLVER.IMS_PER_BATCH`` stays the batch of a step, so the data, their order, the schedule and a
-resumed run are those of training without accumulation. Whatever sees a batch as a whole sees a
-part instead, so the weights that come out are not the same: statistics of batch norms, the
-sampled (query, image) pairs and the normalisers of the losses (positives in the batch) are those
-of a part, and re-id memories are written after each one.
+resumed run are those of training without accumulation. Losses and re-id memories are those of the
+whole batch, too (:mod:`spnet_d2.modeling.whole_batch`). They depend on all parts, so every part
+passes twice: first without gradients, to count, then with the same random numbers, to train. That
+takes a forward pass more. Left to the parts are statistics of batch norms, (query, image) pairs,
+padding of images of different sizes, and the people that NT-Xent compares.
 """
 
 import contextlib
@@ -18,21 +19,25 @@ from detectron2.utils import comm
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from spnet_d2.engine.batch_parts import count_parts, cut
+
 
 class AccumulatingTrainer(SimpleTrainer):
-    """Detectron2's ``SimpleTrainer``, with every batch cut into ``steps`` equal parts."""
+    """Detectron2's ``SimpleTrainer``, with every batch cut into ``steps`` parts."""
 
-    def __init__(self, *args, steps: int, **kwargs):
+    def __init__(self, *args, steps: int, views: int = 1, **kwargs):
         """
         Args:
             steps: number of parts; the trainer's other arguments are Detectron2's.
+            views: images in a row that stay in one part.
         """
         super().__init__(*args, **kwargs)
         self.steps = steps
+        self.views = views
 
     def run_step(self) -> None:
         """
-        One optimiser step; losses are reported as means over the parts.
+        One optimiser step; losses are reported as the whole batch's.
 
         Raises:
             FloatingPointError: a loss is infinite or NaN; no parameter was changed.
@@ -41,14 +46,15 @@ class AccumulatingTrainer(SimpleTrainer):
         start = time.perf_counter()
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
-        size = len(data) // self.steps
+        inputs = cut(data, self.steps, self.views)
+        parts = count_parts(self.model, inputs, self._precision)
         self.optimizer.zero_grad()
         means: dict[str, Tensor] = {}
-        for k in range(self.steps):
-            with self._part(last=k == self.steps - 1):
+        for k, part in enumerate(inputs):
+            with self._part(last=k == len(inputs) - 1), parts.part(k, counting=False):
                 with self._precision():
-                    losses = self.model(data[k * size : (k + 1) * size])
-                    losses = {name: loss / self.steps for name, loss in losses.items()}
+                    losses = self.model(part)
+                    losses = {name: loss / len(inputs) for name, loss in losses.items()}
                     total = sum(losses.values())
                 self._backward(total)
             for name, loss in losses.items():
@@ -123,6 +129,10 @@ def accumulate(trainer: SimpleTrainer, cfg: CfgNode) -> SimpleTrainer:
     parts = (trainer.model, trainer.data_loader, trainer.optimizer)
     if isinstance(trainer, AMPTrainer):
         return AccumulatingAMPTrainer(
-            *parts, steps=steps, grad_scaler=trainer.grad_scaler, precision=trainer.precision
+            *parts,
+            steps=steps,
+            views=views,
+            grad_scaler=trainer.grad_scaler,
+            precision=trainer.precision,
         )
-    return AccumulatingTrainer(*parts, steps=steps)
+    return AccumulatingTrainer(*parts, steps=steps, views=views)

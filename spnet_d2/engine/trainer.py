@@ -7,7 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, HookBase, hooks
+from detectron2.engine import (
+    AMPTrainer,
+    DefaultTrainer,
+    HookBase,
+    SimpleTrainer,
+    TrainerBase,
+    create_ddp_model,
+    hooks,
+)
 from detectron2.evaluation import DatasetEvaluator, print_csv_format
 from detectron2.utils import comm
 from torch import nn, optim
@@ -18,6 +26,7 @@ from spnet_d2.data.loaders import build_test_loader, build_train_loader
 from spnet_d2.engine import random_state
 from spnet_d2.engine.accumulation import accumulate
 from spnet_d2.engine.backups import Backups
+from spnet_d2.engine.batch_norms import AverageBatchNorms
 from spnet_d2.engine.checkpointer import Checkpointer
 from spnet_d2.engine.optimizer import build_optimizer
 from spnet_d2.engine.output_folder import check_space, checkpoint_bytes, cut_metrics
@@ -61,11 +70,20 @@ class Trainer(DefaultTrainer):
         # A test set or protocol that is not there is found now, not when training is over.
         for name in cfg.DATASETS.TEST:
             self.build_evaluator(cfg, name)
-        super().__init__(cfg)
-        self._trainer = accumulate(self._trainer, cfg)
+        # Not Detectron2's own, which can't share a model out to processes on CPUs.
+        TrainerBase.__init__(self)
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        # Its groups go by the model's names, before another module is put around it.
+        optimizer = self.build_optimizer(cfg, model)
+        kind = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        trainer = kind(distribute(model, cfg), self.build_train_loader(cfg), optimizer)
+        self._trainer = accumulate(trainer, cfg)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.cfg, self.start_iter, self.max_iter = cfg, 0, cfg.SOLVER.MAX_ITER
+        self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase]:
-        # The one place between Detectron2's making its checkpointer and giving it to the hooks.
         init = self.cfg.MODEL.SPNET.INIT
         self.checkpointer = Checkpointer(
             self._trainer.model,
@@ -82,6 +100,7 @@ class Trainer(DefaultTrainer):
         if saves and backup > 0:
             result.insert(place + 1, Backups(self.checkpointer, backup, kept))
         result.insert(place, random_state.RandomState(kept, *([backup] if backup > 0 else [])))
+        result.insert(place, AverageBatchNorms(kept, backup, self.cfg.TEST.EVAL_PERIOD))
         if self.cfg.TEST.LOSS:
             losses = hooks.EvalHook(
                 self.cfg.TEST.EVAL_PERIOD, lambda: validation_losses(self.cfg, self.model)
@@ -183,6 +202,20 @@ class Trainer(DefaultTrainer):
                 if comm.is_main_process():
                     print_csv_format(results[name])
             return next(iter(results.values())) if len(results) == 1 else results
+
+
+def distribute(model: nn.Module, cfg: CfgNode) -> nn.Module:
+    """
+    Let processes train one model together; with one process, the model itself.
+
+    Buffers are not broadcast before every step: those of re-id memories are the same on all
+    processes by themselves, and running statistics of batch norms are averaged where they are used
+    (:class:`~spnet_d2.engine.batch_norms.AverageBatchNorms`). Parameters that nothing trains, as
+    many an ablation leaves some, are looked for: otherwise they would stop the run, and must keep
+    having no gradient, or weight decay would shrink them.
+    """
+    more = {"device_ids": None} if cfg.MODEL.DEVICE == "cpu" else {}
+    return create_ddp_model(model, broadcast_buffers=False, find_unused_parameters=True, **more)
 
 
 def _searches_by_query(cfg: CfgNode) -> bool:

@@ -14,6 +14,7 @@ from spnet_d2.data.catalog import num_identities
 from spnet_d2.data.loaders import build_loss_loader
 from spnet_d2.engine import random_state
 from spnet_d2.modeling.roi_heads import build_reid_loss
+from spnet_d2.modeling.whole_batch import alone
 
 
 def validation_losses(cfg: CfgNode, model: nn.Module) -> dict:
@@ -40,9 +41,11 @@ def validation_losses(cfg: CfgNode, model: nn.Module) -> dict:
 def _losses_on(cfg: CfgNode, model: nn.Module, name: str) -> dict[str, float]:
     loader = build_loss_loader(cfg, name)
     device = torch.device(cfg.MODEL.DEVICE)
+    # Processes have different numbers of batches, each of which is a whole one.
     sums: Counter[str] = Counter()
     with (
         random_state.preserved(),
+        alone(),
         _training_untouched(cfg, model, name),
         torch.no_grad(),
         torch.autocast(device.type, enabled=cfg.SOLVER.AMP.ENABLED),

@@ -17,6 +17,7 @@ from torchvision.ops import roi_align
 
 from .backbone import TimmFPN, freeze_batch_norms, in_fast_layout, last_stage
 from .fixed_norm import SafeBatchNorm1d
+from .sync_batch_norm import synchronises
 
 ROI_SIZE = 14
 # p3's stride and RoIAlign's samples per bin and axis.
@@ -124,7 +125,7 @@ class StageCopy(nn.Module):
     def forward(self, rois: Tensor) -> tuple[Tensor, Tensor]:
         """(n, C, 14, 14) RoI features -> ``feat4`` (n, S C) and ``feat5`` (n, S5 c5)."""
         (feat4,) = self.pooling(rois)
-        if len(rois) == 0:
+        if len(rois) == 0 and not synchronises(self.stage):
             # Not every trunk takes empty batches. The zeros keep the graph connected, so that
             # distributed training finds a gradient for every parameter.
             zero = sum(p.sum() for p in self.parameters()) * 0.0

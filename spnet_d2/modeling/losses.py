@@ -6,6 +6,8 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss, nms, sigmoid_focal_loss
 
+from . import whole_batch
+
 # Faster R-CNN's deltas; sizes are clamped to exp(log(1000 / 16)).
 BOX_TRANSFORM = Box2BoxTransform(weights=(1.0, 1.0, 1.0, 1.0))
 
@@ -13,6 +15,8 @@ BOX_TRANSFORM = Box2BoxTransform(weights=(1.0, 1.0, 1.0, 1.0))
 def anchor_loss(logits: Tensor, labels: Tensor, alpha: float = 0.5, gamma: float = 1.0) -> Tensor:
     """
     Focal loss over all anchors that are not ignored, summed, over the number of positives.
+
+    Here and below, numbers are the whole batch's: see :mod:`.whole_batch`.
 
     Args:
         logits: any shape.
@@ -23,7 +27,7 @@ def anchor_loss(logits: Tensor, labels: Tensor, alpha: float = 0.5, gamma: float
     valid = labels >= 0
     targets = labels[valid].float()
     total = sigmoid_focal_loss(logits[valid], targets, alpha, gamma, reduction="sum")
-    return total / targets.sum().clamp(min=1)
+    return whole_batch.mean(total, (labels == 1).sum())
 
 
 def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -31,7 +35,7 @@ def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
     valid = labels >= 0
     targets = labels[valid].float()
     total = F.binary_cross_entropy_with_logits(logits[valid], targets, reduction="sum")
-    return total / targets.sum().clamp(min=1)
+    return whole_batch.mean(total, (labels == 1).sum())
 
 
 def box_loss(deltas: Tensor, boxes: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
@@ -47,7 +51,7 @@ def box_loss(deltas: Tensor, boxes: Tensor, targets: Tensor, labels: Tensor) -> 
     positive = labels == 1
     decoded = BOX_TRANSFORM.apply_deltas(deltas[positive], boxes[positive])
     losses = generalized_box_iou_loss(decoded, targets[positive], reduction="none")
-    return losses.sum() / max(1, len(losses))
+    return whole_batch.mean(losses.sum(), len(losses))
 
 
 def clip_to_images(boxes: Tensor, sizes: Tensor) -> Tensor:

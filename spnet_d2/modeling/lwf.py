@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import whole_batch
 from .backbone import TimmFPN, weight_options
 
 
@@ -23,7 +24,8 @@ def lwf_loss(logits: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tenso
 
     It is the logistic loss with ``log_softmax(logits / temperature)`` for logits and
     ``softmax(teacher / temperature)`` for targets, mean over images and classes. The paper
-    cites the cross-entropy of the two softmaxes instead; the published runs used this.
+    cites the cross-entropy of the two softmaxes instead; the published runs used this. Images are
+    the whole batch's: see :mod:`.whole_batch`.
 
     Args:
         logits, teacher: (N, Y).
@@ -31,7 +33,8 @@ def lwf_loss(logits: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tenso
     """
     inputs = F.log_softmax(logits.float() / temperature, dim=1)
     targets = F.softmax(teacher.float() / temperature, dim=1)
-    return F.binary_cross_entropy_with_logits(inputs, targets)
+    means = F.binary_cross_entropy_with_logits(inputs, targets, reduction="none").mean(dim=1)
+    return whole_batch.mean(means.sum(), len(means))
 
 
 def imagenet_classifier(name: str, pretrained: str | dict[str, Tensor] = "hub") -> nn.Sequential:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import nms
 
+from . import whole_batch
 from .backbone import FEATURES
 from .box_detector import BoxDetector
 from .fixed_norm import NormLogits, offset_norm
@@ -160,7 +161,8 @@ class SwapPathProposalGenerator(nn.Module):
             anchors_per_image: K of the object-centric pathway.
             anchors_per_pair: K of the query-centric pathway.
             pairs_per_batch, match_mode, match_conservative: which pairs train, see
-                :mod:`.pair_sampler`.
+                :mod:`.pair_sampler`. Pairs are of images of one process, and of one part of its
+                batch (gradient accumulation), each of which takes its share of their number.
             focal_alpha, focal_gamma: of the anchor loss.
             anchor_loss_weight, box_loss_weight: factors on the losses.
             pre_topk: anchors kept by norm at inference.
@@ -323,7 +325,8 @@ class SwapPathProposalGenerator(nn.Module):
 
     def _train_pairs(self, anchors, x_a, targets, ignore, queries: Queries):
         """Sample pairs, take the anchor loss over all of their anchors, and sample K of each."""
-        pairs = sample_pairs(queries, len(targets), self.pairs_per_batch, self.match_mode)
+        limit = whole_batch.share_of(self.pairs_per_batch)
+        pairs = sample_pairs(queries, len(targets), limit, self.match_mode)
         norms = torch.cat(
             [
                 query_distances(queries.loc[pairs.query[pairs.image == i]], x)

@@ -21,6 +21,7 @@ from .lwf import LearningWithoutForgetting, imagenet_classifier
 from .momentum import MomentumTwin
 from .pair_sampler import make_queries, unique_people
 from .serving import note_loaded, refuse_untrained
+from .sync_batch_norm import synchronise_batch_norms
 
 PATHWAYS = ("OC", "QC")
 
@@ -58,6 +59,7 @@ class SPNet(nn.Module):
         lwf_loss_weight: float = 1.0,
         reid_only: bool = False,
         queries_per_chunk: int = 64,
+        sync_bn: bool = False,
     ):
         """
         Args:
@@ -72,6 +74,7 @@ class SPNet(nn.Module):
             lwf: learning without forgetting, and the factor on its loss.
             reid_only: train re-id alone.
             queries_per_chunk: queries of an image searched at a time.
+            sync_bn: batch norms see the batches of all processes together.
 
         Raises:
             ValueError: unknown pathway, or a chunk without queries.
@@ -97,6 +100,8 @@ class SPNet(nn.Module):
         self.proposal_generator = proposal_generator
         self.roi_heads = roi_heads
         self.lwf = lwf
+        if sync_bn:
+            synchronise_batch_norms(self)
         # Tensors that a checkpoint left untouched; None: there was no checkpoint.
         self.untrained: tuple[str, ...] | None = None
         self.register_load_state_dict_post_hook(note_loaded)
@@ -136,6 +141,7 @@ class SPNet(nn.Module):
             "lwf_loss_weight": options.LWF.LOSS_WEIGHT,
             "reid_only": options.REID.ONLY,
             "queries_per_chunk": options.TEST.QUERIES_PER_CHUNK,
+            "sync_bn": options.SYNC_BN,
         }
 
     @property

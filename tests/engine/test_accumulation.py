@@ -11,10 +11,12 @@ from torch.testing import assert_close
 
 from spnet_d2.engine import Trainer, setup
 from spnet_d2.engine.accumulation import accumulate
+from spnet_d2.engine.batch_parts import cut
+from spnet_d2.modeling.whole_batch import mean
 
 
 class Toy(nn.Module):
-    """Its loss is a mean over images, which parts of equal size add up to."""
+    """Its losses are means over the whole batch, of all images and of those that are positive."""
 
     def __init__(self):
         super().__init__()
@@ -25,8 +27,12 @@ class Toy(nn.Module):
     def forward(self, data):
         self.seen.append(len(data))
         self.twin_updates.append(self.update_twin)
-        out = self.layer(torch.stack(data)).float()
-        return {"loss_a": out.square().mean(), "loss_b": 0.3 * out.mean()}
+        x = torch.stack(data)
+        out, positive = self.layer(x).float(), x[:, :1] > 0
+        return {
+            "loss_a": mean(out.square().sum(), len(out)),
+            "loss_b": mean(out[positive].sum(), positive.sum()),
+        }
 
 
 def step(cfg, steps, amp=False, batch=None):
@@ -51,11 +57,18 @@ def step(cfg, steps, amp=False, batch=None):
 def test_parts_give_the_step_of_the_whole_batch(default_cfg, steps):
     whole, expected = step(default_cfg, 1)
     model, found = step(default_cfg, steps)
-    assert model.seen == [8 // steps] * steps
+    # All parts pass once to count and once to train.
+    assert model.seen == [8 // steps] * steps * 2
     assert_close(model.layer.weight, whole.layer.weight)
     assert_close(model.layer.bias, whole.layer.bias)
     for name in ("loss_a", "loss_b", "total_loss"):
         assert found[name] == pytest.approx(expected[name], rel=1e-5)
+
+
+def test_short_batches_are_cut_into_fewer_parts_between_sets_of_views():
+    assert cut([1, 2, 3, 4, 5, 6], 2) == [[1, 2, 3], [4, 5, 6]]
+    assert cut([1, 1, 2, 2, 3, 3], 2, views=2) == [[1, 1], [2, 2, 3, 3]]
+    assert cut([1, 1], 4, views=2) == [[1, 1]]
 
 
 def test_mixed_precision(default_cfg):
@@ -67,7 +80,7 @@ def test_mixed_precision(default_cfg):
 
 def test_twin_moves_with_the_last_part_only(default_cfg):
     model, _ = step(default_cfg, 4)
-    assert model.twin_updates == [False, False, False, True]
+    assert model.twin_updates == [False] * 7 + [True]
     assert model.update_twin
 
 
@@ -114,7 +127,7 @@ def test_in_training_iterations_and_twin_stay_those_of_the_batch(tiny_opts, tmp_
         before = [p.clone() for p in twin.parameters()]
         weights = [p.clone() for p in student.parameters()]
         trainer.run_step()
-    assert sizes == [2] * 4
+    assert sizes == [2] * 8
     for old, seen, new in zip(before, weights, twin.parameters(), strict=True):
         assert_close(new, (old + seen) / 2)
     assert any((a != b).any() for a, b in zip(before, weights))

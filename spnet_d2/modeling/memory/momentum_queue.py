@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .oim import gather_rows
+from .. import whole_batch
 
 # Label of a queue row that holds nobody.
 _EMPTY = -1
@@ -23,11 +23,12 @@ class MomentumQueueLoss(nn.Module):
     A person's row is the mean of all their embeddings in the batch (every view, detected and
     ground-truth boxes) by the momentum twin, L2-normalised after averaging. The batch's people
     enter the queue *before* the loss, so every row has its one positive; everybody else in the
-    queue, the batch's other people included, is a negative.
+    queue, the batch's other people included, is a negative. The batch is the whole one, on all
+    processes, which keep the same queue: see :mod:`..whole_batch`.
     """
 
     # What it is given beside embeddings and identities.
-    takes: ClassVar[tuple[str, ...]] = ("teacher",)
+    takes: ClassVar[tuple[str, ...]] = ("teacher", "num_gt")
 
     def __init__(self, dim: int, queue_size: int = 65536, scale: float = 10.0):
         """
@@ -48,7 +49,11 @@ class MomentumQueueLoss(nn.Module):
         self.register_buffer("queue_head", torch.zeros((), dtype=torch.int64))
 
     def forward(
-        self, embeddings: Tensor, person_ids: Tensor, teacher: Tensor | None = None
+        self,
+        embeddings: Tensor,
+        person_ids: Tensor,
+        teacher: Tensor | None = None,
+        num_gt: int = 0,
     ) -> Tensor:
         """
         Update the queue, then compute the loss.
@@ -58,6 +63,7 @@ class MomentumQueueLoss(nn.Module):
             person_ids: (n,) one number per person, 0 or more.
             teacher: (n, D) the momentum twin's embeddings of the same boxes, not normalised;
                 default: the embeddings themselves.
+            num_gt: how many rows, the last ones, are ground truth.
 
         Returns:
             Scalar: mean over the rows; 0 (with a graph) for no rows.
@@ -66,18 +72,26 @@ class MomentumQueueLoss(nn.Module):
             ValueError: more people in the batch than the queue has rows.
         """
         teacher = embeddings if teacher is None else teacher
-        self.update(*gather_rows(teacher.detach().float(), person_ids))
+        if whole_batch.in_first_pass():
+            rows = whole_batch.whole_rows(num_gt, teacher.float(), person_ids)
+            if rows is not None:
+                self.update(*rows)
+        return whole_batch.mean(self._summed(embeddings, person_ids), len(embeddings))
+
+    def _summed(self, embeddings: Tensor, person_ids: Tensor) -> Tensor:
+        """The loss of all rows together."""
         with torch.autocast(embeddings.device.type, enabled=False):
             x = F.normalize(embeddings.float(), dim=1)
             # Rows of the queue in place change with the next batch: the loss keeps copies.
             valid = self.labels != _EMPTY
             logits = self.scale * x @ self.queue[valid].T
-            if len(x) == 0:
+            # In the first of two passes, people may not be there yet.
+            if len(x) == 0 or not whole_batch.in_last_pass():
                 return logits.sum() + x.sum()
             labels = self.labels[valid]
             order = labels.argsort()
             targets = order[torch.searchsorted(labels[order], person_ids)]
-            return F.cross_entropy(logits, targets)
+            return F.cross_entropy(logits, targets, reduction="sum")
 
     @torch.no_grad()
     def update(self, embeddings: Tensor, person_ids: Tensor) -> None:
@@ -100,9 +114,10 @@ class MomentumQueueLoss(nn.Module):
         self.ages[self.labels != _EMPTY] += 1
         if len(people) == 0:
             return
-        sums = embeddings.new_zeros(len(people), embeddings.shape[1])
-        sums.index_add_(0, inverse, embeddings)
-        means = F.normalize(sums / inverse.bincount()[:, None], dim=1)
+        # A product, since GPUs add rows up in any order, and processes would drift apart.
+        own = F.one_hot(inverse, len(people)).to(embeddings.dtype).T
+        with torch.autocast(embeddings.device.type, enabled=False):
+            means = F.normalize(own @ embeddings / own.sum(dim=1, keepdim=True), dim=1)
         old = torch.isin(self.labels, people)
         self.labels[old], self.ages[old] = _EMPTY, 0
         slots = (self.queue_head + torch.arange(len(people), device=people.device)) % size

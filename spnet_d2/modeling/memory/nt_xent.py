@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import whole_batch
+
 
 class NTXentLoss(nn.Module):
     """
@@ -21,7 +23,8 @@ class NTXentLoss(nn.Module):
     nothing, and the loss is the mean over the others. Gradients flow through rows and means, and
     means are normalised after averaging: loss and gradients are that library's. Rows beyond
     ``max_rows`` are left out, ground truth last; which ones the authors take is not known: here it
-    is the first.
+    is the first. Rows of all processes are compared; parts of a batch (gradient accumulation) see
+    their own only.
     """
 
     # What it is given beside embeddings and identities.
@@ -47,10 +50,13 @@ class NTXentLoss(nn.Module):
         Returns:
             Scalar; 0 (with a graph) where no row has a negative.
         """
+        embeddings = whole_batch.rows_with_gradient(num_gt, embeddings.float())
+        person_ids = whole_batch.rows_with_gradient(num_gt, person_ids)
+        num_gt = int(whole_batch.over_processes(torch.tensor(num_gt, device=person_ids.device)))
         if num_gt == 0:
-            return embeddings.sum() * 0.0
+            return whole_batch.mean(embeddings.sum() * 0.0, 0)
         with torch.autocast(embeddings.device.type, enabled=False):
-            boxes, gt = embeddings.float().tensor_split([len(embeddings) - num_gt])
+            boxes, gt = embeddings.tensor_split([len(embeddings) - num_gt])
             box_ids, gt_ids = person_ids.tensor_split([len(embeddings) - num_gt])
             people, index = gt_ids.unique(return_inverse=True)
             sums = gt.new_zeros(len(people), gt.shape[1]).index_add(0, index, gt)
@@ -66,4 +72,5 @@ class NTXentLoss(nn.Module):
             negative = similarity.masked_fill(own | harder, -torch.inf).amax(dim=1)
             kept = negative.isfinite()
             losses = F.softplus(self.scale * (negative[kept] - positive[kept]))
-            return losses.sum() / max(1, len(losses))
+            # Of all processes' rows, so every process gives the same number.
+            return whole_batch.mean(losses.sum(), len(losses))

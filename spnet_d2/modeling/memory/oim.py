@@ -7,19 +7,12 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from detectron2.utils import comm
 from torch import Tensor, nn
+
+from .. import whole_batch
 
 # What identities of boxes without a known one are given as.
 UNKNOWN = -1
-
-
-def gather_rows(*tensors: Tensor) -> list[Tensor]:
-    """Rows of all processes, in rank order, so that every process keeps the same memory."""
-    if comm.get_world_size() == 1:
-        return list(tensors)
-    gathered = comm.all_gather([t.cpu() for t in tensors])
-    return [torch.cat(parts).to(t.device) for t, parts in zip(tensors, zip(*gathered), strict=True)]
 
 
 class OIMLoss(nn.Module):
@@ -28,11 +21,12 @@ class OIMLoss(nn.Module):
 
     The CQ holds the last embeddings of unknown people, as negatives. Both start as zero rows.
     An empty row's similarity is set to -1, or to +1 where it is the row's own identity; this and
-    the division by all rows, unknown ones included, follow the authors' code.
+    the division by all rows, unknown ones included, follow the authors' code. Rows are the whole
+    batch's, on all processes, which keep the same memory: see :mod:`..whole_batch`.
     """
 
     # What it is given beside embeddings and identities.
-    takes: ClassVar[tuple[str, ...]] = ()
+    takes: ClassVar[tuple[str, ...]] = ("num_gt",)
 
     def __init__(
         self,
@@ -66,13 +60,14 @@ class OIMLoss(nn.Module):
         # Where the next unknown embedding goes. A buffer, so that it is resumed.
         self.register_buffer("queue_head", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, embeddings: Tensor, identities: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor, identities: Tensor, num_gt: int = 0) -> Tensor:
         """
         Compute the loss, then update the memory.
 
         Args:
             embeddings: (n, D), not normalised.
             identities: (n,) LUT rows, -1 for unknown people.
+            num_gt: how many rows, the last ones, are ground truth: memories take them last.
 
         Returns:
             Scalar: the sum over labelled rows / n; 0 (with a graph) for no rows.
@@ -99,11 +94,12 @@ class OIMLoss(nn.Module):
             )
             sim_queue = sim_queue.masked_fill((queue == 0).all(dim=1), -1.0)
             logits = self.scale * torch.cat([sim_lut, sim_queue], dim=1)
-            loss = F.cross_entropy(logits, identities, ignore_index=UNKNOWN, reduction="sum") / max(
-                1, len(x)
-            )
-        self.update(*gather_rows(x.detach(), identities))
-        return loss
+            total = F.cross_entropy(logits, identities, ignore_index=UNKNOWN, reduction="sum")
+        if whole_batch.in_last_pass():
+            rows = whole_batch.whole_rows(num_gt, x, identities)
+            if rows is not None:
+                self.update(*rows)
+        return whole_batch.mean(total, len(x))
 
     @torch.no_grad()
     def update(self, x: Tensor, identities: Tensor) -> None:

@@ -1,0 +1,241 @@
+"""What the shares of a batch have to know of one another, so that they train as the whole would.
+
+A batch is shared out to processes and, with gradient accumulation, to parts that a process takes
+one after another. Losses are divided by numbers of rows of the whole batch, and re-id memories
+take the rows of the whole batch, in the order in which one process would see them: image by image,
+boxes first and ground truth last.
+
+Gradients are averaged over shares by those who train (``DistributedDataParallel`` over processes,
+the trainer over parts), so a share's loss is its sum times the number of shares, over the whole
+batch's count. The mean over shares, which is what is logged, is then the whole batch's loss.
+
+Collective operations happen in the forward pass: all processes must call the model, each with one
+image or more, equally often.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from detectron2.utils import comm
+from torch import Tensor
+
+# A process that works by itself, and the parts of the step that is running. Set in here only.
+_alone = False
+_parts: "Parts | None" = None
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, this process's batches are whole by themselves, as in a pass over a test set."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
+
+
+def num_processes() -> int:
+    """How many processes share the batch."""
+    return 1 if _alone else comm.get_world_size()
+
+
+class Parts:
+    """
+    One step's batch in parts that a process takes one after another, twice.
+
+    A first pass, without gradients, finds the numbers of rows that losses are divided by, and the
+    rows of the momentum queue, which come before the loss. The second one trains.
+    """
+
+    def __init__(self, number: int):
+        """
+        Args:
+            number: of parts, the same on all processes.
+        """
+        self.number = number
+        self.index = 0
+        self.counting = True
+        self._counts: list[list[Tensor]] = [[] for _ in range(number)]
+        self._whole: Tensor | None = None
+        self._totals: Iterator[Tensor] = iter(())
+        self._rows: list[list[list[Tensor]]] = []
+
+    @contextmanager
+    def part(self, index: int, counting: bool) -> Iterator[None]:
+        """Inside, the model gets part ``index``, in the first pass (``counting``) or the second."""
+        global _parts
+        self.index, self.counting = index, counting
+        if not counting:
+            if self._whole is None:
+                # Added up over processes once, for all losses.
+                counts = torch.stack([torch.stack(part) for part in self._counts])
+                self._whole = over_processes(counts.sum(dim=0))
+            # Losses ask in the same order again.
+            self._totals = iter(self._whole)
+        _parts = self
+        try:
+            yield
+        finally:
+            _parts = None
+
+    def total(self, count: Tensor) -> Tensor:
+        """The whole batch's number of what this part has ``count`` of; 1 in the first pass."""
+        if self.counting:
+            self._counts[self.index].append(count)
+            return torch.ones_like(count)
+        return next(self._totals)
+
+    def add_rows(self, groups: list[list[Tensor]]) -> list[list[Tensor]] | None:
+        """Rows of all parts, group by group, when the last part's are given."""
+        self._rows.append(groups)
+        if self.index < self.number - 1:
+            return None
+        rows, self._rows = self._rows, []
+        return [[torch.cat(t) for t in zip(*group)] for group in zip(*rows)]
+
+
+def in_first_pass() -> bool:
+    """Whether the rows that come before the loss are to be collected."""
+    return _parts is None or _parts.counting
+
+
+def in_last_pass() -> bool:
+    """Whether losses count, and rows that come after the loss are to be collected."""
+    return _parts is None or not _parts.counting
+
+
+def mean(total: Tensor, count: Tensor | int) -> Tensor:
+    """
+    This share's part of a mean over the whole batch.
+
+    Args:
+        total: sum over the share's rows, a scalar.
+        count: number of rows to divide by, of the share alone.
+
+    Returns:
+        ``total`` x shares / the whole batch's count (at least 1): its mean over shares is the
+        whole batch's mean.
+    """
+    if not isinstance(count, Tensor):
+        count = torch.full((), count, device=total.device)
+    if _parts is None:
+        return total * num_processes() / over_processes(count).clamp(min=1)
+    whole = _parts.total(count).clamp(min=1)
+    return total * (num_processes() * _parts.number) / whole
+
+
+def share_of(limit: int) -> int:
+    """How much of a budget for the whole batch this share gets: equal parts, up to one."""
+    rank = comm.get_rank() if num_processes() > 1 else 0
+    number, index = (1, 0) if _parts is None else (_parts.number, _parts.index)
+    shares, share = num_processes() * number, rank * number + index
+    return limit // shares + (share < limit % shares)
+
+
+@torch.no_grad()
+def whole_rows(num_last: int, *tensors: Tensor) -> list[Tensor] | None:
+    """
+    Rows of the whole batch, the same on all processes.
+
+    Args:
+        num_last: how many rows, the last ones, are ground truth.
+        tensors: (n, ...) each, n may be 0 and differs between shares.
+
+    Returns:
+        A tensor for each, on its device: the boxes of all shares in order, then all ground truth.
+        None while parts of the batch are missing.
+    """
+    groups = [list(group) for group in zip(*(_cut(t, num_last) for t in tensors))]
+    if _parts is not None:
+        joined = _parts.add_rows(groups)
+        if joined is None:
+            return None
+        groups = joined
+    if num_processes() == 1:
+        return [torch.cat(parts) for parts in zip(*groups)]
+    # One exchange of all counts, then one per tensor.
+    counts = torch.tensor([len(group[0]) for group in groups], device=tensors[0].device)
+    sizes = _gathered(counts)
+    rows = []
+    for parts in zip(*groups):
+        whole = _gather_uneven(torch.cat(parts), [sum(s) for s in sizes])
+        split = [_cut(w, s[1]) for w, s in zip(whole, sizes)]
+        rows.append(torch.cat([part for group in zip(*split) for part in group]))
+    return rows
+
+
+def rows_with_gradient(num_last: int, tensor: Tensor) -> Tensor:
+    """
+    Rows of all processes in the order of :func:`whole_rows`, through which gradients flow back.
+
+    Parts of a batch do not see one another's. Every process has to compute the same loss of them.
+
+    Args:
+        num_last, tensor: as for :func:`whole_rows`.
+    """
+    if num_processes() == 1:
+        return tensor
+    counts = torch.tensor([len(tensor) - num_last, num_last], device=tensor.device)
+    sizes = _gathered(counts)
+    rank = comm.get_rank()
+    # Boxes of all processes, then ground truth of all; each process fills in its own rows.
+    lengths = [size[group] for group in (0, 1) for size in sizes]
+    blocks = [tensor.new_zeros(length, *tensor.shape[1:]) for length in lengths]
+    blocks[rank], blocks[len(sizes) + rank] = _cut(tensor, num_last)
+    return sum_with_gradient(torch.cat(blocks))
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(_, tensor: Tensor) -> Tensor:
+        tensor = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(tensor)
+        return tensor
+
+    @staticmethod
+    def backward(_, gradient: Tensor) -> Tensor:
+        return _Sum.apply(gradient)
+
+
+def sum_with_gradient(tensor: Tensor) -> Tensor:
+    """
+    The sum over processes, on each of them; in the backward pass gradients are summed as well.
+
+    Args:
+        tensor: of the same shape on all processes.
+    """
+    return _Sum.apply(tensor)
+
+
+def _cut(tensor: Tensor, num_last: int) -> tuple[Tensor, Tensor]:
+    first = len(tensor) - num_last
+    return tensor[:first], tensor[first:]
+
+
+def over_processes(count: Tensor) -> Tensor:
+    """The sum over processes."""
+    if num_processes() == 1:
+        return count
+    count = count.clone()
+    dist.all_reduce(count)
+    return count
+
+
+def _gathered(counts: Tensor) -> list[list[int]]:
+    """Numbers (k,) of every process, by rank."""
+    gathered = counts.new_empty(num_processes(), len(counts))
+    dist.all_gather(list(gathered), counts)
+    return gathered.tolist()
+
+
+def _gather_uneven(tensor: Tensor, lengths: list[int]) -> list[Tensor]:
+    """Tensors (n_r, ...) of every process, by rank: padded to the longest and cut again."""
+    padded = tensor.new_zeros(max(lengths), *tensor.shape[1:])
+    padded[: len(tensor)] = tensor
+    gathered = padded.new_empty(len(lengths), *padded.shape)
+    if gathered.numel():
+        dist.all_gather(list(gathered), padded)
+    return [g[:length] for g, length in zip(gathered, lengths)]
