@@ -9,16 +9,19 @@ Continue an interrupted run as if it had not been interrupted: the same command 
 Evaluate: --eval-only with MODEL.WEIGHTS FILE, or with --resume for the last checkpoint. Settings
 follow at the end as KEY VALUE pairs; MODEL.SPNET.TEST_PATHWAY QC evaluates query by query. Without
 a GPU everything runs on the CPU.
+
+Several GPUs: --num-gpus 4, or torchrun --nproc-per-node 4 tools/train_net.py ...; several processes
+on the CPU: the same with MODEL.DEVICE cpu. docs/multi_gpu.md has more.
 """
 
 from argparse import Namespace
 
-import torch
-from detectron2.engine import default_argument_parser, launch
+from detectron2.engine import default_argument_parser
 
 from spnet_d2.config_checks import check_config
 from spnet_d2.config_reader import ConfigError, read_config
 from spnet_d2.engine import Checkpointer, Trainer, setup
+from spnet_d2.engine.launch import LaunchError, check_launch, launch_job
 
 
 def main(args: Namespace) -> dict | None:
@@ -49,19 +52,12 @@ def run() -> None:
     )
     args = parser.parse_args()
     try:
-        check_config(read_config(args.config_file, args.opts), training=not args.eval_only)
-    except ConfigError as error:
+        cfg = read_config(args.config_file, args.opts)
+        check_config(cfg, training=not args.eval_only)
+        check_launch(args, cfg.MODEL.DEVICE)
+    except (ConfigError, LaunchError) as error:
         parser.error(str(error))
-    if args.num_gpus > max(1, torch.cuda.device_count()):
-        parser.error(f"--num-gpus {args.num_gpus}, but PyTorch finds {torch.cuda.device_count()}")
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    launch_job(main, args, cfg.MODEL.DEVICE)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,136 @@
+"""Starting a job's processes: one, several by Detectron2's ``launch``, or those of torchrun."""
+
+import os
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from detectron2.engine import launch
+from detectron2.engine.launch import DEFAULT_TIMEOUT
+from detectron2.utils import comm
+
+# What torchrun gives every process it starts.
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+class LaunchError(ValueError):
+    """Processes that can't be started as they were asked for."""
+
+
+def check_launch(args: Namespace, device: str) -> None:
+    """
+    Look for what can't start, before anything does.
+
+    Args:
+        args: of ``detectron2.engine.default_argument_parser``.
+        device: ``MODEL.DEVICE``.
+
+    Raises:
+        LaunchError: it says what was asked for, what there is, and what to do.
+    """
+    gpus = torch.cuda.device_count()
+    if started_by_torchrun():
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        if args.num_gpus > 1 or args.num_machines > 1:
+            raise LaunchError(
+                f"torchrun starts the processes ({os.environ['WORLD_SIZE']}), so leave --num-gpus "
+                f"{args.num_gpus} and --num-machines {args.num_machines} to its --nproc-per-node "
+                "and --nnodes."
+            )
+        asked = f"torchrun --nproc-per-node {local}"
+    else:
+        if not 0 <= args.machine_rank < args.num_machines:
+            raise LaunchError(
+                f"--machine-rank is {args.machine_rank}, expected 0 to {args.num_machines - 1} "
+                f"with --num-machines {args.num_machines}."
+            )
+        if args.num_machines > 1 and args.num_gpus < 1:
+            raise LaunchError(
+                f"--num-machines {args.num_machines} needs a process on each: --num-gpus is "
+                f"{args.num_gpus}, also on CPUs (MODEL.DEVICE cpu) it is their number."
+            )
+        local, asked = args.num_gpus, f"--num-gpus {args.num_gpus}"
+    if local > max(1, gpus) and device != "cpu":
+        raise LaunchError(
+            f"{asked}, but PyTorch finds {gpus} GPUs. Ask for so many, or for processes on the "
+            "CPU by MODEL.DEVICE cpu."
+        )
+
+
+def launch_job(main: Callable, args: Namespace, device: str) -> None:
+    """
+    Run ``main(args)`` in every process of a job, and wait for this machine's.
+
+    torchrun's processes join its group. Otherwise ``args.num_gpus`` processes are started for each
+    of ``args.num_machines`` machines, also on CPUs. They talk by NCCL on GPUs, by gloo on CPUs.
+
+    Args:
+        main: what to run, at the top level of a module.
+        args: checked by :func:`check_launch`.
+        device: ``MODEL.DEVICE``.
+    """
+    if started_by_torchrun():
+        _join_torchrun(main, args, device)
+        return
+    with _gpus_hidden(device == "cpu" and args.num_gpus * args.num_machines > 1):
+        launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+
+
+def started_by_torchrun() -> bool:
+    """
+    Whether this process is one of torchrun's.
+
+    Raises:
+        LaunchError: some of its variables are missing.
+    """
+    if "RANK" not in os.environ and "LOCAL_RANK" not in os.environ:
+        return False
+    missing = [name for name in _TORCHRUN if name not in os.environ]
+    if missing:
+        raise LaunchError(
+            "The environment has RANK or LOCAL_RANK, as torchrun sets them, but lacks "
+            f"{', '.join(missing)}. Start with torchrun, or unset RANK and LOCAL_RANK."
+        )
+    return True
+
+
+def _join_torchrun(main: Callable, args: Namespace, device: str) -> None:
+    if int(os.environ["WORLD_SIZE"]) == 1:
+        main(args)
+        return
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=DEFAULT_TIMEOUT)
+    try:
+        comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+        comm.synchronize()
+        main(args)
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _gpus_hidden(hide: bool) -> Iterator[None]:
+    """Let the processes that are started see no GPU: Detectron2 would choose NCCL for any."""
+    name = "CUDA_VISIBLE_DEVICES"
+    before = os.environ.get(name)
+    if hide:
+        os.environ[name] = ""
+    try:
+        yield
+    finally:
+        if hide:
+            if before is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = before
