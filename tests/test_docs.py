@@ -22,6 +22,7 @@ DOCUMENTS = [
     "docs/evaluation.md",
     "docs/evaluation_benchmark.md",
     "docs/memory.md",
+    "docs/multi_gpu.md",
     "docs/performance.md",
 ]
 
