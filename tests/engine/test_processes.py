@@ -17,6 +17,7 @@ from torch.testing import assert_close
 from spnet_d2.data.catalog import register_person_search
 from spnet_d2.engine import Trainer, setup
 from spnet_d2.engine.trainer import distribute
+from spnet_d2.engine.validation_loss import validation_losses
 from spnet_d2.modeling import whole_batch
 from spnet_d2.modeling.fixed_norm import SafeBatchNorm1d
 from spnet_d2.modeling.memory import MomentumQueueLoss, NTXentLoss, OIMLoss
@@ -147,7 +148,11 @@ def train(opts, *more, resume=False):
 def outcome(opts, *more):
     trainer = train(opts, *more)
     network = getattr(trainer.model, "module", trainer.model)
-    return trainer.losses, trainer.memories, as_numpy(network.state_dict()), trainer.results
+    figures = None
+    if trainer.cfg.DATASETS.TEST:
+        # One batch of six, so the second process has none.
+        figures = trainer.results, validation_losses(trainer.cfg, trainer.model)["val"]
+    return trainer.losses, trainer.memories, as_numpy(network.state_dict()), figures
 
 
 def outcome_in_parts(name, opts, parts, *more):
@@ -341,8 +346,10 @@ def test_training_is_that_of_one_process_with_the_joined_batch(pair, name, tiny_
     found, other = (results[name] for results in pair)
     compare(found, other, expected)
     if expected[3]:
-        assert found[3]["detection"] == pytest.approx(expected[3]["detection"], abs=1e-3)
-        assert not other[3]
+        results, losses = expected[3]
+        assert found[3][0]["detection"] == pytest.approx(results["detection"], abs=1e-3)
+        assert not other[3][0]
+        assert found[3][1] == other[3][1] == pytest.approx(losses, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", PARTS_RUNS)
