@@ -3,12 +3,10 @@
 Every corpus becomes this format, so nothing downstream knows where the data came from.
 """
 
-import gc
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from spnet_d2.data.atomic_io import write_json
+from spnet_d2.data.garbage_collection import garbage_collection_paused
 from spnet_d2.data.person_search_schema import (
     CATEGORIES,
     HELP,
@@ -26,21 +25,6 @@ from spnet_d2.data.person_search_schema import (
 logger = logging.getLogger(__name__)
 
 PREPARE_HINT = "The scripts datasets/prepare_*.py write it from the official files."
-
-
-@contextmanager
-def _garbage_collection_paused() -> Iterator[None]:
-    """Python's collector walks all living objects again and again while many are made.
-
-    That takes a third of the time of loading 250,000 boxes, and there is no garbage to find.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 @dataclass(frozen=True)
@@ -107,6 +91,7 @@ def write_protocol(
     write_json(path, {"images": images, "queries": queries})
 
 
+@garbage_collection_paused()
 def load_protocol(path: str | os.PathLike) -> Protocol:
     """Read a retrieval protocol.
 
@@ -188,7 +173,7 @@ def read_json(path: str | os.PathLike, hint: str = PREPARE_HINT) -> Any:
         raise PersonSearchFormatError(f"{path} is not valid JSON ({error}). {hint}") from error
 
 
-@_garbage_collection_paused()
+@garbage_collection_paused()
 def count_people(json_file: str | os.PathLike, hint: str = PREPARE_HINT) -> tuple[int, int]:
     """Count the people of a partition: (all, known ones only). Unknown people are one a box."""
     annotations = _partition(json_file, hint)[1]
@@ -207,7 +192,7 @@ def _partition(json_file: str | os.PathLike, hint: str) -> tuple[list, list, np.
     return images, annotations, check_person_search(images, annotations, str(json_file))
 
 
-@_garbage_collection_paused()
+@garbage_collection_paused()
 def load_person_search_json(
     json_file: str | os.PathLike, image_root: str | os.PathLike, hint: str = PREPARE_HINT
 ) -> list[dict[str, Any]]:
@@ -291,7 +276,7 @@ class PersonSearchTable:
     identities: np.ndarray
 
 
-@_garbage_collection_paused()
+@garbage_collection_paused()
 def load_person_search_table(
     json_file: str | os.PathLike, hint: str = PREPARE_HINT
 ) -> PersonSearchTable:

@@ -9,6 +9,7 @@ import logging
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
+from spnet_d2.data.garbage_collection import garbage_collection_paused
 from spnet_d2.evaluation.ground_truth import GroundTruth
 from spnet_d2.evaluation.predictions import Predictions
 
@@ -17,6 +18,7 @@ _EVERY_SIZE = [0, 1e10]
 _MAX_DETECTIONS = 100
 
 
+@garbage_collection_paused()
 def coco_metrics(
     truth: GroundTruth, images: np.ndarray, predictions: Predictions
 ) -> dict[str, float]:

@@ -2,49 +2,19 @@
 
 Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding", CVPR 2017. It is
 done anew for each query among the boxes of its own gallery, so no query learns from another one.
-Only the most similar boxes are re-ranked (all, where a gallery has no more than ``SHORTLIST``);
+Only the most similar boxes are re-ranked (all, where a gallery has no more than the shortlist);
 the others follow in their old order. That bounds memory and time for any size of gallery.
 
 Letters: n = 1 + (boxes of the shortlist); element 0 is the query.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
 
 from spnet_d2.evaluation.gallery import GalleryBoxes
 from spnet_d2.evaluation.ranking import top_indices
+from spnet_d2.evaluation.reranking_parameters import KReciprocal
 from spnet_d2.evaluation.similarity import unit_rows
-
-SHORTLIST = 1000
-
-
-@dataclass(frozen=True)
-class KReciprocal:
-    """Parameters, the paper's values by default.
-
-    Attributes:
-        k1 (int): neighbours that may be reciprocal (with the element itself one more).
-        k2 (int): nearest elements whose encodings are averaged ("local query expansion").
-        weight (float): lambda, share of the original distance in the final one.
-        shortlist (int): boxes per query that are re-ranked.
-
-    Raises:
-        ValueError: a parameter out of range.
-    """
-
-    k1: int = 20
-    k2: int = 6
-    weight: float = 0.3
-    shortlist: int = SHORTLIST
-
-    def __post_init__(self):
-        if min(self.k1, self.k2, self.shortlist) < 1 or not 0 <= self.weight <= 1:
-            raise ValueError(
-                "k-reciprocal re-ranking needs k1, k2 and shortlist of 1 or more and a weight in "
-                f"[0, 1], found {self}."
-            )
 
 
 class Reranking:

@@ -15,7 +15,7 @@ from spnet_d2.evaluation.gallery import GalleryBoxes, detected_boxes, ground_tru
 from spnet_d2.evaluation.ground_truth import GroundTruth
 from spnet_d2.evaluation.predictions import Predictions
 from spnet_d2.evaluation.protocols import RetrievalProtocol
-from spnet_d2.evaluation.reranking import KReciprocal, Reranking
+from spnet_d2.evaluation.reranking_parameters import KReciprocal
 from spnet_d2.evaluation.retrieval import (
     PLAIN,
     Observer,
@@ -161,8 +161,8 @@ def _rescorings(
     rescorings: dict[str, Rescoring] = {}
     if extra.cws:
         rescorings["cws"] = lambda query, pool, values: values * boxes.scores[pool]
+    # Imported here, for they need SciPy: it takes longer to start than everything else together.
     if extra.cbgm:
-        # Here, for it needs SciPy's optimisers: as long to import as everything else together.
         from spnet_d2.evaluation.context_matching import ContextMatching, default_sizes
 
         sizes = extra.cbgm_sizes or default_sizes(protocol)
@@ -170,6 +170,8 @@ def _rescorings(
             truth, protocol, boxes, query_vectors, embeddings, *sizes
         )
     if extra.rerank is not None:
+        from spnet_d2.evaluation.reranking import Reranking
+
         rescorings["rerank"] = Reranking(boxes, query_vectors, embeddings, extra.rerank)
     return rescorings
 
