@@ -20,6 +20,7 @@ from spnet_d2.data.person_search_schema import (
     HELP,
     PersonSearchFormatError,
     check_person_search,
+    fit_64_bits,
 )
 
 logger = logging.getLogger(__name__)
@@ -130,6 +131,8 @@ def _check_protocol(protocol: Protocol, where: str) -> None:
             f'{where}: "images" must be a list of image ids and "queries" a list of annotation '
             f"ids, or an object from annotation id to gallery. {HELP}"
         )
+    if not fit_64_bits([*protocol.images, *queries]):
+        raise PersonSearchFormatError(f"{where}: ids must fit 64 bits with sign. {HELP}")
     images = set(protocol.images)
     if len(images) != len(protocol.images):
         raise PersonSearchFormatError(f'{where}: "images" lists an image twice. {HELP}')

@@ -149,6 +149,15 @@ def _check_integers(entries: list[dict], keys: tuple[str, ...], kind: str, where
         for entry in entries:
             if type(entry[key]) is not int:
                 raise _error(where, kind, entry, f"{key} must be an integer, found {entry[key]!r}")
+        if not fit_64_bits([entry[key] for entry in entries]):
+            entry = next(entry for entry in entries if not fit_64_bits([entry[key]]))
+            message = f"{key} must fit 64 bits with sign, found {entry[key]}"
+            raise _error(where, kind, entry, message)
+
+
+def fit_64_bits(integers: Sequence[int]) -> bool:
+    """Whether an array of numpy's int64 can hold all of them."""
+    return not integers or (-(2**63) <= min(integers) and max(integers) < 2**63)
 
 
 def _check_unique(entries: list[dict], kind: str, where: str) -> set[int]:

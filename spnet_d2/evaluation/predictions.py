@@ -107,11 +107,15 @@ class Predictions:
             raise FileNotFoundError(
                 f"No predictions file at {os.path.abspath(path)}: expected an .npz file."
             ) from None
-        # numpy reports what is no archive, or holds pickles, in several ways.
-        except (ValueError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
-            found = str(error).removesuffix(".")
-            if "pickle" in found:
+        # Whatever a damaged archive raises: numpy, zipfile, zlib and the tokenizer that reads the
+        # arrays' headers have a dozen ways.
+        except Exception as error:
+            found = (str(error) or type(error).__name__).removesuffix(".")
+            # numpy takes what it does not know for pickles.
+            if "pickle" in found and zipfile.is_zipfile(path):
                 found = "it holds Python objects instead of plain arrays of numbers"
+            elif "pickle" in found:
+                found = "it is no archive of arrays"
             expected = ", ".join(f"{name} {shape}" for name, (_, _, shape) in _LAYOUT.items())
             raise ValueError(
                 f"{path} cannot be used as predictions: {found}. It must be an .npz file with "

@@ -199,6 +199,10 @@ def _set(kind, key, value):
         (_set("annotations", "id", 1), "id 1 occurs 2 times in annotations"),
         (_set("images", "id", 3), "id 3 occurs 2 times in images"),
         (_set("annotations", "id", "1"), "id must be an integer, found '1'"),
+        (
+            _set("annotations", "id", 2**63),
+            "id must fit 64 bits with sign, found 9223372036854775808",
+        ),
         (_set("annotations", "person_id", True), "person_id must be an integer, found True"),
         (_set("annotations", "is_known", 1), "is_known must be true or false, found 1"),
         (_set("annotations", "iou_thresh", 50), r"iou_thresh must be a number in \[0, 1\]"),
@@ -254,6 +258,8 @@ def test_protocols_keep_order_and_repetitions(tmp_path, queries):
         ({"images": [1], "queries": {"4": [1, 2]}}, r"query 4 .* not among them: \[2\]"),
         ({"images": [1], "queries": {"4": 1}}, "query 4 .* found int"),
         ({"images": [1], "queries": [4, 4]}, "query is listed twice"),
+        ({"images": [2**63], "queries": [4]}, "ids must fit 64 bits"),
+        ({"images": [1], "queries": {str(-(2**63) - 1): [1]}}, "ids must fit 64 bits"),
     ],
 )
 def test_malformed_protocols_are_named(tmp_path, content, message):

@@ -104,6 +104,33 @@ def test_files_that_cannot_be_used(tmp_path):
         Predictions.load(path)
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_any_damage_to_a_file_is_one_kind_of_error(tmp_path, save):
+    """zipfile, zlib and numpy report damage in a dozen ways, or not at all in plain numbers."""
+    whole, path = tmp_path / "whole.npz", tmp_path / "damaged.npz"
+    save(whole, **{k: v for k, v in vars(some_predictions()).items() if v is not None})
+    content, rng = whole.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for _ in range(400):
+        damaged = bytearray(content)
+        for place in rng.integers(0, len(content), rng.choice([1, 5, 50])):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            Predictions.load(path)
+        except ValueError as error:
+            assert str(error).startswith(f"{path} cannot be used as predictions: ")
+            refused += 1
+    assert refused > 200
+
+
+def test_what_is_no_archive_is_not_taken_for_pickles(tmp_path):
+    path = tmp_path / "test.json"
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="it is no archive of arrays"):
+        Predictions.load(path)
+
+
 def test_an_array_cut_short_is_not_filled_up_from_the_next_one(tmp_path):
     whole, cut = tmp_path / "whole.npz", tmp_path / "cut.npz"
     some_predictions().save(whole)
