@@ -1,6 +1,7 @@
 """tools/benchmark_evaluation.py: its corpora evaluate, and it measures what a process takes."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -46,6 +47,51 @@ def test_measures_processes(tool, monkeypatch, tmp_path, capsys):
     assert 0.29 < cost.memory < 1
     with pytest.raises(RuntimeError, match="evaluate.py --fail failed"):
         tool.measure(["--fail"])
+
+
+def test_a_page_with_limits_and_growth(tool, monkeypatch, tmp_path, capsys):
+    """Two cases are measured, one fails, and the page says so."""
+
+    def measure(arguments):
+        if arguments == ["--help"]:
+            return tool.Cost(1.0, 1.0, 0.1)
+        if "cuhk" in arguments:
+            raise RuntimeError("tools/evaluate.py failed, see above.")
+        half = "half" in arguments
+        return tool.Cost(6.0, 5.0, 1.0) if half else tool.Cost(13.0, 9.0, 2.5)
+
+    monkeypatch.setattr(tool, "measure", measure)
+    monkeypatch.setattr(
+        tool, "write_case", lambda case, folder: [{1028: "half", 2900: "cuhk"}.get(case.queries)]
+    )
     page = tmp_path / "page.md"
-    tool.main(["--cases", "prw", "--scale", "0.002", "--output", str(page)])
+    cases = ["prw", "prw_half_the_queries", "cuhk_g100"]
+    assert tool.main(["--cases", *cases, "--output", str(page)]) == 1
+    lines = page.read_text().splitlines()
+    assert "cuhk_g100: tools/evaluate.py failed" in capsys.readouterr().err
+    assert "- prw: 13.00 s, limit 12: MISSED" in lines
+    assert "- prw: 2.50 GiB, limit 3: met" in lines
+    assert "- cuhk_g100, s: not measured, limit 5" in lines
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    costs = {row[0]: row[6:] for row in cells if len(row) == 12}
+    assert costs["prw"] == ["13.00", "12", "9.00", "8.00", "2.50", "3"]
+    assert costs["cuhk_g100"][0] == "failed"
+    growth = {row[0]: row[1:] for row in cells if len(row) == 7}
+    # Wall 5 of 12 seconds after start, CPU 4 of 8.
+    assert growth["prw_half_the_queries"] == ["0.50", "1.00", "1.00", "0.50", "0.42", "0.50"]
+
+
+def test_a_disk_without_room_is_said_before_writing(tool, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(tool.shutil, "disk_usage", lambda place: SimpleNamespace(free=2**30))
+    result = tool.run_case("prw_gallery_times_10", tool.CASES["prw_gallery_times_10"], tmp_path, [])
+    assert result.cost is None and not list(tmp_path.iterdir())
+    assert "GiB free, found 1.0. Give another --folder" in capsys.readouterr().err
+
+
+def test_a_small_case_is_measured(tool, tmp_path):
+    page = tmp_path / "page.md"
+    arguments = ["--cases", "prw", "--scale", "0.002", "--output", str(page)]
+    assert tool.main([*arguments, "--folder", str(tmp_path)]) == 0
     assert "| prw " in page.read_text() and "--cases prw --scale 0.002" in page.read_text()
+    assert "limit 12" not in page.read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["page.md"]
