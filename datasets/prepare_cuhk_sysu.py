@@ -7,7 +7,7 @@ import logging
 import os
 from pathlib import Path
 
-from spnet_d2.data.formats import cuhk_sysu, cuhk_sysu_mat
+from spnet_d2.data.formats import cuhk_sysu
 from spnet_d2.data.formats.corpus import CorpusError
 
 
@@ -38,8 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--protocols",
         nargs="+",
-        choices=list(cuhk_sysu_mat.PROTOCOLS),
-        default=list(cuhk_sysu_mat.PROTOCOLS),
+        choices=list(cuhk_sysu.PROTOCOLS),
+        default=list(cuhk_sysu.PROTOCOLS),
         metavar="NAME",
         help="protocols to write; reading TestG4000.mat takes about 13 GB of memory, G100 0.4 GB",
     )

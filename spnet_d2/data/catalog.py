@@ -18,7 +18,8 @@ from spnet_d2.data.person_search_json import PREPARE_HINT, count_people, load_pe
 logger = logging.getLogger(__name__)
 
 EVALUATOR_TYPE = "person_search"
-CUHK_PROTOCOLS = ("G100", "G50", "G500", "G1000", "G2000", "G4000", "GOcclusion", "GResolution")
+CUHK_PROTOCOLS = ("G100", "G50", "G500", "G1000", "G2000", "G4000")
+CUHK_PROTOCOLS += ("GFull", "GOcclusion", "GResolution")
 PRW_PROTOCOLS = ("test", "same_cam_id", "cross_cam_id")
 PETS09_PROTOCOLS = ("standard", "reentry")
 # Pieces of trainval, by partition: end of the registered name.

@@ -101,7 +101,7 @@ def test_builtin_names_and_files(builtin, prepared_root):
 
 def test_builtin_protocols(builtin, prepared_root):
     protocols = MetadataCatalog.get("cuhk_sysu_test").protocols
-    assert list(protocols)[0] == "G100" and len(protocols) == 8
+    assert list(protocols)[0] == "G100" and len(protocols) == 9
     assert all(load_protocol(path).queries for path in protocols.values())
     assert list(MetadataCatalog.get("prw_test").protocols) == [
         "test",

@@ -14,7 +14,7 @@ def script(name):
 def test_prepare_cuhk_sysu(cuhk_sysu_files, tmp_path, capsys):
     folder = shutil.copytree(cuhk_sysu_files, tmp_path / "cuhk")
     script("prepare_cuhk_sysu").main(["--dataset-dir", str(folder), "--val-gallery-size", "3"])
-    assert "13 files written" in capsys.readouterr().out
+    assert "14 files written" in capsys.readouterr().out
     assert (folder / "coco/trainval.json").is_file() and (folder / "retrieval/val.json").is_file()
 
 

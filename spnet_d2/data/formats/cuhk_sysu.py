@@ -1,8 +1,8 @@
 """CUHK-SYSU as distributed to the generic person-search JSON.
 
 Partitions: ``trainval`` (all images outside ``pool.mat``), ``test``, and pieces of ``trainval``
-for validating a pre-training. Protocols: ``G50`` .. ``G4000``, ``GOcclusion``, ``GResolution`` and
-``val``.
+for validating a pre-training. Protocols: ``G50`` .. ``G4000``, ``GOcclusion``, ``GResolution``,
+``GFull`` and ``val``.
 """
 
 import logging
@@ -42,6 +42,11 @@ PUBLISHED = {
 }
 
 
+# The galleries of G50, each with all other test images after it.
+FULL_GALLERY = "GFull"
+PROTOCOLS = (*mat.PROTOCOLS, FULL_GALLERY)
+
+
 @dataclass(frozen=True)
 class Splits:
     """Sizes of the partitions cut from the training images; miniatures need smaller ones.
@@ -64,7 +69,7 @@ class Splits:
 def prepare(
     dataset_dir: str | Path,
     splits: Splits | None = None,
-    protocols: Sequence[str] = tuple(mat.PROTOCOLS),
+    protocols: Sequence[str] = PROTOCOLS,
 ) -> dict[str, Path]:
     """Write every partition and protocol below ``dataset_dir``.
 
@@ -74,8 +79,8 @@ def prepare(
     Args:
         dataset_dir: folder with ``Image/`` and ``annotation/``.
         splits: sizes of the derived partitions.
-        protocols: which of :data:`cuhk_sysu_mat.PROTOCOLS` to write. Reading takes about 1.1 kB of
-            memory per gallery entry, so TestG4000 alone needs 13 GB.
+        protocols: which of :data:`PROTOCOLS` to write, besides ``val``. Reading takes about 1.1 kB
+            of memory per gallery entry, so TestG4000 alone needs 13 GB.
 
     Returns:
         Path of each file written, by ``coco/<partition>.json`` or ``retrieval/<protocol>.json``.
@@ -94,6 +99,8 @@ def prepare(
     searches = {}
     # The test identities are defined by G50, whether or not it is asked for.
     for name in dict.fromkeys(["G50", *protocols]):
+        if name == FULL_GALLERY:
+            continue
         logger.info("CUHK-SYSU: reading protocol %s", name)
         searches[name] = mat.read_protocol(corpus, name)
     test_people = [[(query.image, query.box), *query.appearances] for query in searches["G50"]]
@@ -109,7 +116,10 @@ def prepare(
     test = _partition(sorted(test_names), boxes, test_ids, sizes, first_ids)
 
     partitions = {"trainval": trainval, "test": test, **_cut(trainval, splits)}
-    retrieval = {name: _protocol(corpus, name, searches[name], test) for name in protocols}
+    listed = {name: _protocol(corpus, name, found, test) for name, found in searches.items()}
+    if FULL_GALLERY in protocols:
+        listed[FULL_GALLERY] = _full_galleries(listed["G50"], test)
+    retrieval = {name: listed[name] for name in protocols}
     retrieval["val"] = val_protocol(partitions["val"], splits.gallery_size)
     counts = {}
     for name, people in (("trainval", train_people), ("test", test_people)):
@@ -198,6 +208,21 @@ def _protocol(
         queries[query] = [image_ids[image] for image in search.gallery]
         images.update([query_image, *queries[query]])
     return Protocol(sorted(images), queries)
+
+
+def _full_galleries(listed: Protocol, test: Partition) -> Protocol:
+    """Each gallery of ``listed``, then all other test images but the query's own, by id.
+
+    As the field's full-gallery figures have it. Repetitions in ``listed`` stay. The identities of
+    the test images are defined by its galleries, so what follows shows nobody who is asked for.
+    """
+    images = sorted(image["id"] for image in test["images"])
+    image_of = {entry["id"]: entry["image_id"] for entry in test["annotations"]}
+    queries = {}
+    for query, gallery in listed.queries.items():
+        used = {image_of[query], *gallery}
+        queries[query] = [*gallery, *(image for image in images if image not in used)]
+    return Protocol(images, queries)
 
 
 def _cut(trainval: Partition, splits: Splits) -> dict[str, Partition]:

@@ -17,7 +17,8 @@ from tests import corpora
 
 PARTITIONS = {"trainval", "test", "train", "val", "minitrain", "minival"}
 PARTITIONS |= {f"tinytrainval{size}" for size in (2, 4, 6, 8)}
-PROTOCOLS = {"G50", "G100", "G500", "G1000", "G2000", "G4000", "GOcclusion", "GResolution", "val"}
+PROTOCOLS = {"G50", "G100", "G500", "G1000", "G2000", "G4000", "GOcclusion", "GResolution"}
+PROTOCOLS |= {"GFull", "val"}
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +127,7 @@ def test_small_boxes_have_a_lower_threshold(folder):
     assert tiny["iou_thresh"] == pytest.approx(1 / 3) and tiny["person_id"] == 2
 
 
-@pytest.mark.parametrize("name", sorted(PROTOCOLS - {"val"}))
+@pytest.mark.parametrize("name", sorted(PROTOCOLS - {"GFull", "val"}))
 def test_galleries_keep_order_and_repetitions(folder, cuhk_sysu_files, name):
     content = partition(folder, "test")
     names = {image["id"]: image["file_name"] for image in content["images"]}
@@ -152,6 +153,20 @@ def test_a_repeated_gallery_image_stays_repeated(folder):
     protocol = load_protocol(folder / "retrieval/G50.json")
     gallery = next(iter(protocol.queries.values()))
     assert len(gallery) - len(set(gallery)) == 1
+
+
+def test_full_galleries_are_those_of_g50_and_all_other_test_images(folder):
+    content = partition(folder, "test")
+    image_of = {entry["id"]: entry["image_id"] for entry in content["annotations"]}
+    every = [image["id"] for image in content["images"]]
+    listed = load_protocol(folder / "retrieval/G50.json").queries
+    full = load_protocol(folder / "retrieval/GFull.json")
+    assert full.images == every and list(full.queries) == list(listed)
+    for query, gallery in full.queries.items():
+        # The repeated image of a G50 gallery stays repeated.
+        assert gallery[: len(listed[query])] == listed[query]
+        rest = gallery[len(listed[query]) :]
+        assert rest == [i for i in every if i not in {image_of[query], *listed[query]}]
 
 
 def test_labels_end_at_the_first_empty_box(copied):
