@@ -22,17 +22,16 @@ import pstats
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import torch
 from detectron2.modeling import build_model
-from tabulate import tabulate
 
 from spnet_d2.analysis import (
     PartClock,
+    delivery,
     embedded_boxes,
     limit_works,
     loader_rate,
@@ -43,6 +42,7 @@ from spnet_d2.analysis import (
     measured_config,
     measured_detector,
     numbers,
+    operators_table,
     parts_table,
     report,
     time_mapper,
@@ -54,8 +54,6 @@ from spnet_d2.data.atomic_io import write_json
 from spnet_d2.engine.optimizer import build_optimizer
 
 TASKS = ("data", "train", "inference", "qc-search", "evaluate")
-# What data have to keep up with: a GPU that takes 0.35 s per batch of 8, fed by 8 processes.
-GPU_RATE, GPU_WORKERS = 8 / 0.35, 8
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -146,7 +144,9 @@ def bench_train(args: argparse.Namespace) -> dict:
             f"\nQC step / OC step: {ratio:.3f}; anchors: {options.QC.PAIRS_PER_BATCH} pairs x "
             f"{options.QC.ANCHORS_PER_PAIR} / {images} images x {options.ANCHORS_PER_IMAGE}"
         )
-    return _profiled(works, args, result)
+    if args.profile:
+        print(f"\n{operators_table(works, device)}")
+    return result
 
 
 def bench_detection(args: argparse.Namespace) -> dict:
@@ -185,7 +185,9 @@ def bench_detection(args: argparse.Namespace) -> dict:
         extra = [q - n for q, n in zip(timings[queried].busy, timings["no query"].busy)]
         result["pair"] = pair = statistics.median(extra) / (args.queries * len(batch))
         print(f"\nA (query, image) pair beside the image: {1e3 * pair:.2f} ms")
-    return _profiled(works, args, result)
+    if args.profile:
+        print(f"\n{operators_table(works, model.device)}")
+    return result
 
 
 def bench_data(args: argparse.Namespace) -> dict:
@@ -205,22 +207,9 @@ def bench_data(args: argparse.Namespace) -> dict:
     what = args.dataset or f"JPEG files of {size[0]} x {size[1]}"
     print(f"Data: {what}, {cfg.INPUT.AUG_TRAIN}, crops of {cfg.INPUT.CROP_SIZE}\n")
     print(parts_table("one picture", timing))
-    needed = {
-        f"loader, {args.workers} processes": (rate, args.workers),
-        "one process by its CPU seconds": (1 / timing.median, 1),
-    }
-    rows = [
-        [what, found, of_8 := found * GPU_WORKERS / processes, of_8 / GPU_RATE]
-        for what, (found, processes) in needed.items()
-    ]
-    headers = ["", "images/s", f"in {GPU_WORKERS} processes", "x a GPU's 8 images in 0.35 s"]
-    print("\n" + tabulate(rows, headers, floatfmt=".1f"))
-    names = ("loader", "process")
-    return {
-        "picture": numbers(timing, 1),
-        "images_per_second": {n: row[1] for n, row in zip(names, rows)},
-        "of_what_a_gpu_needs": {n: row[3] for n, row in zip(names, rows)},
-    }
+    text, result = delivery(rate, args.workers, timing)
+    print(f"\n{text}")
+    return {"picture": numbers(timing, 1), **result}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -229,6 +218,11 @@ def main(argv: list[str] | None = None) -> int:
     first.add_argument("--task")
     known, rest = first.parse_known_args(argv)
     if known.task == "evaluate":
+        if "--profile" in rest:
+            raise SystemExit(
+                "benchmark: --task evaluate has no --profile, as it times processes of their own. "
+                "Profile one: python -m cProfile -s tottime tools/evaluate.py ..."
+            )
         script = Path(__file__).with_name("benchmark_evaluation.py")
         return subprocess.call([sys.executable, str(script), *rest])
     args = parse_args(argv)
@@ -246,18 +240,6 @@ def _where(args: argparse.Namespace) -> str:
     if args.device == "cpu":
         return f"CPU, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
     return f"{torch.cuda.get_device_name(args.device)}, PyTorch {torch.__version__}"
-
-
-def _profiled(works: dict[str, Callable], args: argparse.Namespace, result: dict) -> dict:
-    """Run the last work once under PyTorch's profiler if asked to; returns ``result``."""
-    if args.profile:
-        name, work = list(works.items())[-1]
-        with torch.profiler.profile() as profiler:
-            work()
-        key = "self_cpu_time_total" if args.device == "cpu" else "self_device_time_total"
-        print(f"\n{name}, operators:\n")
-        print(profiler.key_averages().table(sort_by=key, row_limit=20, max_name_column_width=50))
-    return result
 
 
 if __name__ == "__main__":

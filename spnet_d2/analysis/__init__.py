@@ -1,7 +1,7 @@
 """What a model costs: parameters, operations, the memory of a training step, and time."""
 
 from spnet_d2.analysis.config import measured_config, measured_detector
-from spnet_d2.analysis.data_timing import loader_rate, made_up_corpus, time_mapper
+from spnet_d2.analysis.data_timing import delivery, loader_rate, made_up_corpus, time_mapper
 from spnet_d2.analysis.made_up import made_up_batch, made_up_images
 from spnet_d2.analysis.memory import Account, Fit, account_step, fit_accounts
 from spnet_d2.analysis.model_parts import (
@@ -13,7 +13,7 @@ from spnet_d2.analysis.model_parts import (
 )
 from spnet_d2.analysis.operations import Part, inference_parts
 from spnet_d2.analysis.timing import PartClock, Timing, measure
-from spnet_d2.analysis.timing_report import numbers, parts_table, report
+from spnet_d2.analysis.timing_report import numbers, operators_table, parts_table, report
 
 __all__ = [
     "Account",
@@ -23,6 +23,7 @@ __all__ = [
     "PartClock",
     "Timing",
     "account_step",
+    "delivery",
     "embedded_boxes",
     "fit_accounts",
     "inference_parts",
@@ -35,6 +36,7 @@ __all__ = [
     "measured_config",
     "measured_detector",
     "numbers",
+    "operators_table",
     "parts_table",
     "report",
     "time_mapper",

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
+from tabulate import tabulate
 
 from spnet_d2.analysis.timing import PartClock, Timing
 from spnet_d2.data import mapper
@@ -21,6 +22,8 @@ from spnet_d2.data.loaders import build_train_loader
 from spnet_d2.data.person_search_json import write_person_search_json
 
 _NAME = "benchmark_pictures"
+# What data have to keep up with: a GPU that takes 0.35 s per batch of 8, fed by 8 processes.
+_GPU_RATE, _GPU_WORKERS = 8 / 0.35, 8
 
 
 @contextmanager
@@ -118,3 +121,32 @@ def loader_rate(cfg: CfgNode, workers: int, pictures: int) -> float:
     start = time.perf_counter()
     delivered = sum(len(batch) for batch in islice(batches, count))
     return delivered / (time.perf_counter() - start)
+
+
+def delivery(rate: float, workers: int, picture: Timing) -> tuple[str, dict[str, dict]]:
+    """
+    What loading processes deliver, beside what a GPU takes.
+
+    Args:
+        rate: pictures per second, of :func:`loader_rate`.
+        workers: the loading processes that gave it; 8 are taken to give proportionally more.
+        picture: of :func:`time_mapper`. Its CPU seconds say what a process with a core of its own
+            would give, before pictures go from process to process.
+
+    Returns:
+        A table, and its numbers in plain types.
+    """
+    found = {
+        f"loader, {workers} processes": (rate, workers),
+        "one process by its CPU seconds": (1 / picture.median, 1),
+    }
+    rows = [
+        [what, given, of_8 := given * _GPU_WORKERS / processes, of_8 / _GPU_RATE]
+        for what, (given, processes) in found.items()
+    ]
+    headers = ["", "images/s", f"in {_GPU_WORKERS} processes", "x a GPU's 8 images in 0.35 s"]
+    names = ("loader", "process")
+    return tabulate(rows, headers, floatfmt=".1f"), {
+        "images_per_second": {n: row[1] for n, row in zip(names, rows)},
+        "of_what_a_gpu_needs": {n: row[3] for n, row in zip(names, rows)},
+    }

@@ -1,6 +1,7 @@
 """Timings as tables and as numbers: medians, spread, ratios to the limits, shares of the parts."""
 
 import statistics
+from collections.abc import Callable
 
 import torch
 from tabulate import tabulate
@@ -66,6 +67,16 @@ def parts_table(name: str, timing: Timing) -> str:
         for part, total in sorted(totals.items(), key=lambda x: -x[1])
     ]
     return tabulate(rows, [name, *phases, "share"], floatfmt=".4f")
+
+
+def operators_table(works: dict[str, Callable[[], None]], device: torch.device) -> str:
+    """Run the last of ``works`` once more, for the operators of PyTorch that take longest."""
+    name, work = list(works.items())[-1]
+    with torch.profiler.profile() as profiler:
+        work()
+    key = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    table = profiler.key_averages().table(sort_by=key, row_limit=20, max_name_column_width=50)
+    return f"{name}, operators:\n\n{table}"
 
 
 def numbers(timing: Timing, images: int) -> dict:

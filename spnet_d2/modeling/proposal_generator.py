@@ -266,13 +266,13 @@ class SwapPathProposalGenerator(nn.Module):
             ascending, and best first within each query.
         """
         sizes = images.image_sizes
-        if queries is None and not self.training:
+        if queries is None:
             # Nobody needs x_a: the bridge goes into the convolution.
             anchors, offsets = self.embed_anchors(images, features, self.swap_path.affine())
+            if self.training:
+                return self._train(anchors, offsets, targets, ignore)
             return [self._propose(anchors, o, size) for o, size in zip(offsets, sizes)], {}
         anchors, x_a = self.embed_anchors(images, features)
-        if queries is None:
-            return self._train(anchors, self.swap_path.object_centric(x_a), targets, ignore)
         if self.training:
             return self._train_pairs(anchors, x_a, targets, ignore, queries)
         return self.search(anchors, x_a, sizes, queries), {}

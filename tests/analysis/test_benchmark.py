@@ -105,6 +105,7 @@ def test_evaluation_is_its_own_script(tool, monkeypatch):
         ("--task inference --size 0 96", "--size must be 1 1 or more, found 0 96"),
         ("--task train --size 64 96", "square, found --size 64 96"),
         ("--task train MODEL.SPNET.EMBED_DIMS 16", "MODEL.SPNET.EMBED_DIM"),
+        ("--task evaluate --profile", "--task evaluate has no --profile"),
     ],
 )
 def test_bad_arguments(tool, words, message, capsys):

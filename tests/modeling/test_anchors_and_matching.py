@@ -151,12 +151,20 @@ def test_random_subsets_cover_all_and_can_be_made_deterministic():
 def test_bridge_folded_into_the_anchor_convolution(kind):
     torch.manual_seed(0)
     embedder, path = AnchorEmbedder(6, 16, bias=-0.5), SwapPath(16, kind)
-    with torch.no_grad():
-        for p in (embedder.conv.weight, *path.parameters()):
-            p.normal_()
-        features = [torch.randn(2, 6, 5, 7), torch.randn(2, 6, 3, 4)]
-        expected = path.object_centric(embedder(features))
-        folded = embedder(features, path.affine())
-        assert folded.shape == expected.shape == (2, 9 * (35 + 12), 16)
-        torch.testing.assert_close(folded, expected, rtol=1e-4, atol=1e-3)
-        assert not torch.allclose(embedder(features), expected, atol=0.1)
+    features = [torch.randn(2, 6, 5, 7), torch.randn(2, 6, 3, 4)]
+    for x in (embedder, path):
+        x.double()
+        for p in x.parameters():
+            torch.nn.init.normal_(p)
+    features = [f.double().requires_grad_() for f in features]
+    expected = path.object_centric(embedder(features))
+    folded = embedder(features, path.affine())
+    assert folded.shape == expected.shape == (2, 9 * (35 + 12), 16)
+    torch.testing.assert_close(folded, expected)
+    assert not torch.allclose(embedder(features), expected, atol=0.1)
+    # Training needs the gradients of both factors of the folded weight.
+    inputs, weights = [*features, *embedder.parameters(), *path.parameters()], torch.randn(16)
+    torch.testing.assert_close(
+        torch.autograd.grad((folded.square() * weights).sum(), inputs),
+        torch.autograd.grad((expected.square() * weights).sum(), inputs),
+    )
