@@ -178,6 +178,8 @@ RUNS = {
     "untrained parts, batch norms in the trunk": (
         *("MODEL.SPNET.BACKBONE.NAME", "test_resnet", "MODEL.SPNET.NUM_CASCADES", 0),
         *("MODEL.SPNET.SEPARATE_HEADS", True, "MODEL.SPNET.REID.LOSS", "nt_xent"),
+        # Repeated forward passes exchange statistics again.
+        *("MODEL.SPNET.ACTIVATION_CHECKPOINTING", True),
     ),
     # A person's other pictures are on the same process, and all pairs fit into its share.
     "query-centric, momentum queue": (
