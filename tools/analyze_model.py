@@ -11,8 +11,10 @@ Weights are random: none are needed.
 """
 
 import argparse
+import math
 from collections.abc import Iterable
 
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from tabulate import tabulate
 
@@ -28,6 +30,8 @@ from spnet_d2.analysis import (
 from spnet_d2.config_reader import ConfigError
 
 GIB = 1 << 30
+# People in each picture of a training step.
+BOXES = 8
 
 
 def parts_table(parts: Iterable[Part], total_parameters: int) -> str:
@@ -54,6 +58,21 @@ def memory_table(account: Account, fit: Fit, images: int, side: int) -> str:
     return tabulate([[name, size / GIB] for name, size in rows], ["memory", "GiB"], floatfmt=".2f")
 
 
+def smallest_batches(cfg: CfgNode) -> tuple[int, int]:
+    """
+    Batches from which larger ones can be told.
+
+    A query-centric step takes as many (image, query) pairs as there are, up to PAIRS_PER_BATCH:
+    the RoI part grows with the square of small batches, and of larger ones not at all.
+    """
+    if cfg.MODEL.SPNET.PATHWAY != "QC":
+        return 1, 2
+    # N images have N * BOXES queries; two views of each picture, as in training.
+    images = math.ceil(math.sqrt(cfg.MODEL.SPNET.QC.PAIRS_PER_BATCH / BOXES))
+    images += images % 2
+    return images, 2 * images
+
+
 def _numbers(text: str) -> tuple[int, ...]:
     """``128,256`` -> (128, 256)."""
     return tuple(map(int, text.split(",")))
@@ -75,14 +94,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--measure", type=_numbers, default=(128, 256), help="crop sizes of steps: 128,256"
     )
     parser.add_argument(
-        "--measure-batches", type=_numbers, default=(1, 2), help="their batch sizes: 1,2"
+        "--measure-batches",
+        type=_numbers,
+        help="their batch sizes; default: 1,2, or query-centrically from where pairs suffice",
     )
     parser.add_argument("--amp", action="store_true", help="run them under autocast to bfloat16")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs")
     args = parser.parse_args(argv)
     if len(args.opts) % 2:
         parser.error(f"settings are KEY VALUE pairs, found {len(args.opts)} words: {args.opts}")
-    if min(len(set(args.measure)), len(set(args.measure_batches))) < 2:
+    if any(len(set(numbers)) < 2 for numbers in (args.measure, args.measure_batches or (1, 2))):
         parser.error("--measure and --measure-batches take two different numbers or more each")
     return args
 
@@ -107,10 +128,11 @@ def main(argv: list[str] | None = None) -> None:
     images = args.batch or cfg.SOLVER.IMS_PER_BATCH
     side = args.crop or cfg.INPUT.CROP_SIZE
     accounts = []
+    batches = args.measure_batches or smallest_batches(cfg)
     print("\nActivations of training steps, every sampled box training re-id:\n")
     for crop in args.measure:
-        for batch in args.measure_batches:
-            account = account_step(model, batch, crop, amp=args.amp)
+        for batch in batches:
+            account = account_step(model, batch, crop, BOXES, amp=args.amp)
             accounts.append(account)
             print(f"  {batch} x {crop} x {crop}: {account.activations / GIB:.3f} GiB", flush=True)
     fit = fit_accounts(accounts)

@@ -1,5 +1,7 @@
 """Counted operations against counts by hand, and the command-line tool."""
 
+import re
+
 import pytest
 import torch
 
@@ -85,9 +87,13 @@ def test_tool_prints_both_tables(tool, capsys):
 def test_tool_on_query_centric_pretraining(tool, capsys):
     queue = ["MODEL.SPNET.REID.LOSS", "momentum_queue", "MODEL.SPNET.MOMENTUM_TWIN.ENABLED", "True"]
     small = [*SMALL, "MODEL.SPNET.REID.QUEUE_SIZE", "64", "MODEL.SPNET.PATHWAY", "QC"]
-    options = ["--memory", "--measure", "64,96", "--measure-batches", "2,4", "--amp"]
-    tool.main([*options, *small, *queue])
+    options = ["--memory", "--measure", "64,96", "--amp"]
+    tool.main([*options, *small, *queue, "MODEL.SPNET.QC.PAIRS_PER_BATCH", "32"])
     text = capsys.readouterr().out
+    # Two pictures of 8 people are the fewest that have 32 pairs: from there on a batch's pairs
+    # are constant, and so is their part.
+    assert re.findall(r"(\d) x 64 x 64", text) == ["2", "4"]
+    assert float(re.search(r"Fit: (\S+) GiB", text)[1]) > 0
     assert "TEST_PATHWAY OC" in text and "bfloat16" in text
 
 
