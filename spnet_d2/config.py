@@ -171,6 +171,8 @@ def _add_model(cfg: CN) -> None:
     spnet.TEST.TOPK_CANDIDATES = 300
     spnet.TEST.DETECTIONS_PER_IMAGE = 300
     spnet.TEST.NMS_THRESH = 0.5
+    # "float32" | "float16" (GPUs only) | "bfloat16": of convolutions and linear layers.
+    spnet.TEST.PRECISION = "float32"
 
 
 def _add_input(cfg: CN) -> None:
@@ -227,6 +229,11 @@ def _add_solver(cfg: CN) -> None:
     # Images without boxes are trained on, as the authors do.
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
 
+    # Of convolutions and linear layers in training, where SOLVER.AMP.ENABLED: "float16" (GPUs
+    # only), with a scaled loss, as the authors; or "bfloat16".
+    cfg.SOLVER.AMP.PRECISION = "float16"
+    # A batch whose losses or gradient are infinite or NaN: "stop" the run, or "skip" the batch.
+    cfg.SOLVER.ON_BAD_BATCH = "stop"
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     cfg.SOLVER.IMS_PER_BATCH = 8
     # Equal parts that a batch is cut into where it doesn't fit into memory; gradients add up.

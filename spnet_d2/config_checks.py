@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from spnet_d2.config_reader import ConfigError
 from spnet_d2.data.corrupt_images import POLICIES
 from spnet_d2.modeling.fixed_norm import LOGIT_TYPES
+from spnet_d2.modeling.precision import PRECISIONS
 from spnet_d2.modeling.swap_path import BRIDGE_TYPES
 
 _INFINITE = float("inf")
@@ -17,6 +18,9 @@ _CHOICES = {
     "MODEL.SPNET.ANCHOR_LOGITS": LOGIT_TYPES,
     "MODEL.SPNET.CLS_LOGITS": (*LOGIT_TYPES, "mlp"),
     "MODEL.SPNET.BRIDGE": BRIDGE_TYPES,
+    "MODEL.SPNET.TEST.PRECISION": PRECISIONS,
+    "SOLVER.AMP.PRECISION": PRECISIONS[1:],
+    "SOLVER.ON_BAD_BATCH": ("stop", "skip"),
     "TEST.EMBEDDING_DTYPE": ("float32", "float16"),
     "DATALOADER.ON_CORRUPT_IMAGE": POLICIES,
 }
@@ -75,6 +79,11 @@ def _wrong_values(cfg: CfgNode) -> Iterator[str]:
 
 def _clashes(cfg: CfgNode) -> Iterator[str]:
     spnet = cfg.MODEL.SPNET
+    if 0 < spnet.FOCAL_GAMMA < 1:
+        yield (
+            f"MODEL.SPNET.FOCAL_GAMMA is {spnet.FOCAL_GAMMA}, expected 0, or 1 or more: between "
+            "them the gradient of an anchor that is certain is NaN."
+        )
     if not spnet.SEPARATE_HEADS and spnet.EMBED_DIM != spnet.REID_DIM:
         yield (
             "MODEL.SPNET.SEPARATE_HEADS is False, so there is one embedding for re-id and "

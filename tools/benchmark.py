@@ -52,6 +52,7 @@ from spnet_d2.analysis import (
 from spnet_d2.config_reader import ConfigError
 from spnet_d2.data.atomic_io import write_json
 from spnet_d2.engine.optimizer import build_optimizer
+from spnet_d2.engine.step import training_precision
 
 TASKS = ("data", "train", "inference", "qc-search", "evaluate")
 
@@ -110,7 +111,7 @@ def bench_train(args: argparse.Namespace) -> dict:
         options.QC.PAIRS_PER_BATCH = anchors // options.QC.ANCHORS_PER_PAIR
     device = torch.device(args.device)
     clock = PartClock(device)
-    amp = cfg.SOLVER.AMP.ENABLED
+    precision = training_precision(cfg)
 
     works, rois = {}, {}
     for pathway in pathways:
@@ -125,8 +126,8 @@ def bench_train(args: argparse.Namespace) -> dict:
         batch = made_up_batch(images, height, args.people, 0 if lut is None else len(lut))
         rois[pathway] = embedded_boxes(model)
         if not works:
-            works = limit_works(model, batch, amp)
-        works[f"{pathway} step"] = partial(timed_step, model, optimizer, batch, clock, amp)
+            works = limit_works(model, batch, precision)
+        works[f"{pathway} step"] = partial(timed_step, model, optimizer, batch, clock, precision)
     timings = measure(works, clock, args.repetitions, args.warm_up)
     print(
         f"Training: {options.BACKBONE.NAME}, {images} x {height} x {width}, {args.people} people "
@@ -166,7 +167,7 @@ def bench_detection(args: argparse.Namespace) -> dict:
         with timed_parts(model, clock):
             model([x | asked for x in batch])
 
-    works = limit_works(model, batch)
+    works = limit_works(model, batch, cfg.MODEL.SPNET.TEST.PRECISION)
     if pathway == "OC":
         works["OC inference"] = detect
     else:

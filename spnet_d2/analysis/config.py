@@ -12,7 +12,7 @@ def measured_config(path: str = "", opts: list[str] | tuple = (), device: str = 
     Args:
         path: YAML file; "" for the package's defaults.
         opts: settings on top, key and value in turn.
-        device: where it will run. Mixed precision is kept on GPUs only.
+        device: where it will run. CPUs take float32 for float16.
 
     Raises:
         ConfigError: as :func:`spnet_d2.config_reader.read_config`.
@@ -20,7 +20,6 @@ def measured_config(path: str = "", opts: list[str] | tuple = (), device: str = 
     cfg = read_config(path, opts)
     cfg.MODEL.DEVICE = device
     cfg.MODEL.SPNET.BACKBONE.PRETRAINED = ""
-    cfg.SOLVER.AMP.ENABLED &= device.startswith("cuda")
     if cfg.MODEL.SPNET.REID.NUM_IDENTITIES < 0:
         # It is the data's; it costs next to nothing.
         cfg.MODEL.SPNET.REID.NUM_IDENTITIES = 1

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from spnet_d2.analysis.timing import PartClock
 from spnet_d2.modeling import proposal_generator, roi_heads
+from spnet_d2.modeling.precision import autocast
 
 LIMIT, ANCHOR_LIMIT = "backbone + FPN", "backbone + FPN + anchor convolution"
 
@@ -51,11 +52,15 @@ def timed_parts(model: nn.Module, clock: PartClock) -> Iterator[None]:
 
 
 def timed_step(
-    model: nn.Module, optimizer: Optimizer, batch: list[dict], clock: PartClock, amp: bool = False
+    model: nn.Module,
+    optimizer: Optimizer,
+    batch: list[dict],
+    clock: PartClock,
+    precision: str = "float32",
 ) -> None:
     """A training step of an SPNet, whose parts ``clock`` sees."""
     optimizer.zero_grad()
-    with timed_parts(model, clock), torch.autocast(model.device.type, enabled=amp):
+    with timed_parts(model, clock), autocast(model.device, precision):
         loss = sum(model(batch).values())
     clock.phase("backward")
     loss.backward()
@@ -93,7 +98,7 @@ class Limit:
 
 
 def limit_works(
-    model: nn.Module, batch: list[dict], amp: bool = False
+    model: nn.Module, batch: list[dict], precision: str = "float32"
 ) -> dict[str, Callable[[], None]]:
     """
     The least that a batch takes, without and with the anchors, as works to be timed.
@@ -101,13 +106,13 @@ def limit_works(
     Args:
         model: an SPNet.
         batch: its inputs.
-        amp: in mixed precision.
+        precision: of convolutions and linear layers, see :mod:`spnet_d2.modeling.precision`.
     """
     images = [model._normalise(x) for x in batch]
     images = ImageList.from_tensors(images, model.backbone.size_divisibility).tensor
 
     def run(limit: Limit) -> None:
-        with torch.autocast(model.device.type, enabled=amp):
+        with autocast(model.device, precision):
             limit()
         model.zero_grad()
 

@@ -91,24 +91,29 @@ class Checkpointer(DetectionCheckpointer):
             OSError: it could not be written; earlier files are untouched.
             TypeError: there is something in it that could not be read again.
         """
+        path = self.save_aside(name, **kwargs)
+        if path is not None:
+            with _disk_errors(path):
+                self.tag_last_checkpoint(path.name)
+
+    def save_aside(self, name: str, **kwargs: Any) -> Path | None:
+        """
+        As :meth:`save`, but the last checkpoint stays what it is.
+
+        Returns:
+            The file; None where this process saves nothing.
+        """
         if not self.save_dir or not self.save_to_disk:
-            return
+            return None
         data = {"model": self.model.state_dict()}
         data.update((key, obj.state_dict()) for key, obj in self.checkpointables.items())
         data.update(kwargs)
         check_plain(data)
         path = Path(self.save_dir) / f"{name}.pth"
         self.logger.info("Saving checkpoint to %s", path)
-        try:
+        with _disk_errors(path):
             _replace(path, lambda file: torch.save(data, file))
-            self.tag_last_checkpoint(path.name)
-        # PyTorch's writer hides a full disk behind a RuntimeError.
-        except (OSError, RuntimeError) as error:
-            raise OSError(
-                f"Could not write the checkpoint {path}: {error}. "
-                f"{shutil.disk_usage(path.parent).free / 2**30:.2f} GiB are free there. Earlier "
-                "checkpoints are untouched: make room and continue with --resume."
-            ) from error
+        return path
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Make a file of ``save_dir`` the one that ``--resume`` continues from."""
@@ -302,6 +307,20 @@ class Checkpointer(DetectionCheckpointer):
         folder = Path(path).parent
         names = sorted(p.name for p in folder.glob("*.pth") if p != Path(path))
         return f"Other checkpoints in {folder}: {', '.join(names) or 'none'}."
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Say what a checkpoint that can't be written means."""
+    try:
+        yield
+    # PyTorch's writer hides a full disk behind a RuntimeError.
+    except (OSError, RuntimeError) as error:
+        raise OSError(
+            f"Could not write the checkpoint {path}: {error}. "
+            f"{shutil.disk_usage(path.parent).free / 2**30:.2f} GiB are free there. Earlier "
+            "checkpoints are untouched: make room and continue with --resume."
+        ) from error
 
 
 def _replace(path: Path, write) -> None:

@@ -72,11 +72,20 @@ def _set_identities(cfg: CfgNode) -> None:
 
 
 def _choose_device(cfg: CfgNode, use_gpu: bool) -> None:
-    """Fall back to the CPU, without mixed precision, where there is no GPU to use."""
+    """Fall back to the CPU, and there from float16 to float32, where there is no GPU to use."""
     if cfg.MODEL.DEVICE.startswith("cuda") and not (use_gpu and torch.cuda.is_available()):
         reason = "PyTorch finds no usable GPU" if use_gpu else "--num-gpus is 0"
         logger.info("MODEL.DEVICE is cpu instead of %s: %s.", cfg.MODEL.DEVICE, reason)
         cfg.MODEL.DEVICE = "cpu"
-    if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED:
-        logger.info("SOLVER.AMP.ENABLED is False on the CPU: mixed precision needs a GPU.")
-        cfg.SOLVER.AMP.ENABLED = False
+    if cfg.MODEL.DEVICE != "cpu":
+        return
+    amp, test = cfg.SOLVER.AMP, cfg.MODEL.SPNET.TEST
+    if amp.ENABLED and amp.PRECISION == "float16":
+        logger.info(
+            "SOLVER.AMP.ENABLED is False on the CPU: float16 needs a GPU. SOLVER.AMP.PRECISION "
+            "bfloat16 does not."
+        )
+        amp.ENABLED = False
+    if test.PRECISION == "float16":
+        logger.info("MODEL.SPNET.TEST.PRECISION is float32 on the CPU: float16 needs a GPU.")
+        test.PRECISION = "float32"

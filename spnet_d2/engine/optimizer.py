@@ -60,6 +60,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """
     Build the optimiser named by ``SOLVER.OPTIMIZER``, with gradient clipping if it is on.
 
+    Its ``step`` raises FloatingPointError, and does nothing, where the gradient is infinite or NaN.
+
     Raises:
         ValueError: an unknown optimiser or clip type, or a model with nothing to train.
     """
@@ -92,10 +94,12 @@ _OPTIMIZERS = {"ADAMW": _adamw, "SGD": _sgd}
 
 def _add_clipping(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     clip = cfg.SOLVER.CLIP_GRADIENTS
+    if clip.ENABLED and clip.CLIP_TYPE == "full_model":
+        return clip_by_global_norm(optimizer, clip.CLIP_VALUE, clip.NORM_TYPE)
+    # Nothing is clipped to an infinite norm, but the gradient is looked at.
+    optimizer = clip_by_global_norm(optimizer, math.inf)
     if not clip.ENABLED:
         return optimizer
-    if clip.CLIP_TYPE == "full_model":
-        return clip_by_global_norm(optimizer, clip.CLIP_VALUE, clip.NORM_TYPE)
     if clip.CLIP_TYPE not in ("value", "norm"):
         raise ValueError(
             f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}, expected 'full_model' (norm "

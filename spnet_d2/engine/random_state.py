@@ -88,7 +88,11 @@ class RandomState(HookBase):
     def after_step(self) -> None:
         done = self.trainer.iter + 1
         if done == self.trainer.max_iter or any(done % period == 0 for period in self._periods):
-            self._states = comm.gather(capture())
+            self.gather()
+
+    def gather(self) -> None:
+        """Get the states of all processes, which must all call this, for the next checkpoint."""
+        self._states = comm.gather(capture())
 
     def state_dict(self) -> dict[str, Any]:
         # A checkpoint that is saved by hand, outside the period, is exact on one process only.

@@ -8,10 +8,8 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.engine import (
-    AMPTrainer,
     DefaultTrainer,
     HookBase,
-    SimpleTrainer,
     TrainerBase,
     create_ddp_model,
     hooks,
@@ -24,12 +22,13 @@ from torch.utils.data import DataLoader
 from spnet_d2.data.corrupt_images import SkipCounter
 from spnet_d2.data.loaders import build_test_loader, build_train_loader
 from spnet_d2.engine import random_state
-from spnet_d2.engine.accumulation import accumulate
 from spnet_d2.engine.backups import Backups
+from spnet_d2.engine.bad_batches import BadBatchError
 from spnet_d2.engine.batch_norms import AverageBatchNorms
 from spnet_d2.engine.checkpointer import Checkpointer
 from spnet_d2.engine.optimizer import build_optimizer
 from spnet_d2.engine.output_folder import check_space, checkpoint_bytes, cut_metrics
+from spnet_d2.engine.step import build_step_trainer
 from spnet_d2.engine.validation_loss import validation_losses
 from spnet_d2.evaluation import (
     PersonSearchEvaluator,
@@ -76,9 +75,8 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         # Its groups go by the model's names, before another module is put around it.
         optimizer = self.build_optimizer(cfg, model)
-        kind = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-        trainer = kind(distribute(model, cfg), self.build_train_loader(cfg), optimizer)
-        self._trainer = accumulate(trainer, cfg)
+        loader = self.build_train_loader(cfg)
+        self._trainer = build_step_trainer(cfg, distribute(model, cfg), loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.cfg, self.start_iter, self.max_iter = cfg, 0, cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
@@ -116,7 +114,8 @@ class Trainer(DefaultTrainer):
             The last evaluation's results; None on all but the main process.
 
         Raises:
-            FloatingPointError: a loss or the gradient became infinite or NaN.
+            BadBatchError: a loss or the gradient became infinite or NaN, and
+                ``SOLVER.ON_BAD_BATCH`` is not "skip", or many batches in a row were skipped.
             CorruptImageError: a training picture can't be read.
             OSError: there is no room for checkpoints.
         """
@@ -125,6 +124,7 @@ class Trainer(DefaultTrainer):
             self._prepare_folder()
         super().train()
         self._trainer.data_loader.skips.report()
+        self._trainer.bad_batches.report()
         return getattr(self, "_last_eval_results", None)
 
     def _prepare_folder(self) -> None:
@@ -140,23 +140,42 @@ class Trainer(DefaultTrainer):
     def run_step(self) -> None:
         try:
             super().run_step()
-        except FloatingPointError as error:
-            raise FloatingPointError(self._explain(error)) from error
+        except BadBatchError as error:
+            raise BadBatchError(self._explain(error, self._save_aside())) from error
         grad_norm = getattr(self.optimizer, "grad_norm", None)
         if grad_norm is not None:
             self.storage.put_scalar("grad_norm", grad_norm)
 
-    def _explain(self, error: FloatingPointError) -> str:
+    def _save_aside(self) -> str:
+        """Store the state before the iteration that failed, beside the checkpoints."""
+        next(h for h in self._hooks if isinstance(h, random_state.RandomState)).gather()
+        name = f"bad_batch_{self.iter:07d}"
+        # As a checkpoint at the end of the iteration before.
+        self.iter = self._trainer.iter = self.iter - 1
+        try:
+            path = self.checkpointer.save_aside(name)
+            if path is None:
+                return "The main process says where the state before that batch is."
+            return (
+                f"The state before that batch is in {path}, which --resume leaves alone unless "
+                "you write its name into last_checkpoint."
+            )
+        except OSError as error:
+            return f"The state before that batch is lost. {error}"
+        finally:
+            self.iter = self._trainer.iter = self.iter + 1
+
+    def _explain(self, error: BadBatchError, saved: str) -> str:
         last = self.checkpointer.get_checkpoint_file()
         rescue = (
-            f"The last checkpoint, {last}, is from before that: continue from it with --resume"
+            f"The last checkpoint, {last}, is from before that, too: continue from it with --resume"
             if last
             else "No checkpoint was written yet: start again"
         )
         return (
-            f"Training stopped at iteration {self.iter}. {error}\n{rescue}, with a smaller "
-            "SOLVER.BASE_LR, a longer SOLVER.WARMUP_ITERS or, if it is on, without "
-            "SOLVER.AMP.ENABLED."
+            f"Training stopped at iteration {self.iter}: {error}\n{saved}\n{rescue}, with a "
+            "smaller SOLVER.BASE_LR, a longer SOLVER.WARMUP_ITERS, SOLVER.ON_BAD_BATCH skip or, if "
+            "SOLVER.AMP.ENABLED, with SOLVER.AMP.PRECISION bfloat16 or without it."
         )
 
     @classmethod

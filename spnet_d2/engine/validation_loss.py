@@ -13,6 +13,8 @@ from tqdm import tqdm
 from spnet_d2.data.catalog import num_identities
 from spnet_d2.data.loaders import build_loss_loader
 from spnet_d2.engine import random_state
+from spnet_d2.engine.step import training_precision
+from spnet_d2.modeling.precision import autocast
 from spnet_d2.modeling.roi_heads import build_reid_loss
 from spnet_d2.modeling.whole_batch import alone
 
@@ -40,7 +42,6 @@ def validation_losses(cfg: CfgNode, model: nn.Module) -> dict:
 
 def _losses_on(cfg: CfgNode, model: nn.Module, name: str) -> dict[str, float]:
     loader = build_loss_loader(cfg, name)
-    device = torch.device(cfg.MODEL.DEVICE)
     # Processes have different numbers of batches, each of which is a whole one.
     sums: Counter[str] = Counter()
     with (
@@ -48,7 +49,7 @@ def _losses_on(cfg: CfgNode, model: nn.Module, name: str) -> dict[str, float]:
         alone(),
         _training_untouched(cfg, model, name),
         torch.no_grad(),
-        torch.autocast(device.type, enabled=cfg.SOLVER.AMP.ENABLED),
+        autocast(cfg.MODEL.DEVICE, training_precision(cfg)),
     ):
         # Which anchors and pairs are drawn is the same at every evaluation.
         torch.manual_seed(max(cfg.SEED, 0) + comm.get_rank())

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from .fixed_norm import LOGIT_TYPES, NormLogits, offset_norm
+from .precision import full_precision
 
 
 def mlp(dim: int, depth: int = 4) -> nn.Sequential:
@@ -53,4 +54,7 @@ class BoxDetector(nn.Module):
         Returns:
             (...) float32 logits and (..., 4) float32 deltas (dx, dy, dw, dh).
         """
-        return self.class_head(offsets), self.box_head(offsets).float()
+        # Few boxes go through these small layers: half precision would save nothing.
+        with full_precision(offsets):
+            offsets = offsets.float()
+            return self.class_head(offsets), self.box_head(offsets)

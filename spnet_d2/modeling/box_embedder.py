@@ -17,6 +17,7 @@ from torchvision.ops import roi_align
 
 from .backbone import TimmFPN, freeze_batch_norms, in_fast_layout, last_stage
 from .fixed_norm import SafeBatchNorm1d
+from .precision import widen
 from .sync_batch_norm import synchronises
 
 ROI_SIZE = 14
@@ -39,16 +40,18 @@ def pool_rois(p3: Tensor, boxes: list[Tensor]) -> Tensor:
     Returns:
         (sum n_i, C, 14, 14), image by image.
 
-    Raises:
-        FloatingPointError: a box is not finite; RoIAlign would read outside of its memory.
+        Boxes that are not finite give NaN.
     """
-    if not torch.cat(boxes).isfinite().all():
-        raise FloatingPointError(
-            "Boxes to embed are NaN or infinite: the predicted deltas diverged. Lower "
-            "SOLVER.BASE_LR, or turn SOLVER.AMP.ENABLED off if it is on."
-        )
-    boxes = [b.to(p3.dtype) for b in boxes]
-    return roi_align(p3, boxes, ROI_SIZE, _SCALE, _SAMPLES, aligned=False)
+    finite = torch.cat(boxes).isfinite().all(dim=1)
+    if not finite.all():
+        # RoIAlign would read outside of its memory.
+        rois = pool_rois(p3, [b.nan_to_num(0.0, 0.0, 0.0) for b in boxes])
+        return rois.masked_fill(~finite[:, None, None, None], torch.nan)
+    # Half precision has no place between the pixels of large images, bfloat16 not even all pixels.
+    maps = widen(p3)
+    boxes = [b.to(maps.dtype) for b in boxes]
+    rois = roi_align(maps, boxes, ROI_SIZE, _SCALE, _SAMPLES, aligned=False)
+    return rois.to(p3.dtype)
 
 
 def jitter_boxes(boxes: Tensor, share: float) -> Tensor:
@@ -174,8 +177,10 @@ class ReidEmbedder(nn.Module):
     def forward(self, rois: Tensor) -> Tensor:
         """(n, C, 14, 14) -> (n, D_r) float32."""
         features = self.copy(rois)
-        parts = [p(f) for p, f in zip(self.projectors, features, strict=True)]
-        return torch.cat(parts, dim=1).float()
+        pairs = zip(self.projectors, features, strict=True)
+        # The norms' results can be too large for half precision.
+        parts = [norm(widen(linear(feature))) for (linear, norm), feature in pairs]
+        return torch.cat(parts, dim=1)
 
 
 class LocalisationEmbedder(nn.Module):

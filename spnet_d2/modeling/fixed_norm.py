@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .precision import full_precision
+
 LOGIT_TYPES = ("fixed_norm", "noscale", "batch_norm")
 
 
@@ -100,4 +102,5 @@ class NormLogits(nn.Module):
 
 def offset_norm(offsets: Tensor) -> Tensor:
     """``w = ||x_o||_2`` over the last axis, in float32 also under autocast."""
-    return torch.linalg.vector_norm(offsets.float(), dim=-1)
+    with full_precision(offsets):
+        return torch.linalg.vector_norm(offsets.float(), dim=-1)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from . import whole_batch
 from .backbone import TimmFPN, weight_options
+from .precision import full_precision
 
 
 def lwf_loss(logits: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
@@ -31,10 +32,11 @@ def lwf_loss(logits: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tenso
         logits, teacher: (N, Y).
         temperature: T.
     """
-    inputs = F.log_softmax(logits.float() / temperature, dim=1)
-    targets = F.softmax(teacher.float() / temperature, dim=1)
-    means = F.binary_cross_entropy_with_logits(inputs, targets, reduction="none").mean(dim=1)
-    return whole_batch.mean(means.sum(), len(means))
+    with full_precision(logits):
+        inputs = F.log_softmax(logits.float() / temperature, dim=1)
+        targets = F.softmax(teacher.float() / temperature, dim=1)
+        means = F.binary_cross_entropy_with_logits(inputs, targets, reduction="none").mean(dim=1)
+        return whole_batch.mean(means.sum(), len(means))
 
 
 def imagenet_classifier(name: str, pretrained: str | dict[str, Tensor] = "hub") -> nn.Sequential:

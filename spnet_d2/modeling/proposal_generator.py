@@ -21,6 +21,7 @@ from .fixed_norm import NormLogits, offset_norm
 from .losses import BOX_TRANSFORM, anchor_loss, box_loss, clip_to_images, nms_per_query
 from .matching import ANCHOR_MATCHER, Samples, gather_samples, match_boxes
 from .pair_sampler import MATCH_MODES, Queries, label_pairs, sample_pairs, select_anchors
+from .precision import full_precision
 from .sampling import sample_labels
 from .swap_path import SwapPath, query_distances
 
@@ -84,7 +85,7 @@ class AnchorEmbedder(nn.Module):
     def folded(self, affine: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Weight and bias of the convolution that computes ``M x_a + b``, in float32."""
         matrix, vector = affine
-        with torch.autocast(matrix.device.type, enabled=False):
+        with full_precision(matrix):
             # Channels are the 9 anchors' embeddings one after another.
             weight = matrix @ self.conv.weight.view(ANCHORS_PER_CELL, self.dim, -1)
             bias = self.conv.bias.view(ANCHORS_PER_CELL, self.dim) @ matrix.T + vector

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .lwf import LearningWithoutForgetting, imagenet_classifier
 from .momentum import MomentumTwin
 from .pair_sampler import make_queries, unique_people
+from .precision import autocast
 from .serving import note_loaded, refuse_untrained
 from .sync_batch_norm import synchronise_batch_norms
 
@@ -60,6 +61,7 @@ class SPNet(nn.Module):
         reid_only: bool = False,
         queries_per_chunk: int = 64,
         sync_bn: bool = False,
+        test_precision: str = "float32",
     ):
         """
         Args:
@@ -75,6 +77,7 @@ class SPNet(nn.Module):
             reid_only: train re-id alone.
             queries_per_chunk: queries of an image searched at a time.
             sync_bn: batch norms see the batches of all processes together.
+            test_precision: of inference, see :mod:`.precision`.
 
         Raises:
             ValueError: unknown pathway, or a chunk without queries.
@@ -89,10 +92,11 @@ class SPNet(nn.Module):
                 f"MODEL.SPNET.TEST.QUERIES_PER_CHUNK must be 1 or more, found {queries_per_chunk}."
             )
         self.queries_per_chunk = queries_per_chunk
+        self.test_precision = test_precision
         self.pathway = pathway
         self.test_pathway = test_pathway
         self.twin = twin
-        # False while a step has parts of its batch to come (gradient accumulation).
+        # False where the trainer moves the twin, with the optimiser's steps.
         self.update_twin = True
         self.lwf_loss_weight = lwf_loss_weight
         self.reid_only = reid_only
@@ -142,6 +146,7 @@ class SPNet(nn.Module):
             "reid_only": options.REID.ONLY,
             "queries_per_chunk": options.TEST.QUERIES_PER_CHUNK,
             "sync_bn": options.SYNC_BN,
+            "test_precision": options.TEST.PRECISION,
         }
 
     @property
@@ -174,7 +179,13 @@ class SPNet(nn.Module):
             self.untrained = ()
             return self._losses(batched_inputs, images)
         refuse_untrained(self.untrained or ())
-        return self._inference(batched_inputs, images)
+        with autocast(self.device, self.test_precision):
+            return self._inference(batched_inputs, images)
+
+    def move_twin(self) -> None:
+        """One step of the momentum twin, if there is one, towards the weights as they are."""
+        if self.twin is not None:
+            self.twin.update(self.backbone, self.roi_heads.reid_embedder)
 
     def _losses(self, batched_inputs: list[dict], images: list[Tensor]) -> dict[str, Tensor]:
         targets = [self._targets(x, required=True) for x in batched_inputs]
@@ -205,9 +216,9 @@ class SPNet(nn.Module):
         )
         if self.lwf is not None and not self.reid_only:
             losses["loss_lwf"] = self.lwf(batch.tensor, maps[-1]) * self.lwf_loss_weight
-        if self.twin is not None and self.update_twin:
+        if self.update_twin:
             # After the forward pass, before the optimiser's step: from the last step's weights.
-            self.twin.update(self.backbone, self.roi_heads.reid_embedder)
+            self.move_twin()
         if self.reid_only:
             return {"loss_reid": losses["loss_reid"]}
         return losses

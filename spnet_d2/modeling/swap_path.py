@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .precision import full_precision
+
 BRIDGE_TYPES = ("combiner", "direct")
 
 
@@ -73,5 +75,5 @@ def query_distances(x_q: Tensor, x_a: Tensor) -> Tensor:
     Returns:
         (Q, A) float32, with exact differences (no expansion of the square).
     """
-    with torch.autocast(x_a.device.type, enabled=False):
+    with full_precision(x_a):
         return torch.cdist(x_q.float(), x_a.float(), compute_mode="donot_use_mm_for_euclid_dist")

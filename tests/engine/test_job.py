@@ -72,6 +72,15 @@ def test_falls_back_to_the_cpu(tiny_opts, monkeypatch, num_gpus):
     log = (Path(cfg.OUTPUT_DIR) / "log.txt").read_text()
     reason = ("--num-gpus is 0", "PyTorch finds no usable GPU")[num_gpus]
     assert f"MODEL.DEVICE is cpu instead of cuda: {reason}" in log
+    assert "SOLVER.AMP.ENABLED is False on the CPU: float16 needs a GPU" in log
+
+
+def test_half_precision_on_the_cpu(tiny_opts):
+    """bfloat16 stays; float16 of inference becomes float32."""
+    opts = ["SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", "bfloat16"]
+    cfg = setup(arguments([*tiny_opts, *opts, "MODEL.SPNET.TEST.PRECISION", "float16"]))
+    assert cfg.SOLVER.AMP.ENABLED
+    assert cfg.MODEL.SPNET.TEST.PRECISION == "float32"
 
 
 def test_clashes_are_found_before_any_work(tiny_opts):

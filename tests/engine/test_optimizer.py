@@ -149,4 +149,26 @@ def test_detectron2_clip_types_still_work(default_cfg, kind):
 
 def test_clipping_can_be_off(default_cfg):
     default_cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False
-    assert type(build_optimizer(default_cfg, Toy())) is torch.optim.AdamW
+    default_cfg.SOLVER.OPTIMIZER, default_cfg.SOLVER.BASE_LR = "SGD", 1.0
+    default_cfg.SOLVER.WEIGHT_DECAY = 0.0
+    model = nn.Linear(1, 1, bias=False)
+    before = model.weight.item()
+    optimizer = build_optimizer(default_cfg, model)
+    model.weight.grad = torch.tensor([[900.0]])
+    optimizer.step()
+    assert model.weight.item() == pytest.approx(before - 900.0)
+
+
+@pytest.mark.parametrize("kind", ["off", "full_model", "norm", "value"])
+def test_every_optimizer_refuses_a_gradient_of_nan(default_cfg, kind):
+    clip = default_cfg.SOLVER.CLIP_GRADIENTS
+    clip.ENABLED = kind != "off"
+    if clip.ENABLED:
+        clip.CLIP_TYPE = kind
+    model = nn.Linear(2, 1, bias=False)
+    before = model.weight.clone()
+    optimizer = build_optimizer(default_cfg, model)
+    model.weight.grad = torch.tensor([[1.0, math.nan]])
+    with pytest.raises(FloatingPointError, match="norm of the gradient is nan"):
+        optimizer.step()
+    assert torch.equal(model.weight, before)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import whole_batch
+from ..precision import full_precision, unit_rows
 
 # Label of a queue row that holds nobody.
 _EMPTY = -1
@@ -80,8 +81,8 @@ class MomentumQueueLoss(nn.Module):
 
     def _summed(self, embeddings: Tensor, person_ids: Tensor) -> Tensor:
         """The loss of all rows together."""
-        with torch.autocast(embeddings.device.type, enabled=False):
-            x = F.normalize(embeddings.float(), dim=1)
+        with full_precision(embeddings):
+            x = unit_rows(embeddings.float())
             # Rows of the queue in place change with the next batch: the loss keeps copies.
             valid = self.labels != _EMPTY
             logits = self.scale * x @ self.queue[valid].T
@@ -116,8 +117,8 @@ class MomentumQueueLoss(nn.Module):
             return
         # A product, since GPUs add rows up in any order, and processes would drift apart.
         own = F.one_hot(inverse, len(people)).to(embeddings.dtype).T
-        with torch.autocast(embeddings.device.type, enabled=False):
-            means = F.normalize(own @ embeddings / own.sum(dim=1, keepdim=True), dim=1)
+        with full_precision(embeddings):
+            means = unit_rows(own @ embeddings / own.sum(dim=1, keepdim=True))
         old = torch.isin(self.labels, people)
         self.labels[old], self.ages[old] = _EMPTY, 0
         slots = (self.queue_head + torch.arange(len(people), device=people.device)) % size

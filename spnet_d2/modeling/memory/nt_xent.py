@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import whole_batch
+from ..precision import full_precision, unit_rows
 
 
 class NTXentLoss(nn.Module):
@@ -55,22 +56,23 @@ class NTXentLoss(nn.Module):
         num_gt = int(whole_batch.over_processes(torch.tensor(num_gt, device=person_ids.device)))
         if num_gt == 0:
             return whole_batch.mean(embeddings.sum() * 0.0, 0)
-        with torch.autocast(embeddings.device.type, enabled=False):
+        with full_precision(embeddings):
             boxes, gt = embeddings.tensor_split([len(embeddings) - num_gt])
             box_ids, gt_ids = person_ids.tensor_split([len(embeddings) - num_gt])
             people, index = gt_ids.unique(return_inverse=True)
             sums = gt.new_zeros(len(people), gt.shape[1]).index_add(0, index, gt)
-            means = F.normalize(sums / index.bincount()[:, None], dim=1)
+            means = unit_rows(sums / index.bincount()[:, None])
 
             gt, gt_ids = gt[: self.max_rows], gt_ids[: self.max_rows]
             left = self.max_rows - len(gt)
-            rows = F.normalize(torch.cat([boxes[:left], gt]), dim=1)
+            rows = unit_rows(torch.cat([boxes[:left], gt]))
             similarity = rows @ means.T
             own = torch.cat([box_ids[:left], gt_ids])[:, None] == people
             positive = similarity[own]
             harder = similarity >= positive[:, None]
             negative = similarity.masked_fill(own | harder, -torch.inf).amax(dim=1)
-            kept = negative.isfinite()
+            # NaN is kept, so that the loss shows it.
+            kept = negative != -torch.inf
             losses = F.softplus(self.scale * (negative[kept] - positive[kept]))
             # Of all processes' rows, so every process gives the same number.
             return whole_batch.mean(losses.sum(), len(losses))

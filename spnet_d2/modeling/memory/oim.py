@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import whole_batch
+from ..precision import full_precision, unit_rows
 
 # What identities of boxes without a known one are given as.
 UNKNOWN = -1
@@ -78,8 +79,8 @@ class OIMLoss(nn.Module):
                 "the number of identities of the training set, or load a checkpoint."
             )
         # Similarities in float32 under autocast too.
-        with torch.autocast(embeddings.device.type, enabled=False):
-            x = F.normalize(embeddings.float(), dim=1)
+        with full_precision(embeddings):
+            x = unit_rows(embeddings.float())
             # The memory is changed in place before backward: the loss works on copies.
             lut, queue = self.lut.clone(), self.queue.clone()
             known = identities != UNKNOWN
@@ -95,6 +96,9 @@ class OIMLoss(nn.Module):
             sim_queue = sim_queue.masked_fill((queue == 0).all(dim=1), -1.0)
             logits = self.scale * torch.cat([sim_lut, sim_queue], dim=1)
             total = F.cross_entropy(logits, identities, ignore_index=UNKNOWN, reduction="sum")
+            # Rows of unknown people are in no term of the sum, but go into the memory: one that
+            # isn't finite must show in the loss, too.
+            total = total + 0.0 * x.detach().sum()
         if whole_batch.in_last_pass():
             rows = whole_batch.whole_rows(num_gt, x, identities)
             if rows is not None:
@@ -123,7 +127,7 @@ class OIMLoss(nn.Module):
             more = counts > k
             rows = order[first[more] + k]
             mean = self.momentum * self.lut[unique[more]] + (1 - self.momentum) * x[rows]
-            self.lut[unique[more]] = F.normalize(mean, dim=1)
+            self.lut[unique[more]] = unit_rows(mean)
 
     def _push(self, x: Tensor) -> None:
         size = len(self.queue)

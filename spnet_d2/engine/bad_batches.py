@@ -1,0 +1,113 @@
+"""Batches whose losses or gradient are infinite or NaN (``SOLVER.ON_BAD_BATCH``)."""
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from spnet_d2.engine import random_state
+
+logger = logging.getLogger(__name__)
+
+# So many batches one after another are no accident.
+_MOST_IN_A_ROW = 20
+
+
+class BadBatchError(FloatingPointError):
+    """A batch with a loss or gradient that is infinite or NaN; no state has anything of it."""
+
+
+class Moment:
+    """
+    What a forward pass changes, to go back to: re-id memory, norms' statistics, random generators.
+
+    Parameters and the momentum twin's weights are not in it: they move with the optimiser's steps.
+    """
+
+    def __init__(self, model: nn.Module):
+        self._model = model
+        self._buffers = [buffer.clone() for buffer in model.buffers()]
+        self._random = random_state.capture()
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        for buffer, old in zip(self._model.buffers(), self._buffers, strict=True):
+            buffer.copy_(old)
+        random_state.restore(self._random)
+
+
+def bad_losses(losses: dict[str, Tensor]) -> dict[str, float]:
+    """Those of some scalar losses that are infinite or NaN."""
+    values = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()
+    found = dict(zip(losses, values, strict=True))
+    return {name: value for name, value in found.items() if not abs(value) < float("inf")}
+
+
+def agree(problem: str | None) -> str | None:
+    """
+    Put together what the processes found: a batch that is bad on one is bad on all.
+
+    Args:
+        problem: this process's, if any. All processes must call this.
+    """
+    found = comm.all_gather(problem)
+    if len(found) == 1:
+        return problem
+    parts = [f"process {rank}: {text}" for rank, text in enumerate(found) if text]
+    return "; ".join(parts) or None
+
+
+def file_names(batch: Sequence) -> str:
+    """Names of the pictures of a batch, for a message."""
+    return ", ".join(str(x["file_name"]) for x in batch)
+
+
+class BadBatches:
+    """Counts the batches of a run that were left out, and knows when it has to stop."""
+
+    def __init__(self, policy: str = "stop"):
+        """
+        Args:
+            policy: "stop" the run, or "skip" the batch.
+        """
+        self.policy = policy
+        self.count = 0
+        self._in_a_row = 0
+
+    def good(self) -> None:
+        """Take note of a batch that trained."""
+        self._in_a_row = 0
+
+    def bad(self, problem: str, iteration: int) -> None:
+        """
+        Take note of a bad one, with a warning.
+
+        Raises:
+            BadBatchError: it stops the run.
+        """
+        if self.policy == "stop":
+            raise BadBatchError(problem)
+        self._in_a_row += 1
+        if self._in_a_row >= _MOST_IN_A_ROW:
+            raise BadBatchError(
+                f"{_MOST_IN_A_ROW} batches one after another could not be trained on. The last "
+                f"one: {problem}"
+            )
+        self.count += 1
+        logger.warning(
+            "Left out the batch of iteration %d (number %d of this run): %s",
+            iteration,
+            self.count,
+            problem,
+        )
+
+    def report(self) -> None:
+        """Log the total."""
+        if self.count:
+            logger.warning(
+                "%d batches of this run were left out, because losses or gradient were infinite or "
+                "NaN; the warnings above name their files.",
+                self.count,
+            )
