@@ -27,6 +27,7 @@ OWN = [
     "Pillow>=10.0",
     "safetensors>=0.4",
     "tabulate>=0.9",
+    "threadpoolctl>=3.1",
     "tqdm>=4.66",
     "faster-coco-eval>=1.7",
 ]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from spnet_d2.evaluation.gallery import GalleryBoxes
 
@@ -211,12 +212,14 @@ def _sparse_block(query_vectors, queries, embeddings, originals, boxes, pool_of)
     asking = np.empty((counts.max(initial=0), query_vectors.shape[1]), np.float32)
     rows = np.pad(boxes.rows, (0, PRODUCT_WIDTH - 1))
     done = 0
-    for first, last in _image_chunks(sizes):
-        base = starts[first]
-        end = starts[last - 1] + sizes[last - 1] + PRODUCT_WIDTH - 1
-        chunk = unit_rows(embeddings, rows[base:end])
-        for i in range(first, last):
-            if counts[i]:
+    # On one thread: for each of these products BLAS would wait for its threads to meet, which takes
+    # longer than the product, and many times longer where other programs have the cores.
+    with threadpool_limits(limits=1, user_api="blas"):
+        for first, last in _image_chunks(sizes):
+            base = starts[first]
+            end = starts[last - 1] + sizes[last - 1] + PRODUCT_WIDTH - 1
+            chunk = unit_rows(embeddings, rows[base:end])
+            for i in range(first, last):
                 # Into one array, for memory that is new to the process costs as much as copying.
                 here = query_vectors.take(
                     askers[bounds[i] : bounds[i + 1]], 0, asking[: counts[i]], "clip"
@@ -225,7 +228,7 @@ def _sparse_block(query_vectors, queries, embeddings, originals, boxes, pool_of)
                 product = products[done : done + counts[i] * widths[i]]
                 np.matmul(here, vectors.T, out=product.reshape(counts[i], widths[i]))
                 done += len(product)
-        release_pages(embeddings)
+            release_pages(embeddings)
     values = np.empty(len(flat), np.float32)
     of_pair = np.repeat(np.arange(len(images)), counts)
     begins = np.cumsum(widths[of_pair]) - widths[of_pair]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from spnet_d2.evaluation import similarity
 from spnet_d2.evaluation.gallery import GalleryBoxes
@@ -42,6 +43,27 @@ def test_equal_embeddings_have_equal_similarities(kind, dtype, monkeypatch):
             vector = distinct[number].astype(dtype).astype(float)
             exact = query @ vector / np.linalg.norm(vector)
             assert values[of == number][0] == pytest.approx(exact, abs=1e-6)
+
+
+def test_small_products_take_one_thread(monkeypatch):
+    """With more, each waits for the others: on a busy machine fifty times as long."""
+    threads = []
+
+    def spy(embeddings, rows):
+        pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+        threads.extend(pool["num_threads"] for pool in pools)
+        return unit_rows(embeddings, rows)
+
+    monkeypatch.setattr(similarity, "unit_rows", spy)
+    embeddings = np.random.default_rng(0).standard_normal((20, 4))
+    keys = RowKeys.of(embeddings).keys
+    source = cosine_source(
+        unit_rows(embeddings, np.arange(3)), embeddings, keys, boxes_of(np.arange(20) // 3), 0.0
+    )
+    with threadpool_limits(2, "blas"):
+        assert len(list(source(lambda query: np.arange(20)))) == 3
+        assert threads and set(threads) == {1}
+        assert {p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"} == {2}
 
 
 @pytest.mark.parametrize("factor", [1e-300, 1e-30, 1e-12, 1.0, 1e12, 1e25, 1e250])
