@@ -12,7 +12,6 @@ folders of the pre-training and of the comparison. Running it again replaces the
 """
 
 import argparse
-import json
 import logging
 import os
 import shutil
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from spnet_d2.data.atomic_io import atomic_path, write_picture
+from spnet_d2.data.atomic_io import write_json, write_picture
 from spnet_d2.data.catalog import register_builtin_datasets
 from spnet_d2.demo import example as demo_example
 from spnet_d2.demo import lite0_weights
@@ -198,16 +197,11 @@ def search_example(cfg, output: Path) -> None:
         "gallery": {"frames": gallery.num_frames, "people": len(gallery)},
         "matches": [{**m.to_json(), "correct": hit} for m, hit in zip(matches, hits)],
     }
-    write(output / "matches.json", report)
+    write_json(output / "matches.json", report, indent=2)
     images = read_frames((match.file, match.frame) for match in matches)
     name = Path(example.file).name
     picture = draw_search(image, example.box, matches, images, hits, query_name=name)
     write_picture(output / "search.png", picture)
-
-
-def write(path: Path, content: dict) -> None:
-    with atomic_path(path) as part:
-        part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -237,7 +231,7 @@ def main(argv: list[str] | None = None) -> None:
         search_example(cfg, args.output)
     memory = peak_rss_gb(cfg.DATALOADER.NUM_WORKERS)
     results = make_results(metrics, baseline, starts, clock.seconds(), memory)
-    write(args.output / "results.json", results)
+    write_json(args.output / "results.json", results, indent=2)
     print(summary(results))
     print(f"results: {args.output / 'results.json'}, {args.output / 'search.png'}")
     if not all(beats_baseline(results, name) for name in PROTOCOLS):

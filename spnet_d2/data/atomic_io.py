@@ -30,15 +30,23 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def write_json(path: str | os.PathLike, content: Any) -> None:
-    """Write ``content`` as compact JSON, atomically. NumPy scalars and arrays become plain numbers.
+def write_json(path: str | os.PathLike, content: Any, indent: int | None = None) -> None:
+    """Write ``content`` as JSON, atomically. NumPy scalars and arrays become plain numbers.
+
+    Args:
+        path: where.
+        content: what.
+        indent: spaces per level, for people to read; None: all in one line.
 
     Raises:
         ValueError: for NaN or infinity, which JSON does not have.
         TypeError: for a value JSON has no form for.
     """
     # One `dumps` runs in C; `json.dump` would go through every token in Python.
-    text = json.dumps(content, default=_plain, allow_nan=False, separators=(",", ":"))
+    separators = (",", ":") if indent is None else None
+    text = json.dumps(
+        content, default=_plain, allow_nan=False, indent=indent, separators=separators
+    )
     with atomic_path(path) as part:
         part.write_text(text, encoding="utf-8")
 
