@@ -1,12 +1,11 @@
 """Values and combinations of settings that can't work, found before a job does anything."""
 
 from collections.abc import Iterator
-from functools import reduce
-from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 
-from spnet_d2.config_reader import ConfigError
+from spnet_d2.config_reader import ConfigError, get_value
 from spnet_d2.data.corrupt_images import POLICIES
 from spnet_d2.modeling.fixed_norm import LOGIT_TYPES
 from spnet_d2.modeling.precision import PRECISIONS
@@ -62,17 +61,17 @@ def check_config(cfg: CfgNode, training: bool = True) -> None:
 
 def _wrong_values(cfg: CfgNode) -> Iterator[str]:
     for key, choices in _CHOICES.items():
-        value = _get(cfg, key)
+        value = get_value(cfg, key)
         if value not in choices:
             yield f"{key} is {value!r}, expected one of {', '.join(choices)}."
     for key, (low, high) in _RANGES.items():
-        value = _get(cfg, key)
+        value = get_value(cfg, key)
         # Not true of NaN either.
         if not low <= value <= high:
             expected = f"{low} or more" if high == _INFINITE else f"{low} to {high}"
             yield f"{key} is {value}, expected {expected}."
     for key in _POSITIVE:
-        value = _get(cfg, key)
+        value = get_value(cfg, key)
         if not value > 0:
             yield f"{key} is {value}, expected more than 0."
 
@@ -114,13 +113,17 @@ def _training_clashes(cfg: CfgNode) -> Iterator[str]:
             "MODEL.SPNET.REID.ONLY leaves no loss, as MODEL.SPNET.REID.LOSS_WEIGHT is 0: change "
             "one of them."
         )
+    images, steps = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATION_STEPS
+    views, processes = cfg.DATALOADER.VIEWS_PER_IMAGE, comm.get_world_size()
+    if min(images, steps, views) < 1 or images % (steps * views * processes):
+        yield (
+            f"SOLVER.IMS_PER_BATCH is {images}, but SOLVER.ACCUMULATION_STEPS {steps} times "
+            f"DATALOADER.VIEWS_PER_IMAGE {views} times the number of processes, {processes}, must "
+            "divide it, for parts of equal size that have all views of a picture."
+        )
     pairs = cfg.TEST.LOSS_IMS_PER_BATCH
     if cfg.TEST.LOSS and (pairs < 2 or pairs % 2):
         yield (
             f"TEST.LOSS takes pairs of pictures, but TEST.LOSS_IMS_PER_BATCH is {pairs}: make it "
             "even."
         )
-
-
-def _get(cfg: CfgNode, key: str) -> Any:
-    return reduce(getattr, key.split("."), cfg)

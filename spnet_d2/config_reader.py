@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import reduce
 from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
@@ -56,6 +57,11 @@ def merge_settings(cfg: CfgNode, opts: Sequence) -> None:
         raise ConfigError(f"Settings are KEY VALUE pairs, found {len(opts)} words: {opts}.")
     with _explained(cfg, "Cannot use the settings"):
         cfg.merge_from_list(opts)
+
+
+def get_value(cfg: CfgNode, key: str) -> Any:
+    """The value of a key that is written with dots, as in settings."""
+    return reduce(getattr, key.split("."), cfg)
 
 
 @contextmanager

@@ -4,6 +4,8 @@ import logging
 
 from detectron2.config import CfgNode
 
+from spnet_d2.config_reader import get_value
+
 logger = logging.getLogger(__name__)
 
 # Warm-up lasts min(1000, I - 1) iterations, I = iterations per epoch.
@@ -31,7 +33,7 @@ def prefer_explicit_iterations(cfg: CfgNode, keys: list[str]) -> None:
     """
     for epochs, iterations in _EPOCH_KEYS.items():
         given = [key for key in keys if key in (epochs, iterations)]
-        if given and given[-1] == iterations and _get(cfg, epochs):
+        if given and given[-1] == iterations and get_value(cfg, epochs):
             logger.info("%s is given, so %s is set to 0.", iterations, epochs)
             _set(cfg, epochs, 0)
 
@@ -54,7 +56,7 @@ def resolve_schedule(cfg: CfgNode, iterations_per_epoch: int) -> None:
             before the training does.
     """
     for epochs_key, iterations_key in _EPOCH_KEYS.items():
-        epochs = _get(cfg, epochs_key)
+        epochs = get_value(cfg, epochs_key)
         if epochs < 0:
             raise ValueError(
                 f"{epochs_key} is {epochs}; expected 0 ({iterations_key} counts) or more."
@@ -86,11 +88,6 @@ def resolve_schedule(cfg: CfgNode, iterations_per_epoch: int) -> None:
         solver.CHECKPOINT_PERIOD,
         cfg.TEST.EVAL_PERIOD,
     )
-
-
-def _get(cfg: CfgNode, key: str) -> int:
-    section, _, name = key.partition(".")
-    return cfg[section][name]
 
 
 def _set(cfg: CfgNode, key: str, value: int) -> None:

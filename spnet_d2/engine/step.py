@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
-from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -190,28 +189,13 @@ def training_precision(cfg: CfgNode) -> str:
 def build_step_trainer(
     cfg: CfgNode, model: nn.Module, data_loader, optimizer: torch.optim.Optimizer
 ) -> StepTrainer:
-    """
-    The trainer that a config asks for.
-
-    Raises:
-        ValueError: the batch of a process can't be cut into ``SOLVER.ACCUMULATION_STEPS`` equal
-            parts with all views of an image in one of them.
-    """
-    steps = cfg.SOLVER.ACCUMULATION_STEPS
-    images, views = cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.VIEWS_PER_IMAGE
-    processes = comm.get_world_size()
-    if steps != 1 and (steps < 1 or images % (steps * views * processes)):
-        raise ValueError(
-            f"SOLVER.ACCUMULATION_STEPS is {steps}, but SOLVER.IMS_PER_BATCH {images} on "
-            f"{processes} processes can't be cut into so many equal parts of whole sets of "
-            f"DATALOADER.VIEWS_PER_IMAGE {views}."
-        )
+    """The trainer that a config asks for."""
     return StepTrainer(
         model,
         data_loader,
         optimizer,
-        steps=steps,
-        views=views,
+        steps=cfg.SOLVER.ACCUMULATION_STEPS,
+        views=cfg.DATALOADER.VIEWS_PER_IMAGE,
         precision=training_precision(cfg),
         on_bad_batch=cfg.SOLVER.ON_BAD_BATCH,
     )

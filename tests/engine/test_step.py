@@ -16,7 +16,7 @@ from spnet_d2.engine import Trainer, setup
 from spnet_d2.engine.bad_batches import BadBatchError
 from spnet_d2.engine.batch_parts import cut
 from spnet_d2.engine.optimizer import clip_by_global_norm
-from spnet_d2.engine.step import StepTrainer, build_step_trainer
+from spnet_d2.engine.step import StepTrainer
 from spnet_d2.modeling.whole_batch import in_last_pass, mean
 from tests.engine.processes import together
 
@@ -261,17 +261,6 @@ def test_a_run_that_only_skips_stops():
         with pytest.raises(BadBatchError, match="20 batches one after another"):
             trainer.run_step()
     assert trainer.bad_batches.count == 38
-
-
-@pytest.mark.parametrize(
-    ("steps", "views"), [(3, 1), (0, 1), (-1, 1), (8, 2)], ids=["uneven", "zero", "less", "views"]
-)
-def test_batches_that_cannot_be_cut(default_cfg, steps, views):
-    default_cfg.SOLVER.ACCUMULATION_STEPS = steps
-    default_cfg.DATALOADER.VIEWS_PER_IMAGE = views
-    optimizer = torch.optim.SGD(Toy().parameters(), lr=0.1)
-    with pytest.raises(ValueError, match=f"ACCUMULATION_STEPS is {steps}.*IMS_PER_BATCH 8"):
-        build_step_trainer(default_cfg, Toy(), [], optimizer)
 
 
 def test_in_training_iterations_and_twin_stay_those_of_the_batch(tiny_opts, tmp_path):
