@@ -70,14 +70,25 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="search even where the weights don't cover the whole model",
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings")
-    args = parser.parse_args(argv)
+    args = parser.parse_args(_join_box(sys.argv[1:] if argv is None else argv))
     if not 0 <= args.min_score <= 1:
         parser.error(f"--min-score must lie between 0 and 1, found {args.min_score}")
+    if not args.min_similarity < float("inf"):
+        parser.error(f"--min-similarity must be a number, found {args.min_similarity}")
     if args.topk < 1:
         parser.error(f"--topk must be 1 or more, found {args.topk}")
     if len(args.opts) % 2:
         parser.error(f"settings are KEY VALUE pairs, found {len(args.opts)} words: {args.opts}")
     return args
+
+
+def _join_box(argv: list[str]) -> list[str]:
+    """``--box -5,10,20,40`` as ``--box=-5,...``: argparse takes that box for an option."""
+    words = list(argv)
+    if "--box" in words[:-1]:
+        place = words.index("--box")
+        words[place : place + 2] = [f"--box={words[place + 1]}"]
+    return words
 
 
 def _box(text: str) -> tuple[float, ...]:

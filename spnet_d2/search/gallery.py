@@ -125,11 +125,15 @@ class Gallery:
         Read what :meth:`save` wrote.
 
         Raises:
-            SearchInputError: no such file, or not a gallery.
+            SearchInputError: no such file, not a gallery, or one whose parts don't fit together.
         """
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            archive = np.load(path, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("it holds a single array")
+            with archive:
                 arrays = {f.name: archive[f.name] for f in fields(cls)}
+            _check_arrays(arrays)
         except FileNotFoundError:
             raise SearchInputError(f"No gallery file at {os.path.abspath(path)}.") from None
         # numpy reports what is no archive, or holds pickles, in several ways.
@@ -139,3 +143,33 @@ class Gallery:
             ) from e
         texts = {name: str(arrays.pop(name)) for name in ("source", "fingerprint")}
         return cls(**texts, **arrays)
+
+
+def _check_arrays(arrays: dict[str, np.ndarray]) -> None:
+    """Raise ``ValueError`` unless shapes and kinds are those of a :class:`Gallery`."""
+    frames, people = (
+        arrays[name].shape[0] if arrays[name].ndim else 0 for name in ("frame_files", "scores")
+    )
+    width = arrays["embeddings"].shape[1:2]
+    shapes = {
+        "source": ((), "U"),
+        "fingerprint": ((), "U"),
+        "skipped": ((arrays["skipped"].size,), "U"),
+        "frame_numbers": ((frames,), "i"),
+        "frame_files": ((frames,), "U"),
+        "frame_times": ((frames,), "f"),
+        "frame_index": ((people,), "i"),
+        "boxes": ((people, 4), "f"),
+        "scores": ((people,), "f"),
+        "embeddings": ((people, *(width or (0,))), "f"),
+    }
+    for name, (shape, kind) in shapes.items():
+        found = arrays[name]
+        if found.shape != shape or found.dtype.kind != kind:
+            raise ValueError(
+                f"{name} has shape {found.shape} and type {found.dtype}, expected {shape} and kind "
+                f"{kind!r}"
+            )
+    places = arrays["frame_index"]
+    if people and not 0 <= places.min() <= places.max() < frames:
+        raise ValueError(f"frame_index must lie in 0..{frames - 1}")

@@ -100,6 +100,32 @@ def test_load_errors(tmp_path):
         Gallery.load(tmp_path / "missing.npz")
     (tmp_path / "text.npz").write_text("text")
     np.savez(tmp_path / "other.npz", boxes=np.zeros((1, 4)))
-    for name in ("text.npz", "other.npz"):
+    with open(tmp_path / "array.npz", "wb") as file:
+        np.save(file, np.zeros(3))
+    for name in ("text.npz", "other.npz", "array.npz"):
         with pytest.raises(SearchInputError, match="not a gallery"):
             Gallery.load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("scores", lambda scores: scores[:-1]),
+        ("scores", lambda scores: scores[0]),
+        ("boxes", lambda boxes: boxes[:, :3]),
+        ("embeddings", lambda embeddings: embeddings.astype(str)),
+        ("embeddings", lambda embeddings: embeddings.ravel()),
+        ("frame_index", lambda index: index + 99),
+        ("frame_index", lambda index: index - 1),
+        ("frame_index", lambda index: index.astype(float)),
+        ("frame_times", lambda times: times[:-1]),
+        ("source", lambda source: np.array([str(source)])),
+    ],
+)
+def test_parts_that_do_not_fit_together(tmp_path, name, change):
+    Gallery.build(make_predictor(), Scenes(SCENES), progress=False).save(tmp_path / "g.npz")
+    arrays = dict(np.load(tmp_path / "g.npz"))
+    arrays[name] = change(arrays[name])
+    np.savez(tmp_path / "changed.npz", **arrays)
+    with pytest.raises(SearchInputError, match="changed.npz is not a gallery"):
+        Gallery.load(tmp_path / "changed.npz")

@@ -115,6 +115,16 @@ def test_video(run, folder):
         assert match["box_xywh"][0] == pytest.approx(60 + match["frame"], abs=3)
 
 
+def test_box_that_begins_outside_the_picture(tool, run, folder):
+    _, _, cut = run(box="-5,30,65,60")
+    assert cut["query"]["box_xyxy"] == [0, 30, 60, 90]
+    argv = ["--query", str(folder / "query.png"), "--box", "-5,30,65,60", "--output"]
+    argv += [str(folder / "apart"), "--gallery", str(folder / "frames")]
+    assert tool.main([*argv, "--weights", str(folder / "model_final.pth")]) == 0
+    apart = json.loads((folder / "apart" / "matches.json").read_text())
+    assert apart["query"]["box_xyxy"] == [0, 30, 60, 90]
+
+
 def test_nobody_found_is_an_empty_result(run, folder):
     (folder / "empty_scenes").mkdir()
     cv2.imwrite(str(folder / "empty_scenes" / "a.png"), draw_scene({}))
@@ -235,6 +245,7 @@ def test_arguments(run, capsys):
     for extra, message in (
         (("--topk", 0), "--topk must be 1 or more"),
         (("--min-score", "nan"), "--min-score must lie between 0 and 1, found nan"),
+        (("--min-similarity", "nan"), "--min-similarity must be a number, found nan"),
         (("MODEL.DEVICE",), "KEY VALUE pairs"),
     ):
         with pytest.raises(SystemExit):
