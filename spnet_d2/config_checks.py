@@ -2,13 +2,21 @@
 
 from collections.abc import Iterator
 
+import torch
 from detectron2.config import CfgNode
+from detectron2.modeling import (
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    PROPOSAL_GENERATOR_REGISTRY,
+    ROI_HEADS_REGISTRY,
+)
 from detectron2.utils import comm
 
 from spnet_d2.config_reader import ConfigError, get_value
 from spnet_d2.data.corrupt_images import POLICIES
 from spnet_d2.modeling.fixed_norm import LOGIT_TYPES
 from spnet_d2.modeling.precision import PRECISIONS
+from spnet_d2.modeling.spnet import SPNet
 from spnet_d2.modeling.swap_path import BRIDGE_TYPES
 
 _INFINITE = float("inf")
@@ -22,6 +30,14 @@ _CHOICES = {
     "SOLVER.ON_BAD_BATCH": ("stop", "skip"),
     "TEST.EMBEDDING_DTYPE": ("float32", "float16"),
     "DATALOADER.ON_CORRUPT_IMAGE": POLICIES,
+    # What the model normalises; DefaultPredictor turns its BGR pictures into it.
+    "INPUT.FORMAT": ("RGB",),
+}
+# Classes a key may name; others register theirs, too.
+_REGISTRIES = {
+    "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY,
+    "MODEL.PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY,
+    "MODEL.ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
 }
 # Both limits are allowed.
 _RANGES = {
@@ -64,6 +80,20 @@ def _wrong_values(cfg: CfgNode) -> Iterator[str]:
         value = get_value(cfg, key)
         if value not in choices:
             yield f"{key} is {value!r}, expected one of {', '.join(choices)}."
+    # Then the file is one of another project, and its other names are no news.
+    model = cfg.MODEL.META_ARCHITECTURE
+    if model not in META_ARCH_REGISTRY or not issubclass(META_ARCH_REGISTRY.get(model), SPNet):
+        yield f"MODEL.META_ARCHITECTURE is {model!r}, expected SPNet or a class derived from it."
+    else:
+        for key, registry in _REGISTRIES.items():
+            value = get_value(cfg, key)
+            if value not in registry:
+                known = ", ".join(name for name, _ in registry)
+                yield f"{key} is {value!r}, expected one of {known}."
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError:
+        yield f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, expected cpu, cuda or one such as cuda:1."
     for key, (low, high) in _RANGES.items():
         value = get_value(cfg, key)
         # Not true of NaN either.

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -249,12 +249,12 @@ class Checkpointer(DetectionCheckpointer):
             self._place = self._place_exactly
 
     def _load_model(self, checkpoint: Any) -> None:
-        state = checkpoint.pop("model")
+        state = _named(checkpoint.pop("model"))
+        # Files of other projects, too, so that an error can name what is in them.
+        state = _named(state.get("state_dict", state))
         if is_llnl(state):
             state = convert_state_dict(state)
         else:
-            # Files of other projects, too, so that an error can name what is in them.
-            state = state.get("state_dict", state)
             state = {k.removeprefix("module."): v for k, v in state.items()}
         self._place({k: v for k, v in state.items() if isinstance(v, Tensor)})
 
@@ -307,6 +307,16 @@ class Checkpointer(DetectionCheckpointer):
         folder = Path(path).parent
         names = sorted(p.name for p in folder.glob("*.pth") if p != Path(path))
         return f"Other checkpoints in {folder}: {', '.join(names) or 'none'}."
+
+
+def _named(state: Any) -> Mapping[str, Any]:
+    """The argument, if it is what weights are stored in."""
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+        raise TransferError(
+            "This is no SPNet checkpoint: expected weights by name, found "
+            f"{type(state).__name__}{' with other keys' if isinstance(state, Mapping) else ''}."
+        )
+    return state
 
 
 @contextlib.contextmanager

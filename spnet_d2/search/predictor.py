@@ -16,6 +16,7 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 import spnet_d2.modeling  # noqa: F401  (registers the model)
+from spnet_d2.config_checks import check_config
 from spnet_d2.data.eight_bit import quantize, restore
 from spnet_d2.data.transforms import build_augmentation
 from spnet_d2.engine.checkpointer import Checkpointer
@@ -271,6 +272,7 @@ def load_model(cfg, weights: str, allow_untrained: bool = False) -> nn.Module:
         logger.warning("MODEL.DEVICE is %s, but there is no CUDA; using the CPU.", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
     with _settings_of_user():
+        check_config(cfg, training=False)
         model = build_model(cfg)
     try:
         Checkpointer(model).load_to_serve(weights, allow_untrained=allow_untrained)

@@ -130,6 +130,18 @@ def test_cut_off_file_and_another_try(checkpointer, tmp_path):
     checkpointer.load(str(tmp_path / "good.pth"))  # an error leaves nothing behind
 
 
+@pytest.mark.parametrize(
+    "content",
+    [[1, 2], {"model": 3}, {"model": {1: torch.zeros(2)}}, {"model": {"state_dict": None}}],
+)
+@pytest.mark.parametrize("load", ["load", "start_from", "load_to_serve"])
+def test_files_without_named_weights(checkpointer, tmp_path, content, load):
+    path = tmp_path / "list.pth"
+    torch.save(content, path)
+    with pytest.raises(ValueError, match="list.pth: .*expected weights by name, found "):
+        getattr(checkpointer, load)(str(path))
+
+
 def run_code():
     raise AssertionError("code of a checkpoint was run")
 

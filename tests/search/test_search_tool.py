@@ -218,7 +218,9 @@ def test_settings_of_no_model(tool, folder, capsys):
     for settings, message in (
         (["INPUT.AUG_TEST", "crop"], "INPUT.AUG_TEST must be"),
         (["MODEL.SPNET.TEST_PATHWAY", "both"], "TEST_PATHWAY is 'both'"),
-        (["MODEL.SPNET.REID_DIM", "8"], "Make them equal"),
+        (["MODEL.SPNET.REID_DIM", "8"], "make them equal"),
+        (["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"], "expected SPNet"),
+        (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE is 'gpu'"),
     ):
         assert tool.main([*argv, *settings]) == 1
         text = capsys.readouterr().err
