@@ -12,15 +12,11 @@ that fails is reported, the others go on, and the exit status is 1.
 """
 
 import argparse
-import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,24 +24,11 @@ import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
+from spnet_d2.analysis import Cost, measure_program
 from spnet_d2.data.atomic_io import atomic_path
+from spnet_d2.evaluation.synthetic import Case, disk_bytes, scaled, write_case
 
 EVALUATE = Path(__file__).with_name("evaluate.py")
-IMAGE_SIZE = (1920, 1080)
-CHUNK_ROWS = 8192
-
-
-@dataclass(frozen=True)
-class Case:
-    """Size of a corpus; ``gallery`` images are listed per query, 0: all others are searched."""
-
-    images: int
-    people: int
-    gt_boxes: int
-    detections: int
-    queries: int
-    gallery: int = 0
-    size: int = 2048
 
 
 PRW = (6112, 450, 25_062, 43_000)
@@ -70,157 +53,9 @@ LIMITS = {
 REFERENCE = "prw"
 
 
-def write_case(case: Case, folder: Path) -> list[str]:
-    """Write a corpus; returns the arguments of tools/evaluate.py that score it."""
-    rng = np.random.default_rng(0)
-    image = np.sort(rng.integers(0, case.images, case.gt_boxes))
-    # Half of the boxes show known people, each in several images; the others are unknown.
-    known = rng.random(case.gt_boxes) < 0.5
-    person = np.where(
-        known, rng.integers(0, case.people, case.gt_boxes), case.people + np.arange(case.gt_boxes)
-    )
-    corner = rng.uniform(0, 1, (case.gt_boxes, 2)) * (np.array(IMAGE_SIZE) - (150, 400))
-    boxes = np.hstack([corner, rng.uniform((40, 100), (150, 400), (case.gt_boxes, 2))]).round(1)
-    _write_json(folder / "annotations.json", _annotations(case, image, person, known, boxes))
-    _write_json(folder / "protocol.json", _protocol(case, rng, image, person, known))
-
-    # Detections: every ground-truth box in turn until there are enough. One in ten, and all from
-    # the second turn on, are far away.
-    of_box = np.arange(case.detections) % case.gt_boxes
-    near = (np.arange(case.detections) < case.gt_boxes) & (rng.random(case.detections) < 0.9)
-    shift = np.where(near, 5, 300)[:, None]
-    detected = boxes[of_box]
-    detected[:, :2] += rng.normal(0, 1, (case.detections, 2)) * shift
-    detected[:, 2:] += detected[:, :2]
-    centres = rng.standard_normal((case.people, case.size), np.float32)
-    detected_person = np.where(near, person[of_box], case.people)
-    with zipfile.ZipFile(folder / "predictions.npz", "w") as archive:
-        for name, array in {
-            "image_ids": image[of_box],
-            "boxes": detected.astype(np.float32),
-            "scores": rng.uniform(0.5, 1, case.detections).astype(np.float32),
-            "gt_annotation_ids": np.arange(case.gt_boxes),
-        }.items():
-            with archive.open(f"{name}.npy", "w") as file:
-                np.lib.format.write_array(file, array)
-        for name, people in ("embeddings", detected_person), ("gt_embeddings", person):
-            _write_embeddings(archive, name, people, centres, rng)
-    names = ("annotations", "protocol", "predictions")
-    files = (folder / "annotations.json", folder / "protocol.json", folder / "predictions.npz")
-    return [word for name, file in zip(names, files) for word in (f"--{name}", str(file))]
-
-
-def _annotations(case: Case, image, person, known, boxes) -> dict:
-    width, height = IMAGE_SIZE
-    columns = (image.tolist(), person.tolist(), known.tolist(), boxes.tolist())
-    return {
-        "images": [
-            {"id": i, "file_name": f"{i}.jpg", "width": width, "height": height}
-            for i in range(case.images)
-        ],
-        "annotations": [
-            {
-                "id": number,
-                "image_id": of_image,
-                "bbox": box,
-                "area": box[2] * box[3],
-                "person_id": who,
-                "is_known": is_known,
-                "iou_thresh": 0.5,
-                "category_id": 1,
-                "iscrowd": 0,
-            }
-            for number, (of_image, who, is_known, box) in enumerate(zip(*columns))
-        ],
-        "categories": [{"id": 1, "name": "person"}],
-    }
-
-
-def _protocol(case: Case, rng, image, person, known) -> dict:
-    queries = rng.permutation(np.flatnonzero(known))[: case.queries]
-    if not case.gallery:
-        return {"images": list(range(case.images)), "queries": queries.tolist()}
-    order = np.argsort(person, kind="stable")
-    starts = np.searchsorted(person[order], np.arange(case.people + 1))
-    galleries = {}
-    for query in queries.tolist():
-        of_person = image[order[starts[person[query]] : starts[person[query] + 1]]]
-        of_person = np.setdiff1d(of_person, image[query])[: case.gallery]
-        others = rng.permutation(case.images)
-        others = others[~np.isin(others, of_person) & (others != image[query])]
-        galleries[query] = [*of_person.tolist(), *others[: case.gallery - len(of_person)].tolist()]
-    return {"images": list(range(case.images)), "queries": galleries}
-
-
-def _write_embeddings(archive, name: str, people: np.ndarray, centres: np.ndarray, rng) -> None:
-    """Noise around the centre of each known person, chunk by chunk."""
-    shape = (len(people), centres.shape[1])
-    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for start in range(0, len(people), CHUNK_ROWS):
-            chunk = people[start : start + CHUNK_ROWS]
-            vectors = 4 * rng.standard_normal((len(chunk), shape[1]), np.float32)
-            has_centre = chunk < len(centres)
-            vectors[has_centre] += centres[chunk[has_centre]]
-            file.write(vectors)
-
-
-def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content), encoding="utf-8")
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a process took: seconds, seconds of all cores together, peak GiB."""
-
-    wall: float
-    cpu: float
-    memory: float
-
-
-# A process starts with the peak memory of the one that started it, and this one has made a corpus:
-# a small one goes between. It prints the CPU seconds and the peak memory of the program.
-_LAUNCHER = """
-import resource, subprocess, sys
-code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
-usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
-sys.exit(code)
-"""
-
-
 def measure(arguments: list[str]) -> Cost:
-    """Run tools/evaluate.py.
-
-    Raises:
-        RuntimeError: it failed.
-    """
-    command = [sys.executable, str(EVALUATE), *arguments]
-    start = time.perf_counter()
-    process = subprocess.run(
-        [sys.executable, "-c", _LAUNCHER, *command], stdout=subprocess.PIPE, text=True
-    )
-    wall = time.perf_counter() - start
-    if process.returncode:
-        raise RuntimeError(f"tools/evaluate.py {' '.join(arguments)} failed, see above.")
-    cpu, memory = map(float, process.stdout.split())
-    # Kilobytes on Linux, bytes on macOS.
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return Cost(wall, cpu, memory * unit / 2**30)
-
-
-def scaled(case: Case, factor: float) -> Case:
-    """The case with a share of its images, boxes and queries."""
-
-    def share(count: int) -> int:
-        return max(1, round(factor * count))
-
-    return Case(
-        *map(share, (case.images, case.people, case.gt_boxes, case.detections, case.queries)),
-        gallery=min(case.gallery, share(case.images) - 1),
-        size=case.size,
-    )
+    """Run tools/evaluate.py; raises ``RuntimeError`` where it fails."""
+    return measure_program([sys.executable, str(EVALUATE), *arguments])
 
 
 @dataclass(frozen=True)
@@ -235,12 +70,6 @@ class Result:
     def products(self) -> int:
         """Pairs of a query and a box that are scored, in a gallery of all images."""
         return self.case.queries * (self.case.detections + self.case.gt_boxes)
-
-
-def disk_bytes(case: Case) -> int:
-    """What the files of a case take, about: float32 embeddings and half a KiB of JSON per box."""
-    boxes = case.detections + case.gt_boxes
-    return boxes * (4 * case.size + 512) + 8 * case.queries * case.gallery
 
 
 def run_case(name: str, case: Case, folder: Path | None, options: list[str]) -> Result:

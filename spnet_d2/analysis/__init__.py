@@ -12,11 +12,13 @@ from spnet_d2.analysis.model_parts import (
     timed_step,
 )
 from spnet_d2.analysis.operations import Part, inference_parts
+from spnet_d2.analysis.program_cost import Cost, measure_program
 from spnet_d2.analysis.timing import PartClock, Timing, measure
 from spnet_d2.analysis.timing_report import numbers, operators_table, parts_table, report
 
 __all__ = [
     "Account",
+    "Cost",
     "Fit",
     "Limit",
     "Part",
@@ -33,6 +35,7 @@ __all__ = [
     "made_up_corpus",
     "made_up_images",
     "measure",
+    "measure_program",
     "measured_config",
     "measured_detector",
     "numbers",

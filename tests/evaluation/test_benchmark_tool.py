@@ -45,7 +45,7 @@ def test_measures_processes(tool, monkeypatch, tmp_path, capsys):
     del ballast
     assert cost.wall >= cost.cpu * 0.9 > 0.25
     assert 0.29 < cost.memory < 1
-    with pytest.raises(RuntimeError, match="evaluate.py --fail failed"):
+    with pytest.raises(RuntimeError, match="program.py --fail` failed"):
         tool.measure(["--fail"])
 
 
