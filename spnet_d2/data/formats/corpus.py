@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 # Unknown people are numbered from here on, above every known id of CUHK-SYSU (5532) and PRW (933).
 FIRST_UNKNOWN_ID = 5555
+# How taking a structure apart, reading numbers and reading a file fail.
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
 
 
 class CorpusError(ValueError):
@@ -61,7 +63,14 @@ class Corpus:
             yield
         except CorpusError:
             raise
-        except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            OSError,
+            TypeError,
+            ValueError,
+        ) as error:
             message = f"malformed, expected {expected} ({type(error).__name__}: {error})"
             raise self.error(path, message) from error
 
@@ -85,7 +94,8 @@ class Corpus:
         path = self.require(relative)
         try:
             content = json.loads(path.read_bytes())
-        except (ValueError, OSError) as error:
+        # Python's reader has a limit of nested brackets.
+        except (ValueError, OSError, RecursionError) as error:
             raise self.error(path, f"not readable JSON ({error})") from error
         if not isinstance(content, dict) or not set(keys) <= content.keys():
             raise self.error(path, f"expected a JSON object with {', '.join(keys)}")
@@ -124,6 +134,13 @@ def elements(array: Any) -> list:
     return list(np.asarray(array).reshape(-1))
 
 
+def some(entries: Collection) -> Collection:
+    """The argument; raises ``ValueError`` if it is empty, where no real file is."""
+    if not entries:
+        raise ValueError("it lists nothing")
+    return entries
+
+
 def text(value: Any) -> str:
     """A MATLAB string or a cell around one; raises ``TypeError`` for anything else."""
     value = np.asarray(value)
@@ -153,7 +170,16 @@ def integer_box(value: Any) -> tuple[int, int, int, int] | None:
         return None
     if numbers.size != 4:
         raise ValueError(f"expected a box x, y, w, h, found {numbers!r}")
-    return tuple(numbers.reshape(-1).astype(np.int32).tolist())
+    return tuple(integers(numbers.reshape(-1)).tolist())
+
+
+def integers(numbers: np.ndarray) -> np.ndarray:
+    """Numbers cut to int32; raises ``ValueError`` where that can't hold them, as with NaN."""
+    numbers = np.asarray(numbers)
+    wide = numbers.astype(np.float64)
+    if not (np.abs(wide) < 2**31).all():
+        raise ValueError(f"expected numbers of pixels, found {numbers.tolist()}")
+    return numbers.astype(np.int32)
 
 
 def log_counts(corpus: Corpus, counts: Mapping[str, int], published: Mapping[str, int]) -> None:

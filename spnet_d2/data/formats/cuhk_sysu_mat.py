@@ -7,7 +7,7 @@ MATLAB's counting from 1 is not undone, because no published result does.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from spnet_d2.data.formats.corpus import Corpus, elements, integer_box, text, texts
+from spnet_d2.data.formats.corpus import Corpus, elements, integer_box, some, text, texts
 
 ORIGIN = (
     "https://github.com/ShuangLI59/person_search (the authors send a link for academic use); "
@@ -61,7 +61,7 @@ def read_test_names(corpus: Corpus) -> set[str]:
     relative = "annotation/pool.mat"
     cells = corpus.load_mat(relative, ["pool"])
     with corpus.reading(corpus.root / relative, "a cell array of image names"):
-        return {text(cell) for cell in elements(cells)}
+        return some({text(cell) for cell in elements(cells)})
 
 
 def read_train_people(corpus: Corpus) -> list[list[tuple[str, Box]]]:
@@ -73,7 +73,7 @@ def read_train_people(corpus: Corpus) -> list[list[tuple[str, Box]]]:
         for cell in elements(cells):
             scenes = [(text(name), integer_box(box)) for name, box, _ in elements(cell[0, 0][2])]
             people.append([(name, box) for name, box in scenes if box is not None])
-    return people
+        return some(people)
 
 
 def read_protocol(corpus: Corpus, name: str) -> list[SearchQuery]:
@@ -100,4 +100,4 @@ def read_protocol(corpus: Corpus, name: str) -> list[SearchQuery]:
                     break
                 search.appearances.append((image, box))
             queries.append(search)
-    return queries
+        return some(queries)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from spnet_d2.data.formats.corpus import Corpus, elements, text
+from spnet_d2.data.formats.corpus import FIRST_UNKNOWN_ID, Corpus, elements, integers, some, text
 
 ORIGIN = (
     "https://github.com/liangzheng06/PRW-baseline links to PRW-v16.04.20.zip; unpack so that "
@@ -42,7 +42,7 @@ def open_corpus(dataset_dir: str | Path) -> Corpus:
 
 def integer_boxes(boxes: np.ndarray) -> np.ndarray:
     """Cut (n, 4) boxes to int32 and raise negative numbers to 0; a negative x does not shrink w."""
-    return np.maximum(boxes.astype(np.int32), 0)
+    return np.maximum(integers(boxes), 0)
 
 
 def camera(frame: str) -> int:
@@ -60,7 +60,7 @@ def read_frames(corpus: Corpus, part: str) -> list[str]:
         frames = [text(cell) for cell in elements(cells)]
         for frame in frames:
             camera(frame)
-    return frames
+        return some(frames)
 
 
 def read_people(corpus: Corpus, frame: str) -> tuple[list[int], list[Box]]:
@@ -68,14 +68,18 @@ def read_people(corpus: Corpus, frame: str) -> tuple[list[int], list[Box]]:
     # The files are called <frame>.jpg.mat.
     relative = f"annotations/{frame}.jpg.mat"
     rows = corpus.load_mat(relative, ["box_new", "anno_file", "anno_previous"])
-    with corpus.reading(corpus.root / relative, "rows of id, x, y, w, h, id >= 1 or -2"):
-        rows = np.asarray(rows, dtype=np.float64).reshape(-1, 5)
-        if not np.isfinite(rows).all():
-            raise ValueError("not all numbers are finite")
-        ids = rows[:, 0].astype(np.int64)
-        if ((ids < 1) & (ids != UNKNOWN)).any():
-            raise ValueError(f"found the ids {ids.tolist()}")
-    boxes = [tuple(box) for box in integer_boxes(rows[:, 1:]).tolist()]
+    expected = f"rows of id, x, y, w, h, id -2 or 1 to {FIRST_UNKNOWN_ID - 1}"
+    with corpus.reading(corpus.root / relative, expected):
+        rows = np.asarray(rows, dtype=np.float64)
+        if rows.size and rows.shape[-1] != 5:
+            raise ValueError(f"found numbers of shape {rows.shape}")
+        rows = rows.reshape(-1, 5)
+        boxes = [tuple(box) for box in integer_boxes(rows[:, 1:]).tolist()]
+        ids = integers(rows[:, 0])
+        # Higher ones are given to unknown people.
+        wrong = (ids != UNKNOWN) & ((ids < 1) | (ids >= FIRST_UNKNOWN_ID))
+        if (wrong | (ids != rows[:, 0])).any():
+            raise ValueError(f"found the ids {rows[:, 0].tolist()}")
     return ids.tolist(), boxes
 
 
@@ -102,4 +106,4 @@ def read_queries(corpus: Corpus) -> list[FrameQuery]:
             box = tuple(integer_boxes(numbers)[0].tolist())
             box = PATCHES.get((frame, box), box)
             queries.append(FrameQuery(int(float(person)), box, frame, number))
-    return queries
+        return some(queries)

@@ -182,9 +182,10 @@ def test_too_few_people_are_a_clear_error(copied):
 
 def test_missing_and_damaged_files_are_named(copied):
     path = copied / "annotations/instances_val2017.json"
-    path.write_text('{"images": []')
-    with pytest.raises(CorpusError, match="not readable JSON"):
-        cocopersons.prepare(copied)
+    for content in (b'{"images": []', b"", b"\xff\xfe\x00", b"[" * 100_000):
+        path.write_bytes(content)
+        with pytest.raises(CorpusError, match="not readable JSON"):
+            cocopersons.prepare(copied)
     path.write_text('{"images": []}')
     with pytest.raises(CorpusError, match="expected a JSON object with images, annotations"):
         cocopersons.prepare(copied)

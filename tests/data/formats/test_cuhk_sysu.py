@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 
 from spnet_d2.data.formats import cuhk_sysu, cuhk_sysu_mat
 from spnet_d2.data.formats.corpus import CorpusError
@@ -276,6 +276,31 @@ def test_wrong_structures_are_named(copied):
         cuhk_sysu.prepare(copied)
     savemat(path, {"Other": np.arange(6)})
     with pytest.raises(CorpusError, match=r"expected variable Img, found \['Other'\]"):
+        cuhk_sysu.prepare(copied)
+
+
+@pytest.mark.parametrize("box", [(np.nan, 1, 2, 3), (1e12, 1, 2, 3), (1, 2, np.inf, 3)])
+def test_boxes_that_no_picture_has_are_an_error(copied, box):
+    path = copied / "annotation/Images.mat"
+    images = loadmat(path)["Img"]
+    images[0, 3]["box"][0, 0]["idlocate"] = np.array([box])
+    corpora.save(path, Img=images)
+    with pytest.raises(CorpusError, match="Images.mat") as error:
+        cuhk_sysu.prepare(copied)
+    assert f"expected numbers of pixels, found {[float(v) for v in box]}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("relative", "variable"),
+    [
+        ("pool.mat", "pool"),
+        ("test/train_test/Train.mat", "Train"),
+        ("test/train_test/TestG100.mat", "TestG100"),
+    ],
+)
+def test_empty_lists_are_an_error(copied, relative, variable):
+    corpora.save(copied / "annotation" / relative, **{variable: np.empty((0, 0))})
+    with pytest.raises(CorpusError, match="it lists nothing"):
         cuhk_sysu.prepare(copied)
 
 

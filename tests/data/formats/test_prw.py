@@ -188,6 +188,25 @@ def test_missing_and_damaged_files_are_named(copied, relative, damage):
     assert not (copied / "coco").exists() and not (copied / "retrieval").exists()
 
 
+STRANGE_QUERIES = [b"", b"inf 1 2 3 4 c1s3_016471", b"479 nan 2 3 4 c1s3_016471", b"word", None]
+
+
+@pytest.mark.parametrize("content", STRANGE_QUERIES)
+def test_strange_queries_are_errors(copied, content):
+    path = copied / "query_info.txt"
+    path.unlink()
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(CorpusError, match="lines of: pid x y w h frame"):
+        prw.prepare(copied)
+
+
+def test_a_list_without_frames_is_an_error(copied):
+    corpora.save(copied / "frame_train.mat", img_index_train=np.empty((0, 0)))
+    with pytest.raises(CorpusError, match="frame_train.mat") as error:
+        prw.prepare(copied)
+    assert "it lists nothing" in str(error.value)
+
+
 def test_queries_must_hit_one_annotation(copied):
     path = copied / "query_info.txt"
     path.write_bytes(b"479 1271 300 61 182 c1s3_016471\r\n")
@@ -201,12 +220,35 @@ def test_queries_must_hit_one_annotation(copied):
         prw.prepare(copied)
 
 
-def test_strange_annotations_are_errors(copied):
+STRANGE_ROWS = {
+    "no id": [(0, 1.0, 2.0, 3.0, 4.0)],
+    "id of an unknown person": [(5555, 1.0, 2.0, 3.0, 4.0)],
+    "half an id": [(1.5, 1.0, 2.0, 3.0, 4.0)],
+    "NaN": [(1, np.nan, 2.0, 3.0, 4.0)],
+    "no pixels": [(1, 2.0, 2.0, 1e12, 4.0)],
+    "three columns": [(1, 2.0, 3.0)],
+    # As many numbers as whole rows have.
+    "six columns": np.ones((5, 6)),
+    "text": "abc",
+}
+
+
+@pytest.mark.parametrize("rows", STRANGE_ROWS.values(), ids=STRANGE_ROWS)
+def test_strange_annotations_are_errors(copied, rows):
+    corpora.save(copied / "annotations/c1s1_000151.jpg.mat", box_new=np.array(rows))
+    with pytest.raises(CorpusError, match="rows of id, x, y, w, h"):
+        prw.prepare(copied)
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 5)])
+def test_a_frame_without_people(copied, shape):
+    corpora.save(copied / "annotations/c1s1_000151.jpg.mat", box_new=np.zeros(shape))
+    prw.prepare(copied)
+    assert by_frame(partition(copied, "trainval"), "c1s1_000151") == []
+
+
+def test_another_variable_in_an_annotation_file(copied):
     path = copied / "annotations/c1s1_000151.jpg.mat"
-    for rows in ([(0, 1.0, 2.0, 3.0, 4.0)], [(1, np.nan, 2.0, 3.0, 4.0)], [(1, 2.0, 3.0)]):
-        corpora.save(path, box_new=np.array(rows))
-        with pytest.raises(CorpusError, match="rows of id, x, y, w, h"):
-            prw.prepare(copied)
     corpora.save(path, boxes=np.zeros((1, 5)))
     with pytest.raises(CorpusError, match="box_new or anno_file or anno_previous"):
         prw.prepare(copied)
