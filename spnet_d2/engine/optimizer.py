@@ -105,7 +105,18 @@ def _add_clipping(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim
             f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}, expected 'full_model' (norm "
             "over all parameters), or Detectron2's 'norm' (of each parameter) or 'value'."
         )
-    return maybe_add_gradient_clipping(cfg, optimizer)
+    return _run_hooks_once(maybe_add_gradient_clipping(cfg, optimizer))
+
+
+def _run_hooks_once(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """
+    Keep hooks of ``step`` from running twice where its class only wraps its base's ``step``.
+
+    That one runs them. PyTorch would make this one run them as well, before the gradient was
+    looked at, as soon as a state is loaded.
+    """
+    type(optimizer).step.hooked = True
+    return optimizer
 
 
 def clip_by_global_norm(
@@ -139,4 +150,4 @@ def clip_by_global_norm(
     # Changing the class keeps the state and the hooks of the optimiser that was given.
     optimizer.__class__ = FullModelClipping
     optimizer.grad_norm = None
-    return optimizer
+    return _run_hooks_once(optimizer)

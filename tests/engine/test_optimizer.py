@@ -172,3 +172,24 @@ def test_every_optimizer_refuses_a_gradient_of_nan(default_cfg, kind):
     with pytest.raises(FloatingPointError, match="norm of the gradient is nan"):
         optimizer.step()
     assert torch.equal(model.weight, before)
+
+
+@pytest.mark.parametrize("kind", ["off", "full_model", "norm", "value"])
+def test_hooks_of_a_step_run_once_and_after_the_gradient_was_looked_at(default_cfg, kind):
+    clip = default_cfg.SOLVER.CLIP_GRADIENTS
+    clip.ENABLED = kind != "off"
+    if clip.ENABLED:
+        clip.CLIP_TYPE = kind
+    model = nn.Linear(2, 1, bias=False)
+    optimizer = build_optimizer(default_cfg, model)
+    calls = []
+    optimizer.register_step_pre_hook(lambda *_: calls.append(None))
+    # As a resumed run does.
+    optimizer.load_state_dict(optimizer.state_dict())
+    model.weight.grad = torch.tensor([[1.0, math.nan]])
+    with pytest.raises(FloatingPointError):
+        optimizer.step()
+    assert not calls
+    model.weight.grad = torch.ones(1, 2)
+    optimizer.step()
+    assert len(calls) == 1
