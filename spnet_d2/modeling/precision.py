@@ -6,6 +6,7 @@ losses are float32.
 """
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -37,6 +38,23 @@ def autocast(device: torch.device | str, precision: str) -> contextlib.AbstractC
 def full_precision(x: Tensor) -> torch.autocast:
     """A context in which operations on the device of ``x`` keep the precision they are given."""
     return torch.autocast(x.device.type, enabled=False)
+
+
+@contextlib.contextmanager
+def no_gradients(x: Tensor) -> Iterator[None]:
+    """
+    ``torch.no_grad`` for layers that train elsewhere in the same context of autocast.
+
+    Under it, PyTorch before pull request 165068 keeps their rounded weights without a graph, and
+    takes these where the layers train: they would get no gradient.
+
+    Args:
+        x: says the device.
+    """
+    kind = x.device.type
+    rounding = torch.autocast(kind, enabled=torch.is_autocast_enabled(kind), cache_enabled=False)
+    with torch.no_grad(), rounding:
+        yield
 
 
 def widen(x: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from .matching import (
 )
 from .memory import MomentumQueueLoss, NTXentLoss, OIMLoss
 from .pair_sampler import limit_per_pair
+from .precision import no_gradients
 from .proposal_generator import bridge_kind, reid_id_field
 from .sampling import sample_labels
 from .swap_path import SwapPath
@@ -202,7 +203,7 @@ class SPNetROIHeads(nn.Module):
             return {"reid": reid, "loc": embed_boxes(loc, p3, boxes)}
         if trains_batch_norms(loc):
             # In the authors' code its norms see ground truth in the object-centric pathway, too.
-            with torch.no_grad():
+            with no_gradients(p3):
                 embed_boxes(loc, p3, boxes)
         return {"reid": reid}
 

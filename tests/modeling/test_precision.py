@@ -269,6 +269,26 @@ def test_training_step(dtype, norm, settings):
         assert_finite(*(p.grad for p in model.parameters() if p.grad is not None))
 
 
+def test_weights_rounded_without_a_graph_are_not_kept_for_training():
+    """Norms of separate heads see ground truth first; older versions of PyTorch would keep them."""
+    name = ("MODEL.SPNET.BACKBONE.NAME", "test_resnet")
+    model = tiny_model(*name, *SETTINGS["separate heads"])
+    (embedder,) = model.roi_heads.loc_embedders
+    modes = []
+    embedder.register_forward_pre_hook(
+        lambda *_: modes.append((torch.is_grad_enabled(), torch.is_autocast_cache_enabled()))
+    )
+    kinds = []
+    embedder.projection.register_forward_hook(lambda *x: kinds.append(x[2].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model([tiny_input(0, BOX_A, BOX_B), tiny_input(1, BOX_B, BOX_A)])
+    assert modes == [(False, False), (True, True)]
+    assert kinds == [torch.bfloat16] * 2
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in embedder.parameters())
+    assert embedder.projection.weight.grad.any()
+
+
 @half
 @norms
 def test_inference(dtype, norm):
