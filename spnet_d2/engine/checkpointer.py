@@ -198,13 +198,28 @@ class Checkpointer(DetectionCheckpointer):
 
         Raises:
             DamagedCheckpointError: all checkpoints are damaged.
-            FileNotFoundError, ValueError: as :meth:`load` and :meth:`start_from`.
+            FileNotFoundError, ValueError: as :meth:`load` and :meth:`start_from`. Also if not all
+                processes see the main one's checkpoint.
         """
-        if resume and self.has_checkpoint():
+        if resume:
             # One process looks, so that all continue from the same file.
-            found = comm.all_gather(self._last_sound() if comm.is_main_process() else None)
-            return self.load(found[0])
+            looks = comm.is_main_process() and self.has_checkpoint()
+            last = comm.all_gather(self._last_sound() if looks else None)[0]
+            if last:
+                self._check_shared(last)
+                return self.load(last)
         return self.start_from(path)
+
+    @staticmethod
+    def _check_shared(path: str) -> None:
+        found = comm.all_gather(os.path.isfile(path))
+        blind = [str(rank) for rank, there in enumerate(found) if not there]
+        # Where there is none anywhere, loading says more.
+        if found[0] and blind:
+            raise FileNotFoundError(
+                f"The main process continues from {path}, but processes {', '.join(blind)} have no "
+                "such file. Set OUTPUT_DIR to a folder that all machines share."
+            )
 
     def _last_sound(self) -> str:
         """The last checkpoint, or the latest before it that is not damaged."""

@@ -107,7 +107,7 @@ def _join_torchrun(main: Callable, args: Namespace, device: str) -> None:
     if int(os.environ["WORLD_SIZE"]) == 1:
         main(args)
         return
-    on_gpu = device != "cpu" and torch.cuda.is_available()
+    on_gpu = device != "cpu" and args.num_gpus > 0 and torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=DEFAULT_TIMEOUT)

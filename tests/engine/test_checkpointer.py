@@ -2,14 +2,17 @@
 
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from detectron2.utils import comm
 from torch import nn
 
 from spnet_d2.checkpoint.files import DamagedCheckpointError, find_damage, read_checkpoint
 from spnet_d2.engine import Checkpointer
+from tests.engine.processes import together
 
 
 @pytest.fixture
@@ -160,3 +163,24 @@ def test_code_in_a_checkpoint_is_not_run(checkpointer, tmp_path, name):
         path.write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(ValueError, match=name):
         checkpointer.load(str(path))
+
+
+def resume_apart(folder: Path) -> str:
+    """What two processes say that have folders of their own under the same name."""
+    own = folder / str(comm.get_rank())
+    own.mkdir()
+    os.chdir(own)
+    checkpointer = Checkpointer(nn.Linear(1, 1), ".")
+    if comm.is_main_process():
+        checkpointer.save("model_0000001")
+    try:
+        checkpointer.resume_or_load("", resume=True)
+    except FileNotFoundError as error:
+        return str(error)
+    return "resumed"
+
+
+def test_processes_do_not_part_where_only_some_see_the_checkpoint(tmp_path):
+    first, second = together(resume_apart, tmp_path)
+    assert first == second
+    assert "model_0000001.pth, but processes 1 have no such file. Set OUTPUT_DIR" in first

@@ -110,3 +110,22 @@ def test_torchrun_starts_the_processes_alone(monkeypatch):
         check_launch(parse("--num-gpus", "2"), "cpu")
     with pytest.raises(LaunchError, match="torchrun --nproc-per-node 2, but PyTorch finds"):
         check_launch(parse(), "cuda")
+
+
+def test_torchrun_without_gpus_talks_by_gloo(monkeypatch):
+    """--num-gpus 0 puts the model on the CPU, whatever GPUs there are."""
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    backends = []
+
+    def start(backend, **_):
+        backends.append(backend)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dist, "init_process_group", start)
+    for number in "0", "1":
+        with pytest.raises(KeyboardInterrupt):
+            launch_job(note_place, parse("--num-gpus", number), "cuda")
+    assert backends == ["gloo", "nccl"]
