@@ -116,6 +116,9 @@ class SPNet(nn.Module):
     @classmethod
     def from_config(cls, cfg):
         options = cfg.MODEL.SPNET
+        # Detectron2's tools turn pictures into what the config says, the model takes RGB.
+        if cfg.INPUT.FORMAT != "RGB":
+            raise ValueError(f'INPUT.FORMAT must be "RGB" for SPNet, found "{cfg.INPUT.FORMAT}".')
         backbone = build_backbone(cfg)
         # Not Detectron2's builder: the RoI heads copy the trunk's last stage.
         roi_heads = ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)(cfg, backbone)

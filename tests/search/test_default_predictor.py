@@ -1,0 +1,61 @@
+"""Detectron2's own DefaultPredictor with this project's configs."""
+
+import numpy as np
+import pytest
+import torch
+from detectron2.engine import DefaultPredictor
+from detectron2.modeling import build_model
+
+from .test_predictor import tiny_config
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Config with the weights of a tiny model, and the model."""
+    cfg = tiny_config()
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    path = tmp_path_factory.mktemp("model") / "model_final.pth"
+    torch.save({"model": model.state_dict()}, path)
+    cfg.MODEL.WEIGHTS = str(path)
+    return cfg, model
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_bgr_pictures_reach_the_model_as_rgb(trained):
+    cfg, model = trained
+    bgr = picture(96, 128)
+    found = DefaultPredictor(cfg)(bgr)["instances"]
+    rgb = torch.from_numpy(bgr[:, :, ::-1].transpose(2, 0, 1).copy())
+    with torch.no_grad():
+        (want,) = model([{"image": rgb, "height": 96, "width": 128}])
+    want = want["instances"]
+    assert len(found) == len(want) > 0
+    # 96 x 128 is the size that the config resizes to.
+    assert torch.equal(found.pred_boxes.tensor, want.pred_boxes.tensor)
+    assert torch.equal(found.reid_embeddings, want.reid_embeddings)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (33, 65), (600, 30), (30, 600)])
+def test_pictures_of_any_size(trained, size):
+    found = DefaultPredictor(trained[0])(picture(*size))["instances"]
+    assert found.image_size == size and found.reid_embeddings.shape == (len(found), 16)
+    boxes = found.pred_boxes.tensor
+    assert (boxes >= 0).all() and (boxes <= torch.tensor([size[1], size[0]] * 2)).all()
+
+
+def test_no_data_set_is_needed(trained):
+    cfg = trained[0].clone()
+    cfg.DATASETS.TEST = ()
+    assert "instances" in DefaultPredictor(cfg)(picture(40, 50))
+
+
+def test_another_channel_order_is_refused(trained):
+    """It would be fed to the model as if it were RGB."""
+    cfg = trained[0].clone()
+    cfg.INPUT.FORMAT = "BGR"
+    with pytest.raises(ValueError, match='INPUT.FORMAT must be "RGB" for SPNet, found "BGR"'):
+        DefaultPredictor(cfg)
