@@ -1,9 +1,11 @@
 """Values and combinations of settings that can't work, found before a job does anything."""
 
+import difflib
 from collections.abc import Iterator
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from detectron2.modeling import (
     BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
@@ -73,6 +75,29 @@ def check_config(cfg: CfgNode, training: bool = True) -> None:
         problems += _training_clashes(cfg)
     if problems:
         raise ConfigError("Settings that can't work: " + " ".join(problems))
+
+
+def check_data_sets(cfg: CfgNode, training: bool = True) -> None:
+    """
+    Look for data sets that nobody registered; whether their files are there is seen later.
+
+    Args:
+        cfg: of a job.
+        training: False for an evaluation, which takes no training sets.
+
+    Raises:
+        ConfigError: it names them, and similar names that are registered.
+    """
+    for key in ("DATASETS.TRAIN", "DATASETS.TEST") if training else ("DATASETS.TEST",):
+        for name in get_value(cfg, key):
+            if name in DatasetCatalog:
+                continue
+            similar = difflib.get_close_matches(name, DatasetCatalog.list(), n=3)
+            similar = f" Similar ones: {', '.join(similar)}." if similar else ""
+            raise ConfigError(
+                f"{key} has {name!r}, which is not registered.{similar} datasets/README.md lists "
+                "all names, and says how to register data of your own."
+            )
 
 
 def _wrong_values(cfg: CfgNode) -> Iterator[str]:

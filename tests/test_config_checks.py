@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from spnet_d2.config_checks import check_config
+from spnet_d2.config_checks import check_config, check_data_sets
 from spnet_d2.config_reader import ConfigError, merge_settings, read_config
 
 CONFIGS = Path(__file__).resolve().parents[1] / "projects_configs"
@@ -20,7 +20,20 @@ def test_configs_that_ship():
     paths = sorted(CONFIGS.rglob("*.yaml"))
     assert len(paths) > 100
     for path in paths:
-        check_config(read_config(path))
+        cfg = read_config(path)
+        check_config(cfg)
+        check_data_sets(cfg)
+
+
+def test_data_sets_that_nobody_registered():
+    cfg = read_config(opts=["DATASETS.TRAIN", ("prw_trian",)])
+    similar = r"DATASETS.TRAIN has 'prw_trian', which is not .* Similar ones: prw_train, .*README"
+    with pytest.raises(ConfigError, match=similar):
+        check_data_sets(cfg)
+    check_data_sets(cfg, training=False)
+    merge_settings(cfg, ["DATASETS.TEST", ("prw_test", "?")])
+    with pytest.raises(ConfigError, match="DATASETS.TEST has '[?]', which is not registered. data"):
+        check_data_sets(cfg, training=False)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from argparse import Namespace
 
 from detectron2.engine import default_argument_parser
 
-from spnet_d2.config_checks import check_config
+from spnet_d2.config_checks import check_config, check_data_sets
 from spnet_d2.config_reader import ConfigError, read_config
 from spnet_d2.engine import Checkpointer, Trainer, setup
 from spnet_d2.engine.launch import LaunchError, check_launch, launch_job
@@ -54,6 +54,7 @@ def run() -> None:
     try:
         cfg = read_config(args.config_file, args.opts)
         check_config(cfg, training=not args.eval_only)
+        check_data_sets(cfg, training=not args.eval_only)
         check_launch(args, cfg.MODEL.DEVICE)
     except (ConfigError, LaunchError) as error:
         parser.error(str(error))

@@ -9,7 +9,7 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from spnet_d2.config_checks import check_config
+from spnet_d2.config_checks import check_config, check_data_sets
 from spnet_d2.config_reader import read_config
 from spnet_d2.data.catalog import num_identities
 from spnet_d2.data.loaders import iterations_per_epoch
@@ -36,7 +36,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         CfgNode: frozen.
 
     Raises:
-        ConfigError: settings that can't be read, or can't work together.
+        ConfigError: settings that can't be read, or can't work together, unknown data sets.
         OSError: nothing can be written to ``OUTPUT_DIR``.
         ValueError: settings that can't be used, or that don't fit the training data.
         FileNotFoundError: there is no training data.
@@ -45,6 +45,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = read_config(args.config_file, opts)
     training = not getattr(args, "eval_only", False)
     check_config(cfg, training)
+    check_data_sets(cfg, training)
     if comm.is_main_process():
         check_writable(cfg.OUTPUT_DIR)
     # Detectron2 sets up its own loggers only.
