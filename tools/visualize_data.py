@@ -3,7 +3,7 @@
 
     tools/visualize_data.py --dataset pets09_train --output outputs/data
     tools/visualize_data.py --dataset pets09_train --output outputs/data --augmented --views 4 \
-        --config-file projects_configs/demo.yaml INPUT.CROP_SIZE 512
+        --config-file projects_configs/pets09/demo.yaml INPUT.CROP_SIZE 512
 
 Each person has a colour and a label p<number> (counted from 0 within the data set, as training sees
 them); unknown people are grey and marked ``?``; ignore regions are crossed out. With

@@ -172,7 +172,8 @@ def read_json(path: str | os.PathLike, hint: str = PREPARE_HINT) -> Any:
     except FileNotFoundError:
         message = f"No such file: {os.path.abspath(path)}. {hint}"
         raise FileNotFoundError(message) from None
-    except (ValueError, UnicodeDecodeError) as error:
+    # Python's reader has a limit of nested brackets.
+    except (ValueError, RecursionError) as error:
         raise PersonSearchFormatError(f"{path} is not valid JSON ({error}). {hint}") from error
 
 

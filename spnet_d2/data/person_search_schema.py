@@ -75,6 +75,8 @@ def check_person_search(images: Any, annotations: Any, where: str) -> np.ndarray
     _check_entries(annotations, _ANNOTATION_KEYS, "annotations", where)
     _check_integers(images, ("id", "width", "height"), "images", where)
     _check_integers(annotations, ("id", "image_id", "person_id"), "annotations", where)
+    with_camera = [entry for entry in images if "cam_id" in entry]
+    _check_integers(with_camera, ("cam_id",), "images", where)
     image_ids = _check_unique(images, "images", where)
     _check_unique(annotations, "annotations", where)
     for entry in images:
@@ -82,14 +84,10 @@ def check_person_search(images: Any, annotations: Any, where: str) -> np.ndarray
             raise _error(where, "images", entry, "width and height must be at least 1 pixel")
         if not isinstance(entry["file_name"], str) or not entry["file_name"]:
             raise _error(where, "images", entry, "file_name must be a non-empty string")
-        for region in entry.get("ignore_regions", ()):
-            if not _is_box(region):
-                raise _error(
-                    where,
-                    "images",
-                    entry,
-                    f"ignore_regions must be a list of [x, y, w, h], found {region!r}",
-                )
+        regions = entry.get("ignore_regions", [])
+        if not isinstance(regions, list | tuple) or not all(map(_is_box, regions)):
+            message = f"ignore_regions must be a list of [x, y, w, h], found {regions!r}"
+            raise _error(where, "images", entry, message)
     known, unknown = set(), set()
     for entry in annotations:
         if entry["image_id"] not in image_ids:

@@ -211,7 +211,14 @@ def _set(kind, key, value):
         (_set("annotations", "person_id", 5560), "person_id 5560 is known in one"),
         (_set("images", "width", 0), "width and height must be at least 1"),
         (_set("images", "file_name", ""), "file_name must be a non-empty string"),
-        (_set("images", "ignore_regions", [1, 2, 3, 4]), "ignore_regions must be a list"),
+        *(
+            (_set("images", "ignore_regions", regions), "ignore_regions must be a list")
+            for regions in ([1, 2, 3, 4], [[1, 2, 3]], None, 5, {"0": [1, 2, 3, 4]})
+        ),
+        *(
+            (_set("images", "cam_id", camera), "cam_id must be an integer, found")
+            for camera in ("c1", None, 1.5, True)
+        ),
     ],
 )
 def test_malformed_partitions_are_named(written, change, message):
@@ -227,9 +234,10 @@ def test_missing_and_unreadable_files(tmp_path):
     for load in (load_protocol, count_people, lambda path: load_person_search_json(path, "")):
         with pytest.raises(FileNotFoundError, match=r"nothing\.json.*prepare_"):
             load(tmp_path / "nothing.json")
-        (tmp_path / "bad.json").write_bytes(b"{\xff")
-        with pytest.raises(PersonSearchFormatError, match="not valid JSON"):
-            load(tmp_path / "bad.json")
+        for content in (b"{\xff", b"", b"[" * 100_000):
+            (tmp_path / "bad.json").write_bytes(content)
+            with pytest.raises(PersonSearchFormatError, match="not valid JSON"):
+                load(tmp_path / "bad.json")
 
 
 @pytest.mark.parametrize("queries", [{4: [3, 5, 3], 1: []}, [9, 4, 1], {}, []])
