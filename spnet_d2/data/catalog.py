@@ -200,18 +200,43 @@ def num_people(name: str) -> tuple[int, int]:
     """(all people, known people) of a registered data set.
 
     Data sets registered elsewhere count by the ``person_id`` and ``identity`` of their dicts.
+
+    Raises:
+        ValueError: if they have none.
     """
-    metadata = MetadataCatalog.get(name) if name in DatasetCatalog else None
-    if metadata is not None and metadata.get("evaluator_type") == EVALUATOR_TYPE:
+    if _is_person_search(name):
+        metadata = MetadataCatalog.get(name)
         json_file = metadata.json_file
         stamp = os.stat(json_file).st_mtime_ns if os.path.exists(json_file) else None
         return _count_people(json_file, stamp, metadata.prepare_hint)
-    dicts = DatasetCatalog.get(name)
+    dicts = _load_foreign(name)
     entries: list[dict[str, Any]] = [entry for image in dicts for entry in image["annotations"]]
     return (
         max((entry["person_id"] for entry in entries), default=-1) + 1,
         max((entry["identity"] for entry in entries), default=-1) + 1,
     )
+
+
+def _is_person_search(name: str) -> bool:
+    """Whether :func:`register_person_search` made the entry."""
+    return (
+        name in DatasetCatalog and MetadataCatalog.get(name).get("evaluator_type") == EVALUATOR_TYPE
+    )
+
+
+def _load_foreign(name: str) -> list[dict[str, Any]]:
+    """The dicts of a data set registered elsewhere, whose annotations say who people are."""
+    dicts = DatasetCatalog.get(name)
+    for image in dicts:
+        for entry in image.get("annotations", ({},)):
+            if not ("person_id" in entry and "identity" in entry):
+                raise ValueError(
+                    f"{name} is no person-search data set: image {image.get('image_id')!r} has no "
+                    "annotations with person_id and identity. Register one with "
+                    "spnet_d2.data.catalog.register_person_search (datasets/README.md says how); "
+                    "the people of COCO are cocopersons_train."
+                )
+    return dicts
 
 
 @functools.lru_cache(maxsize=64)
@@ -233,14 +258,15 @@ def get_training_dicts(names: Sequence[str]) -> list[dict[str, Any]]:
     first set keeps its own.
 
     Raises:
-        ValueError: if a data set is named twice, for its people would become two each.
+        ValueError: if a data set is named twice, for its people would become two each, or if one
+            registered elsewhere is of another kind.
     """
     names = _distinct(names)
     merged: list[dict[str, Any]] = []
     # person_id and identity count everybody in a file, those without a box in a picture included.
     first = {"person_id": 0, "identity": 0}
     for name in names:
-        dicts = DatasetCatalog.get(name)
+        dicts = DatasetCatalog.get(name) if _is_person_search(name) else _load_foreign(name)
         if merged:
             _count_on(dicts, merged, first)
         merged.extend(dicts)

@@ -45,8 +45,9 @@ class GroundTruth:
                 ``bbox`` xywh, ``person_id``, ``iou_thresh``) and, if any, ``ignore_regions`` xywh.
 
         Raises:
-            ValueError: an image id or annotation id occurs twice.
+            ValueError: an image id or annotation id occurs twice, or a key is missing.
         """
+        _check_keys(dataset_dicts)
         dicts = sorted(dataset_dicts, key=lambda d: d["image_id"])
         annotations = [a for d in dicts for a in d["annotations"]]
         regions = [list(d.get("ignore_regions", ())) for d in dicts]
@@ -151,3 +152,18 @@ def _check_unique(ids: np.ndarray, what: str) -> None:
     values, counts = np.unique(ids, return_counts=True)
     if len(values) != len(ids):
         raise ValueError(f"Every {what} must be unique, but {values[counts > 1][0]} occurs twice.")
+
+
+def _check_keys(dataset_dicts: list[dict]) -> None:
+    """Data sets of Detectron2's own have no people, for instance."""
+    needed = {"annotation_id", "bbox", "person_id", "iou_thresh"}
+    for image in dataset_dicts:
+        missing = {"image_id", "annotations"} - image.keys()
+        for entry in image.get("annotations", ()):
+            missing |= needed - entry.keys()
+        if missing:
+            raise ValueError(
+                f"Person search can't be evaluated on this data set: image {image.get('image_id')} "
+                f"lacks {', '.join(sorted(missing))}. Register one with "
+                "spnet_d2.data.catalog.register_person_search."
+            )

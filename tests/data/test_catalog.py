@@ -238,6 +238,14 @@ def test_sets_registered_elsewhere_count_by_their_dicts(clean_catalogs):
     assert catalog.num_people("foreign") == (4, 2)
 
 
+@pytest.mark.parametrize("image", [{"image_id": 7}, {"image_id": 7, "annotations": [{"bbox": []}]}])
+def test_sets_of_another_kind_are_refused(clean_catalogs, image):
+    DatasetCatalog.register("objects", lambda: [{"image_id": 1, "annotations": []}, image])
+    for use in (catalog.num_people, lambda name: catalog.get_training_dicts([name])):
+        with pytest.raises(ValueError, match="objects is no person-search .*image 7 has no anno"):
+            use("objects")
+
+
 def test_a_name_twice_is_an_error(builtin):
     for names in (("prw_train", "prw_train"), "prw_train"):
         with pytest.raises(ValueError, match="different data set names"):

@@ -55,6 +55,21 @@ def test_ground_truth_ids_must_be_unique():
         GroundTruth.from_dicts(dicts)
 
 
+@pytest.mark.parametrize(
+    ("image", "missing"),
+    [
+        ({"image_id": 5}, "image 5 lacks annotations"),
+        (
+            {"image_id": 5, "annotations": [{"bbox": [1, 2, 3, 4], "category_id": 0}]},
+            "image 5 lacks annotation_id, iou_thresh, person_id. Register",
+        ),
+    ],
+)
+def test_ground_truth_of_another_kind(image, missing):
+    with pytest.raises(ValueError, match=missing):
+        GroundTruth.from_dicts([*dataset_dicts(worked_example(False)[0]), image])
+
+
 def test_gt_figures_need_the_embeddings_of_what_is_searched(truth, caplog):
     corpus, embeddings, gt_embeddings = worked_example(False)
     found = predictions(corpus, embeddings, gt_embeddings)

@@ -119,6 +119,24 @@ def test_real_model_end_to_end(trained):
     assert predictor.fingerprint == PersonSearchPredictor(cfg, weights=path).fingerprint
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (4000, 2), (119, 7)])
+def test_pictures_of_any_size(trained, size):
+    cfg, path, _ = trained
+    predictor = PersonSearchPredictor(cfg, weights=path)
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    (people,) = predictor.detect([image])
+    assert np.isfinite(people.boxes).all() and people.embeddings.shape == (len(people), 16)
+    assert (people.boxes >= 0).all() and (people.boxes <= [size[1], size[0]] * 2).all()
+    # One pixel in a corner, and all of it.
+    boxes = [(0, 0, 1, 1), (size[1] - 1, size[0] - 1, size[1], size[0]), (0, 0, size[1], size[0])]
+    embeddings = predictor.embed(image, boxes)
+    assert embeddings.shape == (3, 16) and np.isfinite(embeddings).all()
+    for box in boxes:
+        query = predictor.query(image, box)
+        (found,) = predictor.detect([image], query=query)
+        assert np.isfinite(query.reid).all() and np.isfinite(found.embeddings).all()
+
+
 def test_query_centric_detection(trained, tmp_path):
     """The same weights detect for one query; a model for queries only says so."""
     cfg, path, model = trained
