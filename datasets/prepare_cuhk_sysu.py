@@ -44,6 +44,9 @@ def main(arguments: list[str] | None = None) -> None:
         help="protocols to write; reading TestG4000.mat takes about 13 GB of memory, G100 0.4 GB",
     )
     args = parser.parse_args(arguments)
+    for name, least in (("val_gallery_size", 1), ("mini_components", 1)):
+        if getattr(args, name) < least:
+            parser.error(f"--{name.replace('_', '-')} must be at least {least}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     splits = cuhk_sysu.Splits(
         mini_components=args.mini_components, gallery_size=args.val_gallery_size

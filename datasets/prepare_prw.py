@@ -41,6 +41,9 @@ def main(arguments: list[str] | None = None) -> None:
         help="frames per query of the val protocol",
     )
     args = parser.parse_args(arguments)
+    for name, least in (("val_gallery_size", 1), ("ignored_people", 0)):
+        if getattr(args, name) < least:
+            parser.error(f"--{name.replace('_', '-')} must be at least {least}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     splits = prw.Splits(ignored_people=args.ignored_people, gallery_size=args.val_gallery_size)
     try:

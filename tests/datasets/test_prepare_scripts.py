@@ -35,6 +35,21 @@ def test_prepare_prw(prw_files, tmp_path, capsys):
     assert (folder / "retrieval/same_cam_id.json").is_file()
 
 
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("prepare_prw", "--val-gallery-size", "0"),
+        ("prepare_prw", "--ignored-people", "-1"),
+        ("prepare_cuhk_sysu", "--val-gallery-size", "-1"),
+        ("prepare_cuhk_sysu", "--mini-components", "0"),
+    ],
+)
+def test_sizes_that_are_none(name, option, value, capsys):
+    with pytest.raises(SystemExit):
+        script(name).main([option, value])
+    assert f"{option} must be at least" in capsys.readouterr().err
+
+
 def test_prepare_cocopersons(coco_files, tmp_path, capsys):
     folder = shutil.copytree(coco_files, tmp_path / "coco")
     main = script("prepare_cocopersons").main

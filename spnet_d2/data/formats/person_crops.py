@@ -37,6 +37,10 @@ def export_crops(
     Raises:
         CorpusError: if the partition or the image folder is missing.
     """
+    prepared = corpus.root / f"coco/{partition}.json"
+    if not prepared.is_file():
+        message = f"coco/{partition}.json is missing; prepare it first, without --crops"
+        raise corpus.error(prepared, message)
     content = corpus.load_json(f"coco/{partition}.json", ["images", "annotations"])
     images = corpus.require(image_folder)
     target = corpus.root / "crops" / partition / "person"

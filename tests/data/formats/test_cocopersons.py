@@ -240,5 +240,5 @@ def test_person_crops(copied):
 
 
 def test_crops_need_a_prepared_partition(copied):
-    with pytest.raises(CorpusError, match=r"coco/train\.json is missing"):
+    with pytest.raises(CorpusError, match=r"coco/train\.json is missing; prepare it first"):
         export_crops(cocopersons.open_corpus(copied), "train")
