@@ -32,6 +32,8 @@ METRICS = {
     "AP50": "AP@0.5",
 }
 _COLOURS = {"oc": "tab:orange", "qc": "tab:blue"}
+# Along the axis, so that one pathway's spread doesn't hide the other's.
+_SHIFT = {"oc": -2, "qc": 2}
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,7 @@ def plot(found: dict[str, list[dict[str, float]]]) -> Figure:
                 y = [mean(values) for _, values in points]
                 errors = [stdev(values) if len(values) > 1 else 0.0 for _, values in points]
                 axis.errorbar(
-                    x,
+                    [value + _SHIFT[pathway] for value in x],
                     y,
                     errors,
                     fmt="o-",
@@ -227,7 +229,9 @@ def plot(found: dict[str, list[dict[str, float]]]) -> Figure:
         axis.set_xlabel("labels (%)")
         axis.set_xticks(LABELS)
         axis.grid(alpha=0.3)
-        if axis.get_legend_handles_labels()[1]:
-            axis.legend(fontsize=8)
     axes[0].set_ylabel("percent")
+    # One for all, beside them: inside, it would lie on points of one metric or another.
+    handles, labels = axes[0].get_legend_handles_labels()
+    if labels:
+        figure.legend(handles, labels, loc="outside right upper")
     return figure

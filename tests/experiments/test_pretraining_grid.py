@@ -120,12 +120,10 @@ def test_table_and_plot(tmp_path):
     assert list(rows) == list(variants().values())
     assert "61.0 ± 1.4" in rows["QC pre-training, all boxes"]  # 60 and 62
     assert "| 52.0 " in rows["OC pre-training, 80 % missing"]  # seed 1 only: no spread
-    axes = plot(found).axes
-    assert [axis.get_title() for axis in axes] == list(METRICS.values())
-    for axis in axes:
-        assert {text.get_text() for text in axis.get_legend().get_texts()} == {
-            "OC", "QC", "ImageNet only",
-        }  # fmt: skip
+    figure = plot(found)
+    assert [axis.get_title() for axis in figure.axes] == list(METRICS.values())
+    (legend,) = figure.legends
+    assert {text.get_text() for text in legend.get_texts()} == {"OC", "QC", "ImageNet only"}
 
 
 def test_unfinished_variants_stay_empty():
