@@ -138,13 +138,14 @@ class Trainer(DefaultTrainer):
         cut_metrics(folder / "metrics.json", self.start_iter or None)
 
     def run_step(self) -> None:
+        # A step that is left out has none.
+        self.optimizer.grad_norm = None
         try:
             super().run_step()
         except BadBatchError as error:
             raise BadBatchError(self._explain(error, self._save_aside())) from error
-        grad_norm = getattr(self.optimizer, "grad_norm", None)
-        if grad_norm is not None:
-            self.storage.put_scalar("grad_norm", grad_norm)
+        if self.optimizer.grad_norm is not None:
+            self.storage.put_scalar("grad_norm", self.optimizer.grad_norm)
 
     def _save_aside(self) -> str:
         """Store the state before the iteration that failed, beside the checkpoints."""

@@ -226,12 +226,14 @@ def test_skipped_batch_leaves_no_trace_and_is_counted(tiny_opts, tmp_path):
     assert "1 batches of this run were left out" in log
     rows = map(json.loads, (folder / "metrics.json").read_text().splitlines())
     assert [row["bad_batches"] for row in rows][-1] == 1
+    # Nor does the last step's norm count once more.
+    steps = [iteration for _, iteration in trainer.storage.history("grad_norm").values()]
+    assert 1 in steps and 2 not in steps and 3 in steps
     saved = torch.load(folder / "model_final.pth", weights_only=True)
     assert saved["trainer"]["_trainer"]["bad_batches"] == 1
 
 
 def test_bfloat16_on_the_cpu(tiny_opts, tmp_path):
-    opts = ["SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", "bfloat16", "TEST.LOSS", True]
     opts = ["SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", "bfloat16", "TEST.LOSS", True]
     # Of maps of one pixel, oneDNN's gradients in bfloat16 may contain uninitialised memory.
     opts += ["MODEL.SPNET.TEST.PRECISION", "bfloat16", "INPUT.CROP_SIZE", 128]
