@@ -22,16 +22,20 @@ def _fix(pip_arguments: list[str]) -> str:
 
 
 def _require(module: str, title: str, pip_arguments: list[str]) -> None:
+    package = module.partition(".")[0]
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != module:  # it is there, but something that it needs is not
+        if error.name not in (package, module):  # it is there, but something that it needs is not
             raise
+        # Python takes any folder of that name, such as a clone's, for a package.
+        places = [str(place) for place in getattr(sys.modules.get(package), "__path__", ())]
+        in_the_way = f" (the folder {places[0]} is something else)" if places else ""
         raise ImportError(
-            f"spnet_d2 needs {title}, and {sys.executable} has no module '{module}'. "
-            f"Install it with:\n    {_fix(pip_arguments)}\n"
+            f"spnet_d2 needs {title}, and {sys.executable} has no module '{error.name}'"
+            f"{in_the_way}. Install it with:\n    {_fix(pip_arguments)}\n"
             f"An own build of {title} serves as well; see INSTALL.md.",
-            name=module,
+            name=error.name,
         ) from None
 
 
@@ -44,5 +48,5 @@ def require_detectron2() -> None:
     """
     tags = "--no-deps --only-binary=:all: --python-version 3.10 --implementation cp"
     target = ["--platform", "linux_x86_64", "--target", sysconfig.get_path("purelib")]
-    _require("detectron2", "Detectron2", [*tags.split(), *target, _DETECTRON2_WHEEL])
+    _require("detectron2.config", "Detectron2", [*tags.split(), *target, _DETECTRON2_WHEEL])
     _require("cv2", "OpenCV", ["opencv-python-headless"])

@@ -53,6 +53,31 @@ def test_missing_detectron2_names_a_pip_command_without_a_checkout(tmp_path):
     assert command.endswith("sal-detectron2==0.7.2")
 
 
+# Finds detectron2 in one folder only, as where none is installed.
+IMPORT_BESIDE = """
+import sys
+from importlib.machinery import PathFinder
+sys.path.insert(0, {path!r})
+class Beside:
+    def find_spec(self, name, path=None, target=None):
+        if name == "detectron2":
+            return PathFinder.find_spec(name, [{beside!r}])
+sys.meta_path.insert(0, Beside())
+import spnet_d2
+"""
+
+
+def test_a_clone_beside_the_user_is_not_taken_for_detectron2(tmp_path):
+    """Python takes any folder of that name for a package."""
+    (tmp_path / "detectron2" / "detectron2").mkdir(parents=True)
+    code = IMPORT_BESIDE.format(path=str(ROOT), beside=str(tmp_path))
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 1 and run.stderr.count("Traceback") == 1
+    message = run.stderr.partition("ImportError: ")[2]
+    assert "no module 'detectron2.config' (the folder " in message
+    assert str(tmp_path / "detectron2") in message and "install_detectron2.py" in message
+
+
 def test_error_inside_detectron2_is_not_taken_for_its_absence():
     """A Detectron2 that is there but lacks a package of its own reports that package."""
     code = IMPORT_WITHOUT.format(path=str(ROOT), hidden={"yacs", "yacs.config"})
