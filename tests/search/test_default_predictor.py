@@ -4,20 +4,14 @@ import numpy as np
 import pytest
 import torch
 from detectron2.engine import DefaultPredictor
-from detectron2.modeling import build_model
-
-from .test_predictor import tiny_config
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Config with the weights of a tiny model, and the model."""
-    cfg = tiny_config()
-    torch.manual_seed(0)
-    model = build_model(cfg).eval()
-    path = tmp_path_factory.mktemp("model") / "model_final.pth"
-    torch.save({"model": model.state_dict()}, path)
-    cfg.MODEL.WEIGHTS = str(path)
+def weighted(trained):
+    """Config that names a tiny model's weights, and the model."""
+    cfg, path, model = trained
+    cfg = cfg.clone()
+    cfg.MODEL.WEIGHTS = path
     return cfg, model
 
 
@@ -25,8 +19,8 @@ def picture(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def test_bgr_pictures_reach_the_model_as_rgb(trained):
-    cfg, model = trained
+def test_bgr_pictures_reach_the_model_as_rgb(weighted):
+    cfg, model = weighted
     bgr = picture(96, 128)
     found = DefaultPredictor(cfg)(bgr)["instances"]
     rgb = torch.from_numpy(bgr[:, :, ::-1].transpose(2, 0, 1).copy())
@@ -40,22 +34,22 @@ def test_bgr_pictures_reach_the_model_as_rgb(trained):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (33, 65), (600, 30), (30, 600)])
-def test_pictures_of_any_size(trained, size):
-    found = DefaultPredictor(trained[0])(picture(*size))["instances"]
+def test_pictures_of_any_size(weighted, size):
+    found = DefaultPredictor(weighted[0])(picture(*size))["instances"]
     assert found.image_size == size and found.reid_embeddings.shape == (len(found), 16)
     boxes = found.pred_boxes.tensor
     assert (boxes >= 0).all() and (boxes <= torch.tensor([size[1], size[0]] * 2)).all()
 
 
-def test_no_data_set_is_needed(trained):
-    cfg = trained[0].clone()
+def test_no_data_set_is_needed(weighted):
+    cfg = weighted[0].clone()
     cfg.DATASETS.TEST = ()
     assert "instances" in DefaultPredictor(cfg)(picture(40, 50))
 
 
-def test_another_channel_order_is_refused(trained):
+def test_another_channel_order_is_refused(weighted):
     """It would be fed to the model as if it were RGB."""
-    cfg = trained[0].clone()
+    cfg = weighted[0].clone()
     cfg.INPUT.FORMAT = "BGR"
     with pytest.raises(ValueError, match='INPUT.FORMAT must be "RGB" for SPNet, found "BGR"'):
         DefaultPredictor(cfg)

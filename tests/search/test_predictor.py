@@ -2,40 +2,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
-from detectron2.modeling import build_model
 
-from spnet_d2.config import add_spnet_config
 from spnet_d2.data.mapper import PersonSearchMapper
 from spnet_d2.search import PersonSearchPredictor, SearchInputError
 
 from .scenes import BLUE, GREEN, RED, draw_scene, make_predictor
-
-
-def tiny_config():
-    cfg = get_cfg()
-    add_spnet_config(cfg)
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.SPNET.BACKBONE.NAME = "test_efficientnet"
-    cfg.MODEL.SPNET.BACKBONE.PRETRAINED = ""
-    cfg.MODEL.SPNET.EMBED_DIM = cfg.MODEL.SPNET.REID_DIM = 16
-    cfg.MODEL.SPNET.REID.NUM_IDENTITIES = 5
-    cfg.MODEL.SPNET.REID.QUEUE_SIZE = 8
-    # Untrained scores lie anywhere.
-    cfg.MODEL.SPNET.TEST.SCORE_THRESH = 0.0
-    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 96, 160
-    return cfg
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Config, weight file and model of a tiny SPNet."""
-    cfg = tiny_config()
-    torch.manual_seed(0)
-    model = build_model(cfg).eval()
-    path = tmp_path_factory.mktemp("model") / "model_final.pth"
-    torch.save({"model": model.state_dict()}, path)
-    return cfg, str(path), model
+from .tiny import tiny_config
 
 
 def test_boxes_are_in_pixels_of_the_picture():

@@ -15,7 +15,7 @@ from spnet_d2.search.query import cosine_similarities
 from tests.scripts import load_script
 
 from .scenes import BLUE, RED, draw_scene, make_predictor, write_video
-from .test_predictor import tiny_config
+from .tiny import tiny_config
 
 
 @pytest.fixture(scope="module")
