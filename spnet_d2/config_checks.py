@@ -59,20 +59,21 @@ _RANGES = {
 _POSITIVE = ("MODEL.SPNET.REID.SCALE", "MODEL.SPNET.LWF.TEMPERATURE")
 
 
-def check_config(cfg: CfgNode, training: bool = True) -> None:
+def check_config(cfg: CfgNode, training: bool = True, processes: int | None = None) -> None:
     """
     Look for what can't work, whatever the data are.
 
     Args:
         cfg: of a job.
         training: False for an evaluation, which takes any training's settings.
+        processes: that will share a batch, if they haven't started yet.
 
     Raises:
         ConfigError: it names all keys that are out of range or clash, with their values.
     """
     problems = [*_wrong_values(cfg), *_clashes(cfg)]
     if training:
-        problems += _training_clashes(cfg)
+        problems += _training_clashes(cfg, processes or comm.get_world_size())
     if problems:
         raise ConfigError("Settings that can't work: " + " ".join(problems))
 
@@ -146,7 +147,7 @@ def _clashes(cfg: CfgNode) -> Iterator[str]:
         )
 
 
-def _training_clashes(cfg: CfgNode) -> Iterator[str]:
+def _training_clashes(cfg: CfgNode, processes: int) -> Iterator[str]:
     spnet, reid = cfg.MODEL.SPNET, cfg.MODEL.SPNET.REID
     if reid.LOSS == "momentum_queue" and not spnet.MOMENTUM_TWIN.ENABLED:
         yield (
@@ -169,7 +170,7 @@ def _training_clashes(cfg: CfgNode) -> Iterator[str]:
             "one of them."
         )
     images, steps = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATION_STEPS
-    views, processes = cfg.DATALOADER.VIEWS_PER_IMAGE, comm.get_world_size()
+    views = cfg.DATALOADER.VIEWS_PER_IMAGE
     if min(images, steps, views) < 1 or images % (steps * views * processes):
         yield (
             f"SOLVER.IMS_PER_BATCH is {images}, but SOLVER.ACCUMULATION_STEPS {steps} times "

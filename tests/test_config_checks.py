@@ -25,6 +25,14 @@ def test_configs_that_ship():
         check_data_sets(cfg)
 
 
+def test_processes_that_will_share_a_batch():
+    cfg = read_config(opts=["SOLVER.IMS_PER_BATCH", 8])
+    check_config(cfg, processes=4)
+    check_config(cfg, training=False, processes=3)
+    with pytest.raises(ConfigError, match="BATCH is 8, .* number of processes, 3, must divide it"):
+        check_config(cfg, processes=3)
+
+
 def test_data_sets_that_nobody_registered():
     cfg = read_config(opts=["DATASETS.TRAIN", ("prw_trian",)])
     similar = r"DATASETS.TRAIN has 'prw_trian', which is not .* Similar ones: prw_train, .*README"

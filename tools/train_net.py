@@ -21,7 +21,7 @@ from detectron2.engine import default_argument_parser
 from spnet_d2.config_checks import check_config, check_data_sets
 from spnet_d2.config_reader import ConfigError, read_config
 from spnet_d2.engine import Checkpointer, Trainer, setup
-from spnet_d2.engine.launch import LaunchError, check_launch, launch_job
+from spnet_d2.engine.launch import LaunchError, check_launch, count_processes, launch_job
 
 
 def main(args: Namespace) -> dict | None:
@@ -53,9 +53,9 @@ def run() -> None:
     args = parser.parse_args()
     try:
         cfg = read_config(args.config_file, args.opts)
-        check_config(cfg, training=not args.eval_only)
-        check_data_sets(cfg, training=not args.eval_only)
         check_launch(args, cfg.MODEL.DEVICE)
+        check_config(cfg, training=not args.eval_only, processes=count_processes(args))
+        check_data_sets(cfg, training=not args.eval_only)
     except (ConfigError, LaunchError) as error:
         parser.error(str(error))
     launch_job(main, args, cfg.MODEL.DEVICE)

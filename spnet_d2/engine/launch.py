@@ -85,6 +85,13 @@ def launch_job(main: Callable, args: Namespace, device: str) -> None:
         )
 
 
+def count_processes(args: Namespace) -> int:
+    """How many processes a job will have, on all machines."""
+    if started_by_torchrun():
+        return int(os.environ["WORLD_SIZE"])
+    return max(1, args.num_gpus) * args.num_machines
+
+
 def started_by_torchrun() -> bool:
     """
     Whether this process is one of torchrun's.

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
-from spnet_d2.engine.launch import LaunchError, check_launch, launch_job
+from spnet_d2.engine.launch import LaunchError, check_launch, count_processes, launch_job
 from tests.engine.processes import free_port
 from tests.scripts import ROOT
 
@@ -129,3 +129,11 @@ def test_torchrun_without_gpus_talks_by_gloo(monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             launch_job(note_place, parse("--num-gpus", number), "cuda")
     assert backends == ["gloo", "nccl"]
+
+
+def test_processes_are_counted_on_all_machines(monkeypatch):
+    assert count_processes(parse("--num-gpus", "0")) == 1
+    assert count_processes(parse("--num-gpus", "4", "--num-machines", "2")) == 8
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "6")
+    assert count_processes(parse()) == 6
