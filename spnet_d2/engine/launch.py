@@ -76,12 +76,12 @@ def launch_job(main: Callable, args: Namespace, device: str) -> None:
         return
     with _gpus_hidden(device == "cpu" and args.num_gpus * args.num_machines > 1):
         launch(
-            main,
+            _work,
             args.num_gpus,
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
-            args=(args,),
+            args=(main, args),
         )
 
 
@@ -110,6 +110,19 @@ def started_by_torchrun() -> bool:
     return True
 
 
+def _work(main: Callable, args: Namespace) -> None:
+    """
+    ``main(args)`` in one of ``launch``'s processes, all of which leave their group together.
+
+    Detectron2 leaves it to the end of the processes: the first to end breaks connections that
+    gloo's threads in the others still hold, which now and then aborts one whose work is done.
+    """
+    main(args)
+    if dist.is_initialized():
+        comm.synchronize()
+        dist.destroy_process_group()
+
+
 def _join_torchrun(main: Callable, args: Namespace, device: str) -> None:
     if int(os.environ["WORLD_SIZE"]) == 1:
         main(args)
@@ -122,6 +135,7 @@ def _join_torchrun(main: Callable, args: Namespace, device: str) -> None:
         comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
         comm.synchronize()
         main(args)
+        comm.synchronize()
     finally:
         dist.destroy_process_group()
 
