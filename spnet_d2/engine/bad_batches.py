@@ -1,6 +1,7 @@
 """Batches whose losses or gradient are infinite or NaN (``SOLVER.ON_BAD_BATCH``)."""
 
 import logging
+import math
 from collections.abc import Sequence
 
 import torch
@@ -42,7 +43,7 @@ def bad_losses(losses: dict[str, Tensor]) -> dict[str, float]:
     """Those of some scalar losses that are infinite or NaN."""
     values = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()
     found = dict(zip(losses, values, strict=True))
-    return {name: value for name, value in found.items() if not abs(value) < float("inf")}
+    return {name: value for name, value in found.items() if not math.isfinite(value)}
 
 
 def agree(problem: str | None) -> str | None:

@@ -2,32 +2,22 @@
 
 import torch
 import torch.distributed as dist
-from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
 
+from spnet_d2.engine.periodic import PeriodicHook
 from spnet_d2.modeling.sync_batch_norm import SyncBatchNorm
 
 
-class AverageBatchNorms(HookBase):
+class AverageBatchNorms(PeriodicHook):
     """
     Averages running statistics over processes before they are used: saved, or evaluated with.
 
     Training itself doesn't use them, so averaging more often would change nothing but rounding.
-    Must come before the hooks that save and evaluate, on all processes.
     """
 
-    def __init__(self, *periods: int):
-        """
-        Args:
-            periods: iterations between checkpoints and between evaluations; 0: only at the end.
-        """
-        self._periods = [period for period in periods if period > 0]
-
-    def after_step(self) -> None:
-        done = self.trainer.iter + 1
-        if done == self.trainer.max_iter or any(done % period == 0 for period in self._periods):
-            average_batch_norms(self.trainer.model)
+    def act(self) -> None:
+        average_batch_norms(self.trainer.model)
 
 
 @torch.no_grad()

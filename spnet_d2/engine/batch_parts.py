@@ -36,26 +36,22 @@ def count_parts(
     Random numbers are the ones that training the parts, in the same order, will draw.
 
     Args:
-        model: in training mode, also inside of ``DistributedDataParallel``.
+        model: in training mode, not inside of ``DistributedDataParallel``, and not moving its
+            momentum twin by itself.
         inputs: of :func:`cut`.
         precision: gives the context that the model runs in.
 
     Returns:
         What knows the whole batch's numbers, for the second pass.
     """
-    model = getattr(model, "module", model)
     device = next(model.parameters()).device
     parts = Parts(len(inputs))
-    update_twin, model.update_twin = model.update_twin, False
-    try:
-        with (
-            torch.no_grad(),
-            torch.random.fork_rng([device] if device.type == "cuda" else []),
-            unchanged_statistics(model),
-        ):
-            for k, part in enumerate(inputs):
-                with parts.part(k, counting=True), precision():
-                    model(part)
-    finally:
-        model.update_twin = update_twin
+    with (
+        torch.no_grad(),
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        unchanged_statistics(model),
+    ):
+        for k, part in enumerate(inputs):
+            with parts.part(k, counting=True), precision():
+                model(part)
     return parts

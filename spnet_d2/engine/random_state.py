@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.engine import HookBase
 from detectron2.utils import comm
+
+from spnet_d2.engine.periodic import PeriodicHook
 
 logger = logging.getLogger(__name__)
 
@@ -56,20 +57,15 @@ def preserved() -> Iterator[None]:
         restore(state)
 
 
-class RandomState(HookBase):
-    """
-    Stores the random state of every process in checkpoints, and continues from it.
-
-    Must come before the hook that saves. It acts on all processes, since only the main one
-    writes checkpoints.
-    """
+class RandomState(PeriodicHook):
+    """Stores the random state of every process in checkpoints, and continues from it."""
 
     def __init__(self, *periods: int):
         """
         Args:
             periods: iterations between checkpoints, of every kind.
         """
-        self._periods = periods
+        super().__init__(*periods)
         self._states: list[dict[str, Any]] = []
         self._loaded: list[dict[str, Any]] = []
 
@@ -85,12 +81,7 @@ class RandomState(HookBase):
                 comm.get_world_size(),
             )
 
-    def after_step(self) -> None:
-        done = self.trainer.iter + 1
-        if done == self.trainer.max_iter or any(done % period == 0 for period in self._periods):
-            self.gather()
-
-    def gather(self) -> None:
+    def act(self) -> None:
         """Get the states of all processes, which must all call this, for the next checkpoint."""
         self._states = comm.gather(capture())
 

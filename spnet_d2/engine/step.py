@@ -112,7 +112,7 @@ class StepTrainer(SimpleTrainer):
     def _backward(self, data: list[dict]) -> tuple[dict[str, Tensor], str | None]:
         """Gradients of a batch; its losses, and what is wrong with them, if anything."""
         parts = cut(data, self.steps, self.views)
-        counted = None if self.steps == 1 else count_parts(self.model, parts, self._precision)
+        counted = None if self.steps == 1 else count_parts(self.network, parts, self._precision)
         losses: list[dict[str, Tensor]] = []
         for k, part in enumerate(parts):
             with self._part(counted, k, last=k == len(parts) - 1):

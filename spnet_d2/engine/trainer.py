@@ -97,7 +97,7 @@ class Trainer(DefaultTrainer):
         kept, backup = self.cfg.SOLVER.CHECKPOINT_PERIOD, self.cfg.SOLVER.BACKUP_PERIOD
         if saves and backup > 0:
             result.insert(place + 1, Backups(self.checkpointer, backup, kept))
-        result.insert(place, random_state.RandomState(kept, *([backup] if backup > 0 else [])))
+        result.insert(place, random_state.RandomState(kept, backup))
         result.insert(place, AverageBatchNorms(kept, backup, self.cfg.TEST.EVAL_PERIOD))
         if self.cfg.TEST.LOSS:
             losses = hooks.EvalHook(
@@ -149,7 +149,7 @@ class Trainer(DefaultTrainer):
 
     def _save_aside(self) -> str:
         """Store the state before the iteration that failed, beside the checkpoints."""
-        next(h for h in self._hooks if isinstance(h, random_state.RandomState)).gather()
+        next(h for h in self._hooks if isinstance(h, random_state.RandomState)).act()
         name = f"bad_batch_{self.iter:07d}"
         # As a checkpoint at the end of the iteration before.
         self.iter = self._trainer.iter = self.iter - 1

@@ -1,11 +1,12 @@
 """Synthetic person-search corpora of given sizes with their predictions, as files to evaluate."""
 
-import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from spnet_d2.data.atomic_io import write_json
 
 IMAGE_SIZE = (1920, 1080)
 CHUNK_ROWS = 8192
@@ -54,8 +55,8 @@ def write_case(case: Case, folder: Path) -> list[str]:
     )
     corner = rng.uniform(0, 1, (case.gt_boxes, 2)) * (np.array(IMAGE_SIZE) - (150, 400))
     boxes = np.hstack([corner, rng.uniform((40, 100), (150, 400), (case.gt_boxes, 2))]).round(1)
-    _write_json(folder / "annotations.json", _annotations(case, image, person, known, boxes))
-    _write_json(folder / "protocol.json", _protocol(case, rng, image, person, known))
+    write_json(folder / "annotations.json", _annotations(case, image, person, known, boxes))
+    write_json(folder / "protocol.json", _protocol(case, rng, image, person, known))
 
     # Detections: every ground-truth box in turn until there are enough. One in ten, and all from
     # the second turn on, are far away.
@@ -137,7 +138,3 @@ def _write_embeddings(archive, name: str, people: np.ndarray, centres: np.ndarra
             has_centre = chunk < len(centres)
             vectors[has_centre] += centres[chunk[has_centre]]
             file.write(vectors)
-
-
-def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content), encoding="utf-8")

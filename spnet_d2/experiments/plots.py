@@ -38,7 +38,7 @@ def figure6(figures: Figures) -> Figure:
         _dashed(axis, _get(figures, "table5/cuhk_sysu_classifier", metric))
         axis.set_xlabel("annotations used (%)")
         axis.set_xticks(NOISE_PERCENT)
-    _legend(figure, axes)
+    shared_legend(figure, axes)
     return figure
 
 
@@ -59,7 +59,7 @@ def figure7(figures: Figures) -> Figure:
             for pathway in PATHWAYS
         }
         _bars(axis, labels, bars, _get(figures, "table5/prw_classifier", metric))
-    _legend(figure, axes)
+    shared_legend(figure, axes)
     return figure
 
 
@@ -80,7 +80,7 @@ def figure8(figures: Figures) -> Figure:
             for suffix, mode in _MODES.items()
         }
         _bars(axis, labels, bars, None)
-    _legend(figure, axes)
+    shared_legend(figure, axes)
     return figure
 
 
@@ -150,7 +150,7 @@ def _bars(
         axis.set_ylim(max(0, min(shown) - margin), min(100, max(shown) + margin))
 
 
-def _legend(figure: Figure, axes: list[Axes]) -> None:
+def shared_legend(figure: Figure, axes: list[Axes]) -> None:
     """One for all panels, below them, where it hides nothing."""
     entries: dict = {}
     for axis in axes:

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from spnet_d2.data.atomic_io import atomic_path
+from spnet_d2.experiments.plots import shared_legend
 
 CONFIGS = Path("projects_configs/pets09")
 TEST_SET = "pets09_test"
@@ -230,8 +231,5 @@ def plot(found: dict[str, list[dict[str, float]]]) -> Figure:
         axis.set_xticks(LABELS)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("percent")
-    # One for all, beside them: inside, it would lie on points of one metric or another.
-    handles, labels = axes[0].get_legend_handles_labels()
-    if labels:
-        figure.legend(handles, labels, loc="outside right upper")
+    shared_legend(figure, axes)
     return figure

@@ -9,6 +9,7 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
+from .precision import full_precision
 from .whole_batch import num_processes, sum_with_gradient
 
 
@@ -36,7 +37,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def _normalise(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             values = x.float()
             mean, var, count = _moments(values)
             enough = count >= 2

@@ -159,29 +159,29 @@ def test_clipping_can_be_off(default_cfg):
     assert model.weight.item() == pytest.approx(before - 900.0)
 
 
-@pytest.mark.parametrize("kind", ["off", "full_model", "norm", "value"])
-def test_every_optimizer_refuses_a_gradient_of_nan(default_cfg, kind):
+@pytest.fixture(params=["off", "full_model", "norm", "value"])
+def any_clipping(default_cfg, request):
+    """Configs of every kind of gradient clipping."""
     clip = default_cfg.SOLVER.CLIP_GRADIENTS
-    clip.ENABLED = kind != "off"
+    clip.ENABLED = request.param != "off"
     if clip.ENABLED:
-        clip.CLIP_TYPE = kind
+        clip.CLIP_TYPE = request.param
+    return default_cfg
+
+
+def test_every_optimizer_refuses_a_gradient_of_nan(any_clipping):
     model = nn.Linear(2, 1, bias=False)
     before = model.weight.clone()
-    optimizer = build_optimizer(default_cfg, model)
+    optimizer = build_optimizer(any_clipping, model)
     model.weight.grad = torch.tensor([[1.0, math.nan]])
     with pytest.raises(FloatingPointError, match="norm of the gradient is nan"):
         optimizer.step()
     assert torch.equal(model.weight, before)
 
 
-@pytest.mark.parametrize("kind", ["off", "full_model", "norm", "value"])
-def test_hooks_of_a_step_run_once_and_after_the_gradient_was_looked_at(default_cfg, kind):
-    clip = default_cfg.SOLVER.CLIP_GRADIENTS
-    clip.ENABLED = kind != "off"
-    if clip.ENABLED:
-        clip.CLIP_TYPE = kind
+def test_hooks_of_a_step_run_once_and_after_the_gradient_was_looked_at(any_clipping):
     model = nn.Linear(2, 1, bias=False)
-    optimizer = build_optimizer(default_cfg, model)
+    optimizer = build_optimizer(any_clipping, model)
     calls = []
     optimizer.register_step_pre_hook(lambda *_: calls.append(None))
     # As a resumed run does.

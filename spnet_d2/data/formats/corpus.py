@@ -63,14 +63,7 @@ class Corpus:
             yield
         except CorpusError:
             raise
-        except (
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            OSError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except _MALFORMED as error:
             message = f"malformed, expected {expected} ({type(error).__name__}: {error})"
             raise self.error(path, message) from error
 
