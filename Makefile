@@ -1,5 +1,6 @@
 # make install   create .venv with everything in it (done once, again when its inputs change)
 # make test      the test suite          make lint   formatting, lint, spelling
+# make docs      the documentation site in outputs/site, every link checked
 # make demo      train, evaluate and search on real footage; results in outputs/demo
 # make experiment-pets   what pre-training adds, measured; results in outputs/experiment_pets
 #
@@ -20,7 +21,9 @@ STAMP := $(VENV)/.spnet_d2_installed
 PINS := $(VENV)/.spnet_d2_constraints.txt
 INPUTS := setup.py constraints.txt Makefile tools/install_detectron2.py
 
-.PHONY: install test lint format demo experiment-pets clean
+DOCS_STAMP := $(VENV)/.spnet_d2_docs_installed
+
+.PHONY: install test lint format docs demo experiment-pets clean
 
 install: $(STAMP)
 
@@ -47,6 +50,14 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check -c $(PINS) -e ".[docs]"
+	@touch $@
+
+docs: $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "outputs/site/index.html"
 
 demo: $(STAMP)
 	$(BIN)/python tools/demo.py $(DEMO_ARGS)

@@ -63,6 +63,8 @@ EXTRAS = {
     "opencv": ["opencv-python>=4.8.1.78"],
     # Figures and tables of tools/plot_results.py.
     "plot": ["matplotlib>=3.8"],
+    # The documentation site (`make docs`).
+    "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"],
     "headless": ["opencv-python-headless>=4.8.1.78"],
 }
 

@@ -120,8 +120,8 @@ def drawing() -> str:
     ]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 -8 {WIDTH} {HEIGHT}" '
-        f'width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="SPNet: one backbone, two pathways '
-        'from anchor embeddings to offset embeddings, one detector and one re-id embedder">'
+        f'width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="SPNet: one backbone, two '
+        'pathways to offset embeddings, one box detector and one re-id embedder">'
         "<style>text{{font-family:system-ui,-apple-system,Segoe UI,Helvetica,Arial,sans-serif;"
         "text-anchor:middle}}.t{{font-size:14px;font-weight:600}}.s{{font-size:13px}}</style>"
         f"<defs>{markers}</defs>{''.join(parts)}</svg>\n"
