@@ -1,7 +1,7 @@
-"""mkdocs hook: pages that live outside of docs/ become pages of the site, with links that work there.
+"""mkdocs hook: the project's own pages become pages of the site, with links that work there.
 
-The README and its like are read on the project's page first, so they stay where they are. Links from
-any page to a file that is no page (code, a config) become plain text.
+The README and its like are read on the page of the project first, so they stay where they are.
+Links to a file that is no page (code, a config) become plain text.
 """
 
 import posixpath
