@@ -20,23 +20,14 @@ from detectron2.engine import default_argument_parser
 
 from spnet_d2.config_checks import check_config, check_data_sets
 from spnet_d2.config_reader import ConfigError, read_config
-from spnet_d2.engine import Checkpointer, Trainer, setup
+from spnet_d2.engine import Trainer, serve, setup
 from spnet_d2.engine.launch import LaunchError, check_launch, count_processes, launch_job
 
 
 def main(args: Namespace) -> dict | None:
     cfg = setup(args)
     if args.eval_only:
-        covered = cfg.clone()
-        covered.defrost()
-        if cfg.MODEL.WEIGHTS or args.resume:
-            # The checkpoint holds the trunk's weights, too: none have to be downloaded.
-            covered.MODEL.SPNET.BACKBONE.PRETRAINED = ""
-        model = Trainer.build_model(covered)
-        checkpointer = Checkpointer(model, cfg.OUTPUT_DIR)
-        checkpointer.load_to_serve(
-            cfg.MODEL.WEIGHTS, resume=args.resume, allow_untrained=args.allow_untrained
-        )
+        model = serve(cfg, resume=args.resume, allow_untrained=args.allow_untrained)
         return Trainer.test(cfg, model)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torchvision
 from torch import Tensor
 
+from .pretrained import downloading
 from .trunk_families import first, identify, rename
 from .weight_files import unwrap
 
@@ -90,6 +91,7 @@ def torchvision_weights(name: str) -> dict[str, Tensor]:
 
     Raises:
         ValueError: torchvision has no such model.
+        PretrainedWeightsError: the download failed.
     """
     models = [
         tv for ours, tv in _TORCHVISION.items() if re.match(rf"{ours}(_patch4_window7|\.|$)", name)
@@ -100,4 +102,5 @@ def torchvision_weights(name: str) -> dict[str, Tensor]:
             f"{name!r}; it has them for {', '.join(_TORCHVISION)}."
         )
     weights = torchvision.models.get_model_weights(models[0])["IMAGENET1K_V1"]
-    return weights.get_state_dict(progress=True, weights_only=True)
+    with downloading("torchvision", name, weights.url):
+        return weights.get_state_dict(progress=True, weights_only=True)

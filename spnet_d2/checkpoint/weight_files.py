@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from .files import read_checkpoint
+from .pretrained import missing_file
 
 
 def read_weights(path: str) -> dict:
@@ -13,15 +14,11 @@ def read_weights(path: str) -> dict:
     Read a weight file (``torch.save`` or safetensors).
 
     Raises:
-        FileNotFoundError: no such file.
+        PretrainedWeightsError: no such file.
         ValueError: it can't be read, or holds other objects than tensors and plain values.
     """
     if not os.path.isfile(path):
-        raise FileNotFoundError(
-            f"No weight file at MODEL.SPNET.BACKBONE.PRETRAINED {os.path.abspath(path)!r}. Give "
-            "the path of a weight file, 'hub' or 'torchvision' to download one, or '' for random "
-            "weights."
-        )
+        raise missing_file(path)
     if path.endswith(".safetensors"):
         from safetensors.torch import load_file
 

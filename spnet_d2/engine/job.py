@@ -15,6 +15,7 @@ from spnet_d2.data.catalog import num_identities
 from spnet_d2.data.loaders import iterations_per_epoch
 from spnet_d2.engine.output_folder import check_writable
 from spnet_d2.engine.schedule import prefer_explicit_iterations, resolve_schedule
+from spnet_d2.modeling.backbone import check_pretrained
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +40,16 @@ def setup(args: argparse.Namespace) -> CfgNode:
         ConfigError: settings that can't be read, or can't work together, unknown data sets.
         OSError: nothing can be written to ``OUTPUT_DIR``.
         ValueError: settings that can't be used, or that don't fit the training data.
-        FileNotFoundError: there is no training data.
+        FileNotFoundError: there is no training data, or there are no pretrained weights.
     """
     opts = list(args.opts or [])
     cfg = read_config(args.config_file, opts)
     training = not getattr(args, "eval_only", False)
     check_config(cfg, training)
     check_data_sets(cfg, training)
+    if training and not cfg.MODEL.WEIGHTS:
+        # Before the data, which take longer.
+        check_pretrained(cfg.MODEL.SPNET.BACKBONE.NAME, cfg.MODEL.SPNET.BACKBONE.PRETRAINED)
     if comm.is_main_process():
         check_writable(cfg.OUTPUT_DIR)
     # Detectron2 sets up its own loggers only.

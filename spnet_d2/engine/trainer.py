@@ -1,5 +1,6 @@
 """Detectron2's default trainer, with SPNet's data, optimiser, evaluation and an exact resume."""
 
+import logging
 import os
 import weakref
 from collections import OrderedDict
@@ -19,6 +20,7 @@ from detectron2.utils import comm
 from torch import nn, optim
 from torch.utils.data import DataLoader
 
+from spnet_d2.checkpoint.pretrained import PretrainedWeightsError
 from spnet_d2.data.corrupt_images import SkipCounter
 from spnet_d2.data.loaders import build_test_loader, build_train_loader
 from spnet_d2.engine import random_state
@@ -35,6 +37,8 @@ from spnet_d2.evaluation import (
     QueryCentricEvaluator,
     evaluate_query_centric,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class TrainLoader:
@@ -178,6 +182,25 @@ class Trainer(DefaultTrainer):
             "smaller SOLVER.BASE_LR, a longer SOLVER.WARMUP_ITERS, SOLVER.ON_BAD_BATCH skip or, if "
             "SOLVER.AMP.ENABLED, with SOLVER.AMP.PRECISION bfloat16 or without it."
         )
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """
+        The model to train, with its pretrained weights.
+
+        ``MODEL.WEIGHTS``, which is loaded later, need not bring all of them. Where they can't be
+        had, it has to: training stops before its first step if it doesn't.
+        """
+        alone = cfg.clone()
+        alone.defrost()
+        alone.MODEL.WEIGHTS = ""
+        try:
+            return super().build_model(alone)
+        except PretrainedWeightsError as error:
+            if not cfg.MODEL.WEIGHTS:
+                raise
+            logger.warning("All pretrained weights have to come from MODEL.WEIGHTS: %s", error)
+            return super().build_model(cfg)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> optim.Optimizer:

@@ -11,6 +11,8 @@ Swin is ``solider_swin_tiny``, ``_small`` and ``_base``.
 
 import copy
 import difflib
+import logging
+import os
 import re
 from collections import OrderedDict
 
@@ -25,11 +27,14 @@ from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
 
 from ..checkpoint.backbone_weights import load_backbone
+from ..checkpoint.pretrained import downloading, hub_url, missing_file
 from ..checkpoint.torchvision_weights import classifier_names, torchvision_weights
 from ..checkpoint.trunk_families import VIT_UNSUPPORTED
 from ..checkpoint.weight_files import read_weights
 from .activation_checkpointing import checkpoint_blocks
 from .swin import SOLIDER_SWINS, RuntimeShiftBlock, SoliderSwin, use_blocks
+
+logger = logging.getLogger(__name__)
 
 FEATURES = ("p3", "p4", "p5", "p6", "p7")
 STRIDES = (8, 16, 32)
@@ -67,7 +72,7 @@ def create_trunk(
 
     Raises:
         ValueError: no such model, or one without maps of these strides, or weights of another.
-        FileNotFoundError: no weight file at the given path.
+        PretrainedWeightsError: no weight file at the given path, or a download failed.
     """
     timm_name = SOLIDER_SWINS.get(name, name)
     _check_name(name, timm_name)
@@ -84,7 +89,7 @@ def create_trunk(
         # Random weights start as torchvision's; timm would zero each block's last batch norm.
         kwargs["zero_init_last"] = False
     kwargs.update(_feature_options(timm_name, kwargs))
-    trunk = timm.create_model(timm_name, pretrained=pretrained == "hub", **kwargs)
+    trunk = _create(timm_name, pretrained == "hub", **kwargs)
     if isinstance(getattr(trunk, "patch_embed", None), PatchEmbed):
         # Sizes that patches don't divide lose their last rows and columns, as in torchvision.
         trunk["patch_embed"].img_size = None
@@ -99,6 +104,35 @@ def create_trunk(
     return trunk
 
 
+def check_pretrained(name: str, pretrained: str) -> None:
+    """
+    See that pretrained weights are there; what must be downloaded for them is, into its cache.
+
+    Args:
+        name, pretrained: as in :func:`create_trunk`, which would find out much later in a job.
+
+    Raises:
+        PretrainedWeightsError: they are not, and can't be.
+        ValueError: the model is unknown, or torchvision has no weights for it.
+    """
+    timm_name = SOLIDER_SWINS.get(name, name)
+    _check_name(name, timm_name)
+    if pretrained == "hub":
+        _create(timm_name, pretrained=True)
+    elif pretrained == "torchvision":
+        torchvision_weights(name)
+    elif pretrained and not os.path.isfile(pretrained):
+        raise missing_file(pretrained)
+
+
+def _create(timm_name: str, pretrained: bool, **kwargs) -> nn.Module:
+    """``timm.create_model``, with one error for all failures of a download."""
+    if not pretrained:
+        return timm.create_model(timm_name, pretrained=False, **kwargs)
+    with downloading("hub", timm_name, hub_url(timm_name)):
+        return timm.create_model(timm_name, pretrained=True, **kwargs)
+
+
 def _weights(name: str, pretrained: str | dict[str, Tensor]) -> dict | None:
     """Weights to load after the model is built, if any."""
     if isinstance(pretrained, dict):
@@ -106,6 +140,16 @@ def _weights(name: str, pretrained: str | dict[str, Tensor]) -> dict | None:
     if pretrained in ("", "hub"):
         return None
     return torchvision_weights(name) if pretrained == "torchvision" else read_weights(pretrained)
+
+
+def pretrained_of(cfg) -> str:
+    """
+    Where a config's trunk has its first weights from, as in :func:`create_trunk`.
+
+    ``MODEL.WEIGHTS`` brings the trunk's, too, so that none have to be there or be downloaded
+    beside them. :class:`~spnet_d2.modeling.SPNet` does not train where that did not happen.
+    """
+    return "" if cfg.MODEL.WEIGHTS else cfg.MODEL.SPNET.BACKBONE.PRETRAINED
 
 
 def weight_options(name: str, pretrained: str | dict[str, Tensor]) -> dict:
@@ -310,7 +354,7 @@ class TimmFPN(Backbone):
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec | None = None):
         options = cfg.MODEL.SPNET.BACKBONE
-        trunk = create_trunk(options.NAME, options.PRETRAINED, options.DROP_PATH_RATE)
+        trunk = create_trunk(options.NAME, pretrained_of(cfg), options.DROP_PATH_RATE)
         if cfg.MODEL.SPNET.ACTIVATION_CHECKPOINTING:
             # Before the RoI heads copy its last stage.
             checkpoint_blocks(trunk)

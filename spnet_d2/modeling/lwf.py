@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checkpoint.pretrained import downloading, hub_url
 from . import whole_batch
 from .backbone import TimmFPN, weight_options
 from .precision import full_precision
@@ -52,12 +53,18 @@ def imagenet_classifier(name: str, pretrained: str | dict[str, Tensor] = "hub") 
 
     Raises:
         ValueError: the model or its weights have no classifier.
+        PretrainedWeightsError: there are no such weights, and they can't be downloaded.
     """
     hint = "Turn MODEL.SPNET.LWF.ENABLED off or choose a backbone with an ImageNet classifier."
     if not timm.is_model(name):
         raise ValueError(f"{name!r} is no timm model, so it brings no classifier. {hint}")
     try:
-        model = timm.create_model(name, **weight_options(name, pretrained))
+        options = weight_options(name, pretrained)
+        if options == {"pretrained": True}:
+            with downloading("hub", name, hub_url(name)):
+                model = timm.create_model(name, pretrained=True)
+        else:
+            model = timm.create_model(name, **options)
     except (RuntimeError, KeyError) as error:
         raise ValueError(
             f"Weights of {name!r} for learning without forgetting must include the classifier; "

@@ -1,5 +1,10 @@
-"""Which of a model's weights were ever loaded: a half-loaded model must not detect."""
+"""Which of a model's weights were ever loaded: a half-loaded model must not detect.
 
+Nor must it train: with ``MODEL.WEIGHTS`` a model is built without its trunk's pretrained weights,
+since a checkpoint brings them (:func:`~.backbone.pretrained_of`).
+"""
+
+import re
 from collections.abc import Collection
 
 from torch import nn
@@ -16,6 +21,10 @@ _SERVING = (
     "roi_heads.swap_paths.",
     "roi_heads.box_detectors.",
 )
+
+
+# The trunk, its stage copies in heads and twin, and the classifiers of learning without forgetting.
+_PRETRAINED = re.compile(r"(.*\.)?(trunk|copy)\.|lwf\.")
 
 
 class UntrainedModelError(RuntimeError):
@@ -39,6 +48,35 @@ def refuse_untrained(names: Collection[str]) -> None:
             f"detections depend on, or has them in another shape ({shown}), so they are "
             "untrained. Use the config of the run that wrote the checkpoint (config.yaml in its "
             "output folder), or train this model first."
+        )
+
+
+def names_of_pretrained(model: nn.Module) -> frozenset[str]:
+    """Tensors of a model that ``MODEL.SPNET.BACKBONE.PRETRAINED`` fills."""
+    return frozenset(
+        name
+        for name in model.state_dict()
+        if _PRETRAINED.match(name) and not name.endswith("num_batches_tracked")
+    )
+
+
+def refuse_random_trunk(names: Collection[str]) -> None:
+    """
+    Stop where training would start from random numbers in place of pretrained weights.
+
+    Args:
+        names: the tensors in question.
+
+    Raises:
+        UntrainedModelError: there are some.
+    """
+    if names:
+        raise UntrainedModelError(
+            f"Training would start from {len(names)} random tensors that pretrained weights should "
+            f"fill ({min(names)}, ...): with MODEL.WEIGHTS a model is built without "
+            "MODEL.SPNET.BACKBONE.PRETRAINED, and what was loaded since, if anything, lacks them. "
+            "Load MODEL.WEIGHTS before training; where it doesn't bring all of them, use "
+            "spnet_d2.engine.Trainer with a PRETRAINED that is there, or leave MODEL.WEIGHTS empty."
         )
 
 
@@ -68,12 +106,14 @@ def serves(model: nn.Module, name: str) -> bool:
 
 def note_loaded(model: nn.Module, incompatible) -> None:
     """
-    Remember what a ``load_state_dict(strict=False)`` left untouched, in ``model.untrained``.
+    Remember what a ``load_state_dict(strict=False)`` left untouched, in ``model.untrained``, and
+    what of ``model.awaited`` is still to come.
 
     A hook for ``register_load_state_dict_post_hook``, so that it sees whoever loads, Detectron2's
     own checkpointer included. A model built without any checkpoint is not meant: its
     ``untrained`` stays None.
     """
+    model.awaited &= frozenset(incompatible.missing_keys)
     missing = {name for name in incompatible.missing_keys if serves(model, name)}
     before = model.untrained
     model.untrained = tuple(

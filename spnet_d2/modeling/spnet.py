@@ -3,6 +3,7 @@
 Shapes: ``N`` images, ``n`` boxes of an image, ``D`` / ``D_r`` localisation / re-id size.
 """
 
+import logging
 from functools import partial
 
 import torch
@@ -17,14 +18,18 @@ from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
+from .backbone import pretrained_of
 from .lwf import LearningWithoutForgetting, imagenet_classifier
 from .momentum import MomentumTwin
 from .pair_sampler import make_queries, unique_people
 from .precision import autocast
-from .serving import note_loaded, refuse_untrained
+from .serving import names_of_pretrained, note_loaded, refuse_random_trunk, refuse_untrained
 from .sync_batch_norm import synchronise_batch_norms
 
+logger = logging.getLogger(__name__)
+
 PATHWAYS = ("OC", "QC")
+_TRAINING_FIELDS = ("gt_boxes", "gt_person_ids", "gt_identities")
 
 
 @META_ARCH_REGISTRY.register()
@@ -62,6 +67,7 @@ class SPNet(nn.Module):
         queries_per_chunk: int = 64,
         sync_bn: bool = False,
         test_precision: str = "float32",
+        awaits_weights: bool = False,
     ):
         """
         Args:
@@ -78,6 +84,8 @@ class SPNet(nn.Module):
             queries_per_chunk: queries of an image searched at a time.
             sync_bn: batch norms see the batches of all processes together.
             test_precision: of inference, see :mod:`.precision`.
+            awaits_weights: the trunk's pretrained weights are not there yet: a checkpoint brings
+                them before training.
 
         Raises:
             ValueError: unknown pathway, or a chunk without queries.
@@ -108,6 +116,9 @@ class SPNet(nn.Module):
             synchronise_batch_norms(self)
         # Tensors that a checkpoint left untouched; None: there was no checkpoint.
         self.untrained: tuple[str, ...] | None = None
+        # Tensors of pretrained weights that a checkpoint has to bring.
+        self.awaited = names_of_pretrained(self) if awaits_weights else frozenset()
+        self.warned = False
         self.register_load_state_dict_post_hook(note_loaded)
         mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (pixel_mean, pixel_std))
         self.register_buffer("pixel_mean", mean, persistent=False)
@@ -133,7 +144,7 @@ class SPNet(nn.Module):
             twin = MomentumTwin(backbone, roi_heads.reid_embedder, momentum)
         lwf = None
         if options.LWF.ENABLED:
-            classifier = imagenet_classifier(options.BACKBONE.NAME, options.BACKBONE.PRETRAINED)
+            classifier = imagenet_classifier(options.BACKBONE.NAME, pretrained_of(cfg))
             lwf = LearningWithoutForgetting(backbone, classifier, options.LWF.TEMPERATURE)
         return {
             "backbone": backbone,
@@ -150,6 +161,7 @@ class SPNet(nn.Module):
             "queries_per_chunk": options.TEST.QUERIES_PER_CHUNK,
             "sync_bn": options.SYNC_BN,
             "test_precision": options.TEST.PRECISION,
+            "awaits_weights": pretrained_of(cfg) != options.BACKBONE.PRETRAINED,
         }
 
     @property
@@ -179,9 +191,16 @@ class SPNet(nn.Module):
             raise ValueError("SPNet got an empty list of images; give it at least one.")
         images = [self._normalise(x) for x in batched_inputs]
         if self.training:
+            refuse_random_trunk(self.awaited)
             self.untrained = ()
             return self._losses(batched_inputs, images)
         refuse_untrained(self.untrained or ())
+        if self.untrained is None and not self.warned:
+            self.warned = True
+            logger.warning(
+                "No checkpoint was loaded into this model, nor was it trained: what it detects, if "
+                "anything, is by chance. Set MODEL.WEIGHTS to a checkpoint."
+            )
         with autocast(self.device, self.test_precision):
             return self._inference(batched_inputs, images)
 
@@ -328,7 +347,16 @@ class SPNet(nn.Module):
                     "an image without people has instances of length 0."
                 )
             return Instances((0, 0), gt_boxes=Boxes(torch.zeros(0, 4, device=self.device)))
-        targets = x["instances"].to(self.device)
+        given = x["instances"]
+        lacking = [name for name in _TRAINING_FIELDS if required and not given.has(name)]
+        if lacking:
+            raise ValueError(
+                f"Training needs {', '.join(lacking)} in 'instances'{_whose(x)}, found "
+                f"{', '.join(given.get_fields()) or 'no fields'}. Detectron2's DatasetMapper gives "
+                "no people: take spnet_d2.data.mapper.PersonSearchMapper, as spnet_d2.engine."
+                "Trainer does, for a data set of register_person_search."
+            )
+        targets = given.to(self.device)
         boxes = targets.gt_boxes.tensor
         # `not (a > b)` is also true of NaN.
         degenerate = ~((boxes[:, 2:] > boxes[:, :2]).all(dim=1) & boxes.isfinite().all(dim=1))

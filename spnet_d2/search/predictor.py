@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from functools import cached_property
 import numpy as np
 import torch
 from detectron2.config import configurable
-from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
@@ -19,7 +17,7 @@ import spnet_d2.modeling  # noqa: F401  (registers the model)
 from spnet_d2.config_checks import check_config
 from spnet_d2.data.eight_bit import quantize, restore
 from spnet_d2.data.transforms import build_augmentation
-from spnet_d2.engine.checkpointer import Checkpointer
+from spnet_d2.engine.serve import find_weights, serve
 from spnet_d2.modeling.serving import UntrainedModelError
 
 from .errors import SearchInputError
@@ -254,31 +252,14 @@ def load_model(cfg, weights: str, allow_untrained: bool = False) -> nn.Module:
     """
     if not weights and not allow_untrained:
         raise SearchInputError("No weights given; set --weights (MODEL.WEIGHTS) to a checkpoint.")
-    if weights and "://" not in weights and not os.path.isfile(weights):
-        # Before the model is built, which takes a while.
-        raise SearchInputError(
-            f"No weight file at {os.path.abspath(weights)}; give the checkpoint of a training run, "
-            "e.g. output/model_final.pth."
-        )
-    cfg = cfg.clone()
-    cfg.defrost()
-    # The checkpoint holds the trunk's weights and says how long the look-up table is; detecting
-    # takes neither twin nor teacher.
-    if weights:
-        cfg.MODEL.SPNET.BACKBONE.PRETRAINED = ""
-    cfg.MODEL.SPNET.MOMENTUM_TWIN.ENABLED = cfg.MODEL.SPNET.LWF.ENABLED = False
-    cfg.MODEL.SPNET.REID.NUM_IDENTITIES = -1
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        logger.warning("MODEL.DEVICE is %s, but there is no CUDA; using the CPU.", cfg.MODEL.DEVICE)
-        cfg.MODEL.DEVICE = "cpu"
-    with _settings_of_user():
-        check_config(cfg, training=False)
-        model = build_model(cfg)
     try:
-        Checkpointer(model).load_to_serve(weights, allow_untrained=allow_untrained)
-    except (FileNotFoundError, UntrainedModelError, ValueError) as error:
+        # Before the model is built, which takes a while.
+        weights = find_weights(weights, cfg.OUTPUT_DIR)
+        with _settings_of_user():
+            check_config(cfg, training=False)
+        return serve(cfg, weights, allow_untrained=allow_untrained)
+    except (OSError, UntrainedModelError, ValueError) as error:
         raise SearchInputError(str(error)) from error
-    return model.eval()
 
 
 @contextmanager
