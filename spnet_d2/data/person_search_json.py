@@ -6,7 +6,8 @@ Every corpus becomes this format, so nothing downstream knows where the data cam
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from spnet_d2.data.atomic_io import write_json
+from spnet_d2.data.box_conventions import check_boxes
+from spnet_d2.data.coco_people import take_people
 from spnet_d2.data.garbage_collection import garbage_collection_paused
 from spnet_d2.data.person_search_schema import (
     CATEGORIES,
@@ -22,6 +25,7 @@ from spnet_d2.data.person_search_schema import (
     check_person_search,
     fit_64_bits,
 )
+from spnet_d2.data.warn_once import warn_once
 
 logger = logging.getLogger(__name__)
 
@@ -100,10 +104,11 @@ def load_protocol(path: str | os.PathLike) -> Protocol:
         FileNotFoundError: if there is none at ``path``.
         PersonSearchFormatError: if it is malformed, or a gallery leaves ``images``.
     """
-    content = read_json(path)
+    content = read_json(path, pairs_hook=_unrepeated)
     if not isinstance(content, dict) or not {"images", "queries"} <= content.keys():
         raise PersonSearchFormatError(
-            f'{path}: expected an object with "images" and "queries". {HELP}'
+            f'{path}: expected an object with "images" and "queries", found {_shape(content)}. '
+            f"{HELP}"
         )
     queries = content["queries"]
     if isinstance(queries, dict):
@@ -120,36 +125,58 @@ def load_protocol(path: str | os.PathLike) -> Protocol:
     return protocol
 
 
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of ``pairs``; JSON itself would let the last of equal keys win."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        repeated = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {repeated!r} is listed twice")
+    return content
+
+
+def _shape(content: Any) -> str:
+    """What a JSON file holds at the top, in a few words."""
+    if not isinstance(content, dict):
+        return type(content).__name__
+    keys = ", ".join(map(repr, list(content)[:8])) or "none"
+    what = " (annotations instead of a protocol?)" if "annotations" in content else ""
+    what = " (a protocol instead of annotations?)" if "queries" in content else what
+    return f"one with the keys {keys}{what}"
+
+
 def _check_protocol(protocol: Protocol, where: str) -> None:
-    queries = protocol.queries
-    if (
-        not isinstance(protocol.images, list)
-        or not isinstance(queries, dict | list)
-        or any(type(value) is not int for value in [*protocol.images, *queries])
-    ):
+    images, queries = protocol.images, protocol.queries
+    problem = None
+    if not isinstance(images, list) or not isinstance(queries, dict | list):
+        problem = f"found {type(images).__name__} and {type(queries).__name__}"
+    elif odd := [value for value in [*images, *queries] if type(value) is not int]:
+        problem = f"found {odd[0]!r} among the ids"
+    if problem:
         raise PersonSearchFormatError(
             f'{where}: "images" must be a list of image ids and "queries" a list of annotation '
-            f"ids, or an object from annotation id to gallery. {HELP}"
+            f"ids, or an object from annotation id to gallery; {problem}. {HELP}"
         )
-    if not fit_64_bits([*protocol.images, *queries]):
+    if not fit_64_bits([*images, *queries]):
         raise PersonSearchFormatError(f"{where}: ids must fit 64 bits with sign. {HELP}")
-    images = set(protocol.images)
-    if len(images) != len(protocol.images):
-        raise PersonSearchFormatError(f'{where}: "images" lists an image twice. {HELP}')
+    if len(set(images)) != len(images):
+        value = Counter(images).most_common(1)[0][0]
+        raise PersonSearchFormatError(f'{where}: "images" lists an image twice: {value}. {HELP}')
     if isinstance(queries, list):
         if len(set(queries)) != len(queries):
-            raise PersonSearchFormatError(f"{where}: a query is listed twice. {HELP}")
+            value = Counter(queries).most_common(1)[0][0]
+            raise PersonSearchFormatError(f"{where}: a query is listed twice: {value}. {HELP}")
         return
+    known = set(images)
     for query, gallery in queries.items():
         # Types first: only what can be in a set can be looked up there.
         if (
             not isinstance(gallery, list)
             or not set(map(type, gallery)) <= {int}
-            or not images.issuperset(gallery)
+            or not known.issuperset(gallery)
         ):
             raise PersonSearchFormatError(
                 f"{where}: the gallery of query {query} must be a list of ids out of "
-                f'"images"; {_strangers(gallery, images)}. {HELP}'
+                f'"images"; {_strangers(gallery, known)}. {HELP}'
             )
 
 
@@ -160,21 +187,52 @@ def _strangers(gallery: Any, images: set[int]) -> str:
     return f"not among them: {strangers[:5]}"
 
 
-def read_json(path: str | os.PathLike, hint: str = PREPARE_HINT) -> Any:
+def read_json(
+    path: str | os.PathLike, hint: str = PREPARE_HINT, pairs_hook: Callable | None = None
+) -> Any:
     """Parse a JSON file.
 
+    Args:
+        path: UTF-8 text (or UTF-16, UTF-32), with or without a byte order mark.
+        hint: what to do, for errors.
+        pairs_hook: ``object_pairs_hook`` of :func:`json.loads`.
+
     Raises:
-        FileNotFoundError: naming the place looked at and what to do, given by ``hint``.
+        FileNotFoundError: naming the place looked at and what to do.
         PersonSearchFormatError: if it is no JSON.
     """
     try:
-        return json.loads(Path(path).read_bytes())
+        content = Path(path).read_bytes()
     except FileNotFoundError:
         message = f"No such file: {os.path.abspath(path)}. {hint}"
         raise FileNotFoundError(message) from None
+    except IsADirectoryError:
+        message = f"{path} is a folder, but must be a JSON file. {hint}"
+        raise PersonSearchFormatError(message) from None
+    try:
+        return json.loads(content, object_pairs_hook=pairs_hook)
     # Python's reader has a limit of nested brackets.
     except (ValueError, RecursionError) as error:
-        raise PersonSearchFormatError(f"{path} is not valid JSON ({error}). {hint}") from error
+        found = _what_it_is(content) or str(error)
+        raise PersonSearchFormatError(f"{path} is not valid JSON ({found}). {hint}") from error
+
+
+def _what_it_is(content: bytes) -> str | None:
+    """What a file holds in place of JSON, if it is something well known."""
+    if not content.strip():
+        return "it is empty"
+    if content.startswith(b"\x1f\x8b"):
+        return "it is compressed with gzip: unpack it"
+    if content.startswith(b"PK\x03\x04"):
+        return "it is a zip archive: unpack it"
+    first, _, rest = content.strip().partition(b"\n")
+    try:
+        first_value, second_value = json.loads(first), json.loads(rest.partition(b"\n")[0])
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(first_value, dict) and isinstance(second_value, dict):
+        return "it is JSON Lines, one object a line: put all into one object"
+    return None
 
 
 @garbage_collection_paused()
@@ -190,8 +248,10 @@ def _partition(json_file: str | os.PathLike, hint: str) -> tuple[list, list, np.
     content = read_json(json_file, hint)
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
         raise PersonSearchFormatError(
-            f'{json_file}: expected an object with "images" and "annotations". {HELP}'
+            f'{json_file}: expected an object with "images" and "annotations", found '
+            f"{_shape(content)}. {HELP}"
         )
+    take_people(content, str(json_file))
     images, annotations = content["images"], content["annotations"]
     return images, annotations, check_person_search(images, annotations, str(json_file))
 
@@ -286,11 +346,14 @@ def load_person_search_table(
 ) -> PersonSearchTable:
     """Load a partition as columns; arguments and errors as :func:`load_person_search_json`."""
     images, annotations, boxes = _partition(json_file, hint)
+    _tell_what_is_odd(images, annotations, str(json_file))
     images = sorted(images, key=lambda entry: entry["id"])
     row_of_image = {entry["id"]: row for row, entry in enumerate(images)}
     rows = np.array([row_of_image[entry["image_id"]] for entry in annotations], dtype=np.int64)
     sizes = np.array([(entry["width"], entry["height"]) for entry in images], dtype=np.float64)
-    clipped = clip_xywh(boxes, sizes.reshape(-1, 2)[rows])
+    sizes = sizes.reshape(-1, 2)[rows]
+    check_boxes(boxes, sizes, [entry["id"] for entry in annotations], str(json_file))
+    clipped = clip_xywh(boxes, sizes)
     keep = (clipped[:, 2] > 0) & (clipped[:, 3] > 0)
     person_ids, identities = _number_people(annotations)
     logger.info(
@@ -311,6 +374,23 @@ def load_person_search_table(
         person_ids=person_ids[keep],
         identities=identities[keep],
     )
+
+
+def _tell_what_is_odd(images: list[dict], annotations: list[dict], where: str) -> None:
+    """Warn of a file that loads, but hardly as it was meant."""
+    file_names = Counter(entry["file_name"] for entry in images)
+    repeated = len(images) - len(file_names)
+    if repeated:
+        name, count = file_names.most_common(1)[0]
+        ids = [entry["id"] for entry in images if entry["file_name"] == name][:3]
+        warn_once(
+            logger,
+            f"{where}: {repeated} images repeat the file_name of another: {name!r} is listed "
+            f"{count} times (ids {', '.join(map(str, ids))}). One image needs one entry. {HELP}",
+        )
+    if not annotations:
+        what = "no images" if not images else f"{len(images)} images, but no annotations"
+        warn_once(logger, f"{where}: it has {what}: nothing to train on or to find.")
 
 
 def clip_xywh(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:

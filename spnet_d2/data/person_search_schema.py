@@ -10,17 +10,27 @@ A retrieval protocol is a second object ``{"images": [image ids], "queries": ...
 :class:`spnet_d2.data.person_search_json.Protocol`. Pixels are counted from 0 at the top left.
 """
 
+import os
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import PureWindowsPath
 from typing import Any
 
 import numpy as np
 
 CATEGORIES = [{"supercategory": "person", "id": 1, "name": "person"}]
 HELP = "datasets/README.md describes the person-search JSON."
+# No pixel is further away, and areas of such boxes are numbers still.
+_FARTHEST = 2**31
 
 _IMAGE_KEYS = ("id", "file_name", "width", "height")
 _ANNOTATION_KEYS = ("id", "image_id", "bbox", "person_id", "is_known", "iou_thresh")
+# What to write where a field is missing.
+_MEANING = {
+    "person_id": "one integer for each person",
+    "is_known": "true where it is known who the person is",
+    "iou_thresh": "no annotation needs it, or all",
+}
 
 
 class PersonSearchFormatError(ValueError):
@@ -80,31 +90,12 @@ def check_person_search(images: Any, annotations: Any, where: str) -> np.ndarray
     image_ids = _check_unique(images, "images", where)
     _check_unique(annotations, "annotations", where)
     for entry in images:
-        if entry["width"] < 1 or entry["height"] < 1:
-            raise _error(where, "images", entry, "width and height must be at least 1 pixel")
-        if not isinstance(entry["file_name"], str) or not entry["file_name"]:
-            raise _error(where, "images", entry, "file_name must be a non-empty string")
-        regions = entry.get("ignore_regions", [])
-        if not isinstance(regions, list | tuple) or not all(map(_is_box, regions)):
-            message = f"ignore_regions must be a list of [x, y, w, h], found {regions!r}"
-            raise _error(where, "images", entry, message)
+        if problem := _image_problem(entry):
+            raise _error(where, "images", images, entry, problem)
     known, unknown = set(), set()
     for entry in annotations:
-        if entry["image_id"] not in image_ids:
-            message = f"image_id {entry['image_id']} is not the id of any image in the file"
-            raise _error(where, "annotations", entry, message)
-        if not isinstance(entry["is_known"], bool):
-            message = f"is_known must be true or false, found {entry['is_known']!r}"
-            raise _error(where, "annotations", entry, message)
-        if not _is_number(entry["iou_thresh"]) or not 0 <= entry["iou_thresh"] <= 1:
-            message = f"iou_thresh must be a number in [0, 1], found {entry['iou_thresh']!r}"
-            raise _error(where, "annotations", entry, message)
-        if entry.get("category_id", 1) != 1 or entry.get("iscrowd", 0) != 0:
-            message = (
-                "only single persons are allowed (category_id 1, iscrowd 0); "
-                "regions to leave out belong in ignore_regions of the image"
-            )
-            raise _error(where, "annotations", entry, message)
+        if problem := _annotation_problem(entry, image_ids):
+            raise _error(where, "annotations", annotations, entry, problem)
         (known if entry["is_known"] else unknown).add(entry["person_id"])
     if both := known & unknown:
         raise PersonSearchFormatError(
@@ -114,11 +105,59 @@ def check_person_search(images: Any, annotations: Any, where: str) -> np.ndarray
     return _boxes(annotations, where)
 
 
+def _image_problem(entry: dict) -> str | None:
+    if not (1 <= entry["width"] <= _FARTHEST and 1 <= entry["height"] <= _FARTHEST):
+        found = f"{entry['width']} and {entry['height']}"
+        return f"width and height must be at least 1 pixel, and at most 2^31, found {found}"
+    if problem := _file_name_problem(entry["file_name"]):
+        return f"file_name {problem}, found {entry['file_name']!r}"
+    regions = entry.get("ignore_regions", [])
+    if not isinstance(regions, list | tuple) or not all(map(is_box, regions)):
+        return f"ignore_regions must be a list of [x, y, w, h], found {regions!r}"
+    return None
+
+
+def _file_name_problem(name: Any) -> str | None:
+    if not isinstance(name, str) or not name:
+        return "must be a non-empty string"
+    if "\\" in name:
+        return "must have / between folders, not \\"
+    if name.startswith("/") or PureWindowsPath(name).drive:
+        return "must be relative to the image folder"
+    if ".." in name.split("/"):
+        return "must stay inside of the image folder, without .."
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError:
+        return "can't be the name of a file"
+    return "can't be the name of a file" if b"\0" in encoded else None
+
+
+def _annotation_problem(entry: dict, image_ids: set[int]) -> str | None:
+    if entry["image_id"] not in image_ids:
+        return f"image_id {entry['image_id']} is not the id of any image in the file"
+    if not isinstance(entry["is_known"], bool):
+        return f"is_known must be true or false, found {entry['is_known']!r}"
+    if not _is_number(entry["iou_thresh"]) or not 0 <= entry["iou_thresh"] <= 1:
+        return f"iou_thresh must be a number in [0, 1], found {entry['iou_thresh']!r}"
+    category, crowd = entry.get("category_id", 1), entry.get("iscrowd", 0)
+    if category != 1 or crowd != 0:
+        return (
+            f"only single persons are allowed (category_id 1, iscrowd 0), found category_id "
+            f"{category!r} and iscrowd {crowd!r}; regions to leave out belong in ignore_regions of "
+            "the image"
+        )
+    return None
+
+
 def _boxes(annotations: list[dict], where: str) -> np.ndarray:
     for entry in annotations:
-        if not _is_box(entry["bbox"]):
-            message = f"bbox must be four finite numbers [x, y, w, h], found {entry['bbox']!r}"
-            raise _error(where, "annotations", entry, message)
+        if not is_box(entry["bbox"]):
+            message = (
+                "bbox must be four finite numbers [x, y, w, h], at most 2^31, found "
+                f"{entry['bbox']!r}"
+            )
+            raise _error(where, "annotations", annotations, entry, message)
     boxes = np.array([entry["bbox"] for entry in annotations], dtype=np.float64)
     return boxes.reshape(-1, 4)
 
@@ -135,9 +174,15 @@ def _check_entries(entries: Any, keys: tuple[str, ...], kind: str, where: str) -
                 f"{where}: {kind}[{index}] must be an object, found {entry!r}. {HELP}"
             )
         if not required <= entry.keys():
-            missing = ", ".join(key for key in keys if key not in entry)
+            missing = ", ".join(
+                f"{key} ({_MEANING[key]})" if key in _MEANING else key
+                for key in keys
+                if key not in entry
+            )
+            others = sum(required <= other.keys() for other in entries if isinstance(other, dict))
             raise PersonSearchFormatError(
-                f"{where}: {kind}[{index}] lacks {missing}; it has {', '.join(entry)}. {HELP}"
+                f"{where}: {kind}[{index}] lacks {missing}; it has {', '.join(entry)}. "
+                f"{others} of {len(entries)} {kind} lack nothing. {HELP}"
             )
 
 
@@ -146,11 +191,12 @@ def _check_integers(entries: list[dict], keys: tuple[str, ...], kind: str, where
         # `type(...) is int`, for isinstance also takes true and false.
         for entry in entries:
             if type(entry[key]) is not int:
-                raise _error(where, kind, entry, f"{key} must be an integer, found {entry[key]!r}")
+                message = f"{key} must be an integer, found {entry[key]!r}"
+                raise _error(where, kind, entries, entry, message)
         if not fit_64_bits([entry[key] for entry in entries]):
             entry = next(entry for entry in entries if not fit_64_bits([entry[key]]))
             message = f"{key} must fit 64 bits with sign, found {entry[key]}"
-            raise _error(where, kind, entry, message)
+            raise _error(where, kind, entries, entry, message)
 
 
 def fit_64_bits(integers: Sequence[int]) -> bool:
@@ -173,9 +219,18 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and value - value == 0
 
 
-def _is_box(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 4 and all(map(_is_number, value))
+def is_box(value: Any) -> bool:
+    """Whether it is x, y, w, h: four finite numbers that are no farther than any pixel."""
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 4
+        and all(_is_number(side) and abs(side) <= _FARTHEST for side in value)
+    )
 
 
-def _error(where: str, kind: str, entry: dict, message: str) -> PersonSearchFormatError:
-    return PersonSearchFormatError(f"{where}: {kind} id {entry['id']!r}: {message}. {HELP}")
+def _error(
+    where: str, kind: str, entries: list[dict], entry: dict, message: str
+) -> PersonSearchFormatError:
+    place = next(index for index, other in enumerate(entries) if other is entry)
+    message = f"{kind} id {entry['id']!r}: {message} (at {kind}[{place}])"
+    return PersonSearchFormatError(f"{where}: {message}. {HELP}")

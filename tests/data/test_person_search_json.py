@@ -1,5 +1,6 @@
 """The generic JSON: written deterministically, loaded as Detectron2 dicts, wrong files named."""
 
+import gzip
 import json
 import os
 
@@ -206,8 +207,26 @@ def _set(kind, key, value):
         (_set("annotations", "person_id", True), "person_id must be an integer, found True"),
         (_set("annotations", "is_known", 1), "is_known must be true or false, found 1"),
         (_set("annotations", "iou_thresh", 50), r"iou_thresh must be a number in \[0, 1\]"),
-        (_set("annotations", "iscrowd", 1), "only single persons"),
-        (_set("annotations", "category_id", 17), "only single persons"),
+        (_set("annotations", "iscrowd", 2), "only single persons.* found category_id 1 and isc"),
+        (_set("annotations", "category_id", 17), r"only single persons.* found .*17 \(1 times"),
+        (_set("annotations", "category_id", "1"), r"only single persons.* found .*'1' \(1 times"),
+        (_set("annotations", "category_id", None), "only single persons.* found .*None"),
+        (lambda c: c["annotations"][2].pop("iou_thresh"), r"\[2\] lacks iou_thresh.*5 of 6"),
+        (lambda c: c["annotations"][2].pop("is_known"), r"\[2\] lacks is_known \(true where"),
+        (_set("annotations", "bbox", [1, 2, 3, 10**400]), "bbox must be four finite"),
+        (_set("annotations", "bbox", [1, 2, 3, 1e300]), "bbox must be four finite"),
+        (_set("annotations", "id", [1]), r"id must be an integer.*at annotations\[1\]"),
+        (_set("annotations", "image_id", {}), r"image_id must be an integer, found {}"),
+        (_set("images", "width", 10**30), "width must fit 64 bits"),
+        (_set("images", "width", 2**40), "width and height must be at least 1 pixel, and at most"),
+        (_set("images", "width", "80"), r"width must be an integer, found '80' \(at images\[1\]"),
+        (_set("images", "file_name", "a\\b.jpg"), "file_name must have / between folders"),
+        (_set("images", "file_name", "/data/b.jpg"), "file_name must be relative to the image"),
+        (_set("images", "file_name", "C:/b.jpg"), "file_name must be relative to the image"),
+        (_set("images", "file_name", "x/../../b.jpg"), "file_name must stay inside"),
+        (_set("images", "file_name", "b\0.jpg"), "can't be the name of a file"),
+        (_set("images", "file_name", "b\ud800.jpg"), "can't be the name of a file"),
+        (_set("images", "file_name", 5), "file_name must be a non-empty string, found 5"),
         (_set("annotations", "person_id", 5560), "person_id 5560 is known in one"),
         (_set("images", "width", 0), "width and height must be at least 1"),
         (_set("images", "file_name", ""), "file_name must be a non-empty string"),
@@ -240,6 +259,34 @@ def test_missing_and_unreadable_files(tmp_path):
                 load(tmp_path / "bad.json")
 
 
+@pytest.mark.parametrize(
+    "content, found",
+    [
+        (b"", "it is empty"),
+        (gzip.compress(b"{}"), "compressed with gzip: unpack it"),
+        (b"PK\x03\x04\0", "a zip archive"),
+        (b'{"id": 1}\n{"id": 2}\n', "JSON Lines, one object a line"),
+        (b'{"images": ["M\xfcnchen.jpg"]}', "can't decode byte"),
+        (b'{"images": [', "Expecting value"),
+    ],
+)
+def test_files_of_another_kind_are_named(tmp_path, content, found):
+    path = tmp_path / "other.json"
+    path.write_bytes(content)
+    for load in (load_protocol, count_people, lambda path: load_person_search_json(path, "")):
+        with pytest.raises(PersonSearchFormatError, match=f"not valid JSON .*{found}"):
+            load(path)
+    with pytest.raises(PersonSearchFormatError, match="is a folder, but must be a JSON file"):
+        load_protocol(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_byte_order_marks_are_read(written, encoding):
+    plain = load_person_search_json(written, "")
+    written.write_text(written.read_text(), encoding=encoding)
+    assert load_person_search_json(written, "") == plain
+
+
 @pytest.mark.parametrize("queries", [{4: [3, 5, 3], 1: []}, [9, 4, 1], {}, []])
 def test_protocols_keep_order_and_repetitions(tmp_path, queries):
     path = tmp_path / "retrieval" / "p.json"
@@ -266,6 +313,10 @@ def test_protocols_keep_order_and_repetitions(tmp_path, queries):
         ({"images": [1], "queries": {"4": [1, 2]}}, r"query 4 .* not among them: \[2\]"),
         ({"images": [1], "queries": {"4": 1}}, "query 4 .* found int"),
         ({"images": [1], "queries": [4, 4]}, "query is listed twice"),
+        ({"images": [1], "annotations": []}, "found .*annotations instead of a protocol"),
+        ({"images": ["1"], "queries": [4]}, "found '1' among the ids"),
+        ({"images": [1], "queries": [4.0]}, "found 4.0 among the ids"),
+        ({"images": [1], "queries": [{"4": [1]}]}, "found {'4': .*among the ids"),
         ({"images": [2**63], "queries": [4]}, "ids must fit 64 bits"),
         ({"images": [1], "queries": {str(-(2**63) - 1): [1]}}, "ids must fit 64 bits"),
     ],
@@ -276,3 +327,23 @@ def test_malformed_protocols_are_named(tmp_path, content, message):
     with pytest.raises(PersonSearchFormatError, match=message) as error:
         load_protocol(path)
     assert str(path) in str(error.value)
+
+
+def test_a_query_that_is_listed_twice_in_the_text_is_named(tmp_path):
+    path = tmp_path / "p.json"
+    path.write_text('{"images": [1, 2], "queries": {"4": [1], "4": [2]}}')
+    with pytest.raises(PersonSearchFormatError, match="the key '4' is listed twice"):
+        load_protocol(path)
+
+
+def test_images_listed_twice_and_files_without_boxes_are_told_once(written, caplog):
+    content = json.loads(written.read_text())
+    content["images"][1]["file_name"] = "a.jpg"
+    written.write_text(json.dumps(content))
+    load_person_search_json(written, "")
+    load_person_search_json(written, "")
+    (warning,) = [text for text in caplog.messages if "file_name" in text]
+    assert "1 images repeat" in warning and "'a.jpg' is listed 2 times (ids 3, 5)" in warning
+    written.write_text(json.dumps(content | {"annotations": []}))
+    load_person_search_json(written, "")
+    assert any("it has 3 images, but no annotations" in text for text in caplog.messages)
