@@ -54,12 +54,20 @@ EXTRAS = {
     "dev": [
         "codespell>=2.2.5",
         "hypothesis>=6.82",
+        # The two readers' extras, which tests use.
+        "pillow-heif>=0.18",
+        "simplejpeg>=1.7",
         "pytest>=8.2",
         "pytest-timeout>=2.1",
         "pytest-xdist>=3.5",
         "ruff>=0.14",
         "scikit-learn>=1.3",
     ],
+    # HEIC images.
+    "heif": ["pillow-heif>=0.18"],
+    # Finds JPEGs that are damaged in their middle: Pillow and OpenCV keep libjpeg's warnings to
+    # themselves.
+    "jpeg": ["simplejpeg>=1.7"],
     "opencv": ["opencv-python>=4.8.1.78"],
     # Figures and tables of tools/plot_results.py.
     "plot": ["matplotlib>=3.8"],

@@ -5,16 +5,16 @@ from collections import Counter
 
 from detectron2.utils import comm
 
+from spnet_d2.data.image_reader import CorruptImageError
+
+__all__ = ["POLICIES", "SKIPPED", "CorruptImageError", "SkipCounter"]
+
 logger = logging.getLogger(__name__)
 
 # Stop, naming the file, or train on the data set's next picture instead.
 POLICIES = ("stop", "skip")
 # Where an input says which files it stands in for.
 SKIPPED = "skipped_files"
-
-
-class CorruptImageError(ValueError):
-    """A picture file that is cut off, damaged or of another kind."""
 
 
 class SkipCounter:

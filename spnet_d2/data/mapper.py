@@ -4,11 +4,10 @@ import numpy as np
 import torch
 from detectron2.config import configurable
 from detectron2.structures import Boxes, BoxMode, Instances
-from PIL import Image
 
-from spnet_d2.data.corrupt_images import CorruptImageError
 from spnet_d2.data.eight_bit import quantize, restore
 from spnet_d2.data.geometry import clip_with_visibility
+from spnet_d2.data.image_reader import read_image, wrong_size_message
 from spnet_d2.data.transforms import build_augmentation
 
 _PERSON_KEYS = {
@@ -127,37 +126,7 @@ class PersonSearchMapper:
     def _check_size(dataset_dict: dict, found: tuple[int, int]) -> None:
         stated = dataset_dict.get("height", found[0]), dataset_dict.get("width", found[1])
         if stated != found:
-            raise ValueError(
-                f"{dataset_dict['file_name']}: the annotations are for a picture of {stated[1]} x "
-                f"{stated[0]} pixels, found {found[1]} x {found[0]}. Prepare the data set again "
-                "with the pictures it was annotated on (they must not be rotated by EXIF)."
-            )
-
-
-def read_image(path: str) -> np.ndarray:
-    """Read a picture as ``(H, W, 3)`` uint8 RGB; grey ones are expanded, EXIF rotation is ignored.
-
-    Raises:
-        FileNotFoundError: if there is none at ``path``.
-        CorruptImageError: if the file is damaged or no picture.
-        OSError: if the system doesn't let it be read.
-    """
-    try:
-        with Image.open(path) as image:
-            # A copy: torch refuses the read-only view.
-            return np.array(image.convert("RGB"))
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"No picture at {path}. Check DETECTRON2_DATASETS and the image folder of the data set "
-            "(datasets/README.md shows the layout)."
-        ) from None
-    except (Image.DecompressionBombError, OSError, SyntaxError) as error:
-        # Those of the system have a number, and say nothing about the picture.
-        if getattr(error, "errno", None) is not None:
-            raise OSError(f"Cannot read {path}: {error}.") from error
-        raise CorruptImageError(
-            f"Cannot read {path} as a picture ({error}). Fetch the file again."
-        ) from error
+            raise ValueError(wrong_size_message(dataset_dict["file_name"], stated, found))
 
 
 def _xywh_to_xyxy(boxes) -> np.ndarray:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from detectron2.structures import BoxMode
 
-from spnet_d2.data.mapper import read_image
+from spnet_d2.data.image_reader import read_image
 
 WIDTHS = (8, 128)
 ASPECT_RATIOS = (1 / 3, 3)

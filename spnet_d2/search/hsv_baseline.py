@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, Instances
 from tqdm import tqdm
 
-from spnet_d2.data.mapper import read_image
+from spnet_d2.data.image_reader import read_image
 from spnet_d2.evaluation import PersonSearchEvaluator
 
 STRIPES = 6

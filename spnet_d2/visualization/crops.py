@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from spnet_d2.data.mapper import read_image
+from spnet_d2.data.image_reader import read_image, wrong_size_message
 from spnet_d2.search.visualize import crop_person
 
 SIZE = (80, 160)  # width, height
@@ -56,10 +56,8 @@ def _read(record: dict) -> np.ndarray:
     picture = read_image(record["file_name"])
     height, width = picture.shape[:2]
     if (width, height) != (record["width"], record["height"]):
-        raise ValueError(
-            f"{record['file_name']} has {width} x {height} pixels, but the annotations are for "
-            f"{record['width']} x {record['height']}. Use the pictures they were made on."
-        )
+        stated = record["height"], record["width"]
+        raise ValueError(wrong_size_message(record["file_name"], stated, (height, width)))
     return picture
 
 

@@ -10,7 +10,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from spnet_d2.config import add_spnet_config
-from spnet_d2.data.mapper import PersonSearchMapper, read_image
+from spnet_d2.data.mapper import PersonSearchMapper
 from spnet_d2.data.person_search_json import load_person_search_json
 from spnet_d2.data.transforms import WindowResize
 
@@ -179,14 +179,34 @@ def test_without_a_config(record):
     assert made(record)["image"].shape == (3, 96, 128)
 
 
-def test_grey_pictures_and_exif_rotation(tmp_path):
-    grey = Image.new("L", (30, 20), 77)
+def test_boxes_are_those_of_the_upright_image(record, tmp_path):
+    """Orientation 3 leaves the size as it is, so only the pixels can tell."""
+    upright = np.zeros((48, 64, 3), np.uint8)
+    upright[6:26, 8:18] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(upright[::-1, ::-1].copy()).save(tmp_path / "a.png", exif=exif)
+    out = mapper(False, "INPUT.AUG_TEST", "none")(record)
+    x1, y1, x2, y2 = out["instances"].gt_boxes.tensor[0].int().tolist()
+    assert (out["image"][:, y1:y2, x1:x2] == 255).all()
+    assert int((out["image"] == 255).sum()) == 3 * 200
+
+
+def test_annotations_of_stored_pixels_are_told(record, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees
-    grey.save(tmp_path / "grey.jpg", exif=exif)
-    image = read_image(str(tmp_path / "grey.jpg"))
-    assert image.shape == (20, 30, 3) and image.dtype == np.uint8
-    assert (image[..., 0] == image[..., 1]).all() and (image[..., 0] == image[..., 2]).all()
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png", exif=exif)
+    with pytest.raises(ValueError, match="found 48 x 64.*EXIF orientation is 6.*stored pixels"):
+        mapper(False)(record)
+    record.update(width=48, height=64)
+    assert mapper(False, "INPUT.AUG_TEST", "none")(record)["image"].shape == (3, 64, 48)
+
+
+def test_16_bit_grey(record, tmp_path):
+    values = np.random.default_rng(0).integers(0, 65536, (48, 64)).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    image = mapper(False, "INPUT.AUG_TEST", "none")(record)["image"].numpy()
+    np.testing.assert_array_equal(image, np.stack([np.rint(values / 257.0)] * 3))
 
 
 def test_bad_files(record, tmp_path):

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 from scipy.io import loadmat
 from tqdm import tqdm
+
+from spnet_d2.data.image_reader import upright_size
 
 logger = logging.getLogger(__name__)
 
@@ -95,13 +97,12 @@ class Corpus:
         return content
 
     def image_sizes(self, folder: str, names: Sequence[str]) -> list[tuple[int, int]]:
-        """(width, height) of images, from the file headers, without EXIF rotation."""
+        """(width, height) of images, from the file headers, upright (EXIF)."""
         root = self.require(folder)
 
         def size(name: str) -> tuple[int, int]:
             try:
-                with Image.open(root / name) as image:
-                    return image.size
+                return upright_size(root / name)
             except FileNotFoundError:
                 message = f"image {name} is missing from {folder}"
                 raise self.error(root / name, message) from None

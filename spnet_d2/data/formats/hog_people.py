@@ -15,6 +15,8 @@ import torch
 from torchvision.ops import box_iou, nms
 from tqdm import tqdm
 
+from spnet_d2.data.image_reader import read_image_bgr
+
 # The window's 128 rows hold a person of 96 and a margin all around.
 _PERSON_SHARE = np.array([0.55, 0.76])
 
@@ -78,9 +80,10 @@ def _require_hog() -> None:
 
 
 def _detect(path: Path, settings: HogSettings) -> np.ndarray:
-    picture = cv2.imread(str(path))
-    if picture is None:
-        raise ValueError(f"Cannot read {path} as a picture. Delete it and prepare again.")
+    try:
+        picture = read_image_bgr(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{error} Delete it and prepare again.") from error
     height, width = picture.shape[:2]
     size = round(width * settings.upscale), round(height * settings.upscale)
     hog = cv2.HOGDescriptor()

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from spnet_d2.data.atomic_io import atomic_path
 from spnet_d2.data.formats.corpus import Corpus
+from spnet_d2.data.image_reader import read_image
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +66,8 @@ def _crop_image(
     path: Path, annotations: Sequence[dict[str, Any]], target: Path
 ) -> tuple[int, list[str]]:
     try:
-        with Image.open(path) as opened:
-            picture = opened.convert("RGB")
-    except OSError as error:
+        picture = Image.fromarray(read_image(path))
+    except (OSError, ValueError) as error:
         return 0, [f"{path}: {error}"]
     written, failures = 0, []
     for annotation in annotations:
