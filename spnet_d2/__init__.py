@@ -4,7 +4,11 @@ Importing the package fills Detectron2's registries and catalogs, so that ``buil
 the built-in data sets work with nothing else imported.
 """
 
-from spnet_d2.env import require_detectron2
+from spnet_d2.process import prepare_process
+
+prepare_process()
+
+from spnet_d2.env import require_detectron2  # noqa: E402
 
 require_detectron2()
 

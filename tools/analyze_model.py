@@ -14,6 +14,9 @@ import argparse
 import math
 from collections.abc import Iterable
 
+import spnet_d2  # noqa: F401  (before PyTorch: see spnet_d2/process.py)
+
+# isort: split
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from tabulate import tabulate

@@ -26,6 +26,9 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
+import spnet_d2  # noqa: F401  (before PyTorch: see spnet_d2/process.py)
+
+# isort: split
 import torch
 from detectron2.modeling import build_model
 

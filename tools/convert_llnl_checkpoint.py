@@ -15,6 +15,9 @@ import argparse
 import sys
 from pathlib import Path
 
+import spnet_d2  # noqa: F401  (before PyTorch: see spnet_d2/process.py)
+
+# isort: split
 import torch
 from detectron2.config import CfgNode
 from tabulate import tabulate

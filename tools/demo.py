@@ -19,6 +19,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import spnet_d2  # noqa: F401  (before PyTorch: see spnet_d2/process.py)
+
+# isort: split
 import torch
 
 from spnet_d2.data.atomic_io import write_json, write_picture

@@ -14,6 +14,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import spnet_d2  # noqa: F401  (before PyTorch: see spnet_d2/process.py)
+
+# isort: split
 from detectron2.config import CfgNode
 
 from spnet_d2.data.atomic_io import atomic_path

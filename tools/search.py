@@ -20,6 +20,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+import spnet_d2  # noqa: F401  (before PyTorch: see spnet_d2/process.py)
+
+# isort: split
 from detectron2.config import CfgNode
 from tabulate import tabulate
 

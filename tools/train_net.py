@@ -16,6 +16,9 @@ on the CPU: the same with MODEL.DEVICE cpu. docs/multi_gpu.md has more.
 
 from argparse import Namespace
 
+import spnet_d2  # noqa: F401  (before PyTorch: see spnet_d2/process.py)
+
+# isort: split
 from detectron2.engine import default_argument_parser
 
 from spnet_d2.config_checks import check_config, check_data_sets

@@ -17,6 +17,9 @@ import colorsys
 import logging
 from pathlib import Path
 
+import spnet_d2  # noqa: F401  (before PyTorch: see spnet_d2/process.py)
+
+# isort: split
 import cv2
 import numpy as np
 from detectron2.data import DatasetCatalog
