@@ -25,30 +25,51 @@ class Moment:
     What a forward pass changes, to go back to: re-id memory, norms' statistics, random generators.
 
     Parameters and the momentum twin's weights are not in it: they move with the optimiser's steps.
+    Copies are made into the same storage every time, by a few kernels for all buffers together.
     """
 
     def __init__(self, model: nn.Module):
-        self._model = model
-        self._buffers = [buffer.clone() for buffer in model.buffers()]
+        self._modules = [module for module in model.modules() if module._buffers]
+        self._kept: list[list[Tensor]] = []
+        self._random: dict = {}
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """The moment is now."""
+        groups = self._buffers()
+        shapes = [[b.shape for b in group] for group in groups]
+        if shapes != [[b.shape for b in group] for group in self._kept]:
+            # The first time, and after a checkpoint with a look-up table of another size.
+            self._kept = [[torch.empty_like(b) for b in group] for group in groups]
+        for kept, group in zip(self._kept, groups, strict=True):
+            torch._foreach_copy_(kept, group)
         self._random = random_state.capture()
 
     @torch.no_grad()
     def restore(self) -> None:
-        for buffer, old in zip(self._model.buffers(), self._buffers, strict=True):
-            buffer.copy_(old)
+        """Go back to it."""
+        for kept, group in zip(self._kept, self._buffers(), strict=True):
+            torch._foreach_copy_(group, kept)
         random_state.restore(self._random)
 
+    def _buffers(self) -> list[list[Tensor]]:
+        """All buffers by type: a kernel takes tensors of one type."""
+        groups: dict[torch.dtype, list[Tensor]] = {}
+        for module in self._modules:
+            for buffer in module._buffers.values():
+                if buffer is not None:
+                    groups.setdefault(buffer.dtype, []).append(buffer)
+        return list(groups.values())
 
-def bad_losses(losses: dict[str, Tensor]) -> dict[str, float]:
-    """Those of some scalar losses that are infinite or NaN."""
-    values = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()
-    found = dict(zip(losses, values, strict=True))
-    return {name: value for name, value in found.items() if not math.isfinite(value)}
+
+def not_finite(losses: dict[str, float]) -> dict[str, float]:
+    """Those of some losses that are infinite or NaN."""
+    return {name: value for name, value in losses.items() if not math.isfinite(value)}
 
 
 def agree(problem: str | None) -> str | None:
     """
-    Put together what the processes found: a batch that is bad on one is bad on all.
+    Put together what the processes found, once they know that one of them found something.
 
     Args:
         problem: this process's, if any. All processes must call this.

@@ -16,6 +16,7 @@ from spnet_d2.data.loaders import iterations_per_epoch
 from spnet_d2.engine.output_folder import check_writable
 from spnet_d2.engine.schedule import prefer_explicit_iterations, resolve_schedule
 from spnet_d2.modeling.backbone import check_pretrained
+from spnet_d2.modeling.precision import inference_precision
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def _set_identities(cfg: CfgNode) -> None:
 
 
 def _choose_device(cfg: CfgNode, use_gpu: bool) -> None:
-    """Fall back to the CPU, and there from float16 to float32, where there is no GPU to use."""
+    """Fall back to the CPU, and there from float16, where there is no GPU to use."""
     if cfg.MODEL.DEVICE.startswith("cuda") and not (use_gpu and torch.cuda.is_available()):
         reason = "PyTorch finds no usable GPU" if use_gpu else "--num-gpus is 0"
         logger.info("MODEL.DEVICE is cpu instead of %s: %s.", cfg.MODEL.DEVICE, reason)
@@ -91,6 +92,4 @@ def _choose_device(cfg: CfgNode, use_gpu: bool) -> None:
             "bfloat16 does not."
         )
         amp.ENABLED = False
-    if test.PRECISION == "float16":
-        logger.info("MODEL.SPNET.TEST.PRECISION is float32 on the CPU: float16 needs a GPU.")
-        test.PRECISION = "float32"
+    test.PRECISION = inference_precision("cpu", test.PRECISION)

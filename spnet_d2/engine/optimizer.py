@@ -5,7 +5,7 @@ import math
 import torch
 from detectron2.config import CfgNode
 from detectron2.solver.build import maybe_add_gradient_clipping
-from torch import nn
+from torch import Tensor, nn
 
 # Names of the timm trunk's parameters start with this. The FPN, and the RoI heads' copies of the
 # trunk's last stage, belong to the rest.
@@ -77,7 +77,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def _adamw(cfg: CfgNode, groups: list[dict]) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, lr=cfg.SOLVER.BASE_LR, betas=(0.9, 0.999), eps=1e-8)
+    return torch.optim.AdamW(
+        groups, lr=cfg.SOLVER.BASE_LR, betas=(0.9, 0.999), eps=1e-8, **_implementation(groups)
+    )
 
 
 def _sgd(cfg: CfgNode, groups: list[dict]) -> torch.optim.Optimizer:
@@ -86,7 +88,14 @@ def _sgd(cfg: CfgNode, groups: list[dict]) -> torch.optim.Optimizer:
         lr=cfg.SOLVER.BASE_LR,
         momentum=cfg.SOLVER.MOMENTUM,
         nesterov=cfg.SOLVER.NESTEROV,
+        **_implementation(groups),
     )
+
+
+def _implementation(groups: list[dict]) -> dict[str, bool]:
+    """On GPUs all parameters are updated by a few fused kernels; on CPUs as PyTorch chooses."""
+    on_gpu = all(p.device.type == "cuda" for group in groups for p in group["params"])
+    return {"fused": True} if on_gpu else {}
 
 
 _OPTIMIZERS = {"ADAMW": _adamw, "SGD": _sgd}
@@ -126,11 +135,13 @@ def clip_by_global_norm(
     Make ``optimizer.step`` first scale the gradient so that its norm is at most ``max_norm``.
 
     The norm is over all parameters of all groups. It happens inside ``step`` because a
-    ``GradScaler`` has unscaled the gradients by then.
+    ``GradScaler`` has unscaled the gradients by then, also those of a fused optimiser. Whoever has
+    to know the norm before can call ``clip()``, which gives it without waiting for the device;
+    ``step`` then clips no more, and takes for granted that the norm was found finite.
 
     Args:
         optimizer: changed in place. ``optimizer.grad_norm`` will be the norm before clipping of
-            the last step, or None before the first.
+            the last ``step`` that clipped, or None before the first.
 
     ``step`` raises:
         FloatingPointError: the norm is infinite or NaN; the parameters are not touched.
@@ -138,16 +149,52 @@ def clip_by_global_norm(
     base = type(optimizer)
 
     class FullModelClipping(base):
-        def step(self, closure=None):
+        def clip(self) -> Tensor:
+            """Clip the gradient; its norm before that, a scalar on the device."""
             params = [p for group in self.param_groups for p in group["params"]]
-            norm = nn.utils.clip_grad_norm_(params, max_norm, norm_type).item()
-            if not math.isfinite(norm):
-                raise FloatingPointError(f"The norm of the gradient is {norm}.")
-            self.grad_norm = norm
+            self.clipped = True
+            return nn.utils.clip_grad_norm_(params, max_norm, norm_type)
+
+        def step(self, closure=None):
+            if not self.clipped:
+                norm = self.clip().item()
+                self.clipped = False
+                if not math.isfinite(norm):
+                    raise FloatingPointError(f"The norm of the gradient is {norm}.")
+                self.grad_norm = norm
+            self.clipped = False
             return super().step(closure)
+
+        def zero_grad(self, set_to_none: bool = True):
+            self.clipped = False
+            super().zero_grad(set_to_none)
 
     FullModelClipping.__name__ = f"{base.__name__}WithFullModelClipping"
     # Changing the class keeps the state and the hooks of the optimiser that was given.
     optimizer.__class__ = FullModelClipping
-    optimizer.grad_norm = None
+    optimizer.grad_norm, optimizer.clipped = None, False
+    # A fused optimiser would be given scaled gradients.
+    optimizer._step_supports_amp_scaling = False
+    optimizer.register_load_state_dict_pre_hook(_keep_implementation)
     return _run_hooks_once(optimizer)
+
+
+def _keep_implementation(optimizer: torch.optim.Optimizer, state: dict) -> dict:
+    """A checkpoint's optimiser may have run on another kind of device: take this one's kernels."""
+    # Of another number of groups it is refused, and which of them are whose doesn't matter here.
+    own = optimizer.param_groups[0]
+    kernels = {key: own[key] for key in ("fused", "foreach") if key in own}
+    return {**state, "param_groups": [{**group, **kernels} for group in state["param_groups"]]}
+
+
+def clip_gradient(optimizer: torch.optim.Optimizer) -> Tensor:
+    """
+    The norm of the gradient, on its device, which an optimiser of :func:`build_optimizer` clips.
+
+    Args:
+        optimizer: any other one, too; its gradient stays as it is.
+    """
+    if hasattr(optimizer, "clip"):
+        return optimizer.clip()
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    return nn.utils.clip_grad_norm_(params, math.inf)

@@ -9,6 +9,7 @@ image) pairs, padding of images of different sizes, and the people that NT-Xent 
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -20,8 +21,10 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from spnet_d2.engine.bad_batches import BadBatches, Moment, agree, bad_losses, file_names
+from spnet_d2.engine.bad_batches import BadBatches, Moment, agree, file_names, not_finite
 from spnet_d2.engine.batch_parts import count_parts, cut
+from spnet_d2.engine.optimizer import clip_gradient
+from spnet_d2.engine.outcome import Outcome
 from spnet_d2.modeling.precision import autocast
 from spnet_d2.modeling.whole_batch import Parts
 
@@ -75,10 +78,13 @@ class StepTrainer(SimpleTrainer):
         # From the last step's weights, and only if there is a step.
         self.network.update_twin = False
         optimizer.register_step_pre_hook(lambda *_: self.network.move_twin())
+        self._before = Moment(self.network)
 
     def run_step(self) -> None:
         """
         One optimiser step; losses are reported as the whole batch's.
+
+        The host waits for the device once, when all of the backward pass is queued.
 
         Raises:
             BadBatchError: a loss or the gradient is infinite or NaN, and that stops the run.
@@ -87,31 +93,39 @@ class StepTrainer(SimpleTrainer):
         start = time.perf_counter()
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
-        before = Moment(self.network)
+        self._before.keep()
         self.optimizer.zero_grad()
-        losses, problem = self._backward(data)
-        problem = agree(problem)
-        if problem is None:
-            self.after_backward()
-            self._write_metrics(losses, data_time)
+        parts = cut(data, self.steps, self.views)
+        losses = self._backward(parts)
+        self.after_backward()
+        if self.grad_scaler:
+            self.grad_scaler.unscale_(self.optimizer)
+        outcome = Outcome.of(losses, clip_gradient(self.optimizer), data_time)
+        problem = None
+        if outcome.bad_losses:
+            if self.grad_scaler:
+                # As it was, and ready for the next gradient.
+                self.grad_scaler.update(self.grad_scaler.get_scale())
+            problem = agree(self._bad_losses(parts, losses)) or "A loss is infinite or NaN."
+        else:
+            outcome.write(data_time, self.iter)
             try:
-                self._optimise()
+                self._optimise(outcome.grad_norm)
             except FloatingPointError as error:
                 # On all processes, for their gradients are the same.
                 problem = agree(f"{error} {_whose(data)}")
         if problem is None:
             self.bad_batches.good()
         else:
-            before.restore()
+            self._before.restore()
             self.bad_batches.bad(problem, self.iter)
         if self.bad_batches.policy == "skip":
             get_event_storage().put_scalar(
                 "bad_batches", self.bad_batches.count, smoothing_hint=False
             )
 
-    def _backward(self, data: list[dict]) -> tuple[dict[str, Tensor], str | None]:
-        """Gradients of a batch; its losses, and what is wrong with them, if anything."""
-        parts = cut(data, self.steps, self.views)
+    def _backward(self, parts: list[list[dict]]) -> list[dict[str, Tensor]]:
+        """Gradients of a batch in parts; the losses of each."""
         counted = None if self.steps == 1 else count_parts(self.network, parts, self._precision)
         losses: list[dict[str, Tensor]] = []
         for k, part in enumerate(parts):
@@ -121,14 +135,18 @@ class StepTrainer(SimpleTrainer):
                 total = sum(found.values()) / len(parts)
                 (self.grad_scaler.scale(total) if self.grad_scaler else total).backward()
             losses.append({name: loss.detach() for name, loss in found.items()})
-        means = {name: sum(loss[name] for loss in losses) / len(parts) for name in losses[0]}
-        if not bad_losses(means):
-            return means, None
+        return losses
+
+    def _bad_losses(self, parts: list[list[dict]], losses: list[dict[str, Tensor]]) -> str | None:
+        """What is wrong with this process's losses, if anything."""
         for part, found in zip(parts, losses, strict=True):
-            if bad := bad_losses(found):
+            bad = not_finite({name: loss.item() for name, loss in found.items()})
+            if bad:
                 values = ", ".join(f"{name} {value}" for name, value in bad.items())
-                return means, f"losses are infinite or NaN ({values}). {_whose(part)}"
-        return means, f"the mean loss is infinite. {_whose(data)}"
+                return f"losses are infinite or NaN ({values}). {_whose(part)}"
+        if not_finite(_means(losses)):
+            return f"the mean loss is infinite. {_whose(sum(parts, []))}"
+        return None
 
     def _precision(self) -> contextlib.AbstractContextManager:
         return autocast(self.device, self.precision)
@@ -143,24 +161,38 @@ class StepTrainer(SimpleTrainer):
                 stack.enter_context(counted.part(index, counting=False))
             yield
 
-    def _optimise(self) -> None:
+    def _optimise(self, grad_norm: float) -> None:
         """
         The optimiser's step.
+
+        Args:
+            grad_norm: of the gradient, unscaled.
 
         Raises:
             FloatingPointError: the gradient is infinite or NaN, and there was none.
         """
+        finite = math.isfinite(grad_norm)
         if self.grad_scaler is None:
-            self.optimizer.step()
+            if not finite:
+                raise FloatingPointError(f"The norm of the gradient is {grad_norm}.")
+            self._move(grad_norm)
             return
         scale = self.grad_scaler.get_scale()
         get_event_storage().put_scalar("loss_scale", scale, smoothing_hint=False)
-        try:
-            self.grad_scaler.step(self.optimizer)
-        finally:
-            self.grad_scaler.update()
-        if self.grad_scaler.get_scale() < scale <= 1:
+        # Not its ``step``, which would ask the device once more whether the gradient is finite.
+        if finite:
+            self._move(grad_norm)
+        self.grad_scaler.update()
+        if finite:
+            return
+        if self.grad_scaler.get_scale() >= scale:
+            raise FloatingPointError(f"The norm of the gradient is {grad_norm}.")
+        if scale <= 1:
             raise FloatingPointError("The gradient is infinite or NaN, also of the unscaled loss.")
+
+    def _move(self, grad_norm: float) -> None:
+        self.optimizer.step()
+        self.optimizer.grad_norm = grad_norm
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
@@ -175,6 +207,13 @@ class StepTrainer(SimpleTrainer):
         self.bad_batches.count = state_dict.get("bad_batches", 0)
         if self.grad_scaler and "grad_scaler" in state_dict:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+
+
+def _means(losses: list[dict[str, Tensor]]) -> dict[str, float]:
+    return {
+        name: (sum(part[name].float() for part in losses) / len(losses)).item()
+        for name in losses[0]
+    }
 
 
 def _whose(data: list[dict]) -> str:

@@ -3,17 +3,27 @@
 Convolutions and linear layers of trunk, FPN, anchor embedder, swap path and box embedders run under
 autocast. Boxes, norms of offsets, class and box heads, batch norms of embeddings, similarities and
 losses are float32.
+
+On GPUs "float32" is strict: neither matrix products nor convolutions use TF32. In half precision
+what stays float32 may use it, but for what asks for full precision, as similarities do.
 """
 
 import contextlib
+import logging
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+logger = logging.getLogger(__name__)
+
 PRECISIONS = ("float32", "float16", "bfloat16")
 # Rows this short have no direction.
 _SHORTEST = 1e-6
+# CPUs that multiply bfloat16 say so by one of these: Intel's and AMD's, and Arm's.
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 def autocast(device: torch.device | str, precision: str) -> contextlib.AbstractContextManager:
@@ -29,15 +39,73 @@ def autocast(device: torch.device | str, precision: str) -> contextlib.AbstractC
     """
     if precision not in PRECISIONS:
         raise ValueError(f"A precision is one of {', '.join(PRECISIONS)}, found {precision!r}.")
-    kind = torch.device(device).type
-    if precision == "float32" or (kind, precision) == ("cpu", "float16"):
-        return contextlib.nullcontext()
-    return torch.autocast(kind, getattr(torch, precision))
+    return _in_precision(torch.device(device).type, precision)
 
 
-def full_precision(x: Tensor) -> torch.autocast:
+@contextlib.contextmanager
+def _in_precision(kind: str, precision: str) -> Iterator[None]:
+    rounded = precision != "float32" and (kind, precision) != ("cpu", "float16")
+    with contextlib.ExitStack() as stack:
+        if kind == "cuda":
+            stack.enter_context(_tf32(rounded))
+        if rounded:
+            stack.enter_context(torch.autocast(kind, getattr(torch, precision)))
+        yield
+
+
+@contextlib.contextmanager
+def full_precision(x: Tensor) -> Iterator[None]:
     """A context in which operations on the device of ``x`` keep the precision they are given."""
-    return torch.autocast(x.device.type, enabled=False)
+    kind = x.device.type
+    with torch.autocast(kind, enabled=False):
+        if kind == "cuda":
+            with _tf32(False):
+                yield
+        else:
+            yield
+
+
+@contextlib.contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """Whether a GPU's float32 matrix products and convolutions may round factors to 10 bits."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+@cache
+def has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 by itself; others emulate it, slower than float32."""
+    try:
+        return not _BFLOAT16_FLAGS.isdisjoint(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return False
+
+
+def inference_precision(device: torch.device | str, precision: str) -> str:
+    """
+    What inference in a precision is on a device: float16 on CPUs is bfloat16, or float32.
+
+    The first such fall-back is logged.
+    """
+    if precision != "float16" or torch.device(device).type != "cpu":
+        return precision
+    found = "bfloat16" if has_bfloat16() else "float32"
+    _log_once(
+        f"MODEL.SPNET.TEST.PRECISION is {found} on the CPU: float16 needs a GPU"
+        + (", and this CPU has no bfloat16." if found == "float32" else ".")
+    )
+    return found
+
+
+@cache
+def _log_once(line: str) -> None:
+    logger.info(line)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from .backbone import pretrained_of
 from .lwf import LearningWithoutForgetting, imagenet_classifier
 from .momentum import MomentumTwin
 from .pair_sampler import make_queries, unique_people
-from .precision import autocast
+from .precision import autocast, inference_precision
 from .serving import names_of_pretrained, note_loaded, refuse_random_trunk, refuse_untrained
 from .sync_batch_norm import synchronise_batch_norms
 
@@ -201,7 +201,8 @@ class SPNet(nn.Module):
                 "No checkpoint was loaded into this model, nor was it trained: what it detects, if "
                 "anything, is by chance. Set MODEL.WEIGHTS to a checkpoint."
             )
-        with autocast(self.device, self.test_precision):
+        precision = inference_precision(self.device, self.test_precision)
+        with autocast(self.device, precision):
             return self._inference(batched_inputs, images)
 
     def move_twin(self) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from spnet_d2.config_reader import ConfigError
 from spnet_d2.engine import setup
+from spnet_d2.modeling import precision
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -75,12 +76,18 @@ def test_falls_back_to_the_cpu(tiny_opts, monkeypatch, num_gpus):
     assert "SOLVER.AMP.ENABLED is False on the CPU: float16 needs a GPU" in log
 
 
-def test_half_precision_on_the_cpu(tiny_opts):
-    """bfloat16 stays; float16 of inference becomes float32."""
+@pytest.mark.parametrize("native", [False, True])
+def test_half_precision_on_the_cpu(tiny_opts, monkeypatch, native):
+    """bfloat16 stays; float16 of inference becomes bfloat16 where the CPU has it, else float32."""
+    monkeypatch.setattr(precision, "has_bfloat16", lambda: native)
+    precision._log_once.cache_clear()
     opts = ["SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", "bfloat16"]
     cfg = setup(arguments([*tiny_opts, *opts, "MODEL.SPNET.TEST.PRECISION", "float16"]))
     assert cfg.SOLVER.AMP.ENABLED
-    assert cfg.MODEL.SPNET.TEST.PRECISION == "float32"
+    expected = "bfloat16" if native else "float32"
+    assert cfg.MODEL.SPNET.TEST.PRECISION == expected
+    log = (Path(cfg.OUTPUT_DIR) / "log.txt").read_text()
+    assert f"TEST.PRECISION is {expected} on the CPU: float16 needs a GPU" in log
 
 
 def test_clashes_are_found_before_any_work(tiny_opts):

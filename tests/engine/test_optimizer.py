@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.testing import assert_close
 
 from spnet_d2.engine import build_optimizer
-from spnet_d2.engine.optimizer import clip_by_global_norm, parameter_groups
+from spnet_d2.engine.optimizer import clip_by_global_norm, clip_gradient, parameter_groups
 
 
 class Toy(nn.Module):
@@ -131,6 +132,53 @@ def test_clip_sees_unscaled_gradients_under_a_grad_scaler():
     scaler.step(optimizer)
     assert optimizer.grad_norm == pytest.approx(5.0)
     assert b.tolist() == pytest.approx([-0.8], abs=1e-5)
+
+
+def test_a_fused_optimizer_is_given_unscaled_gradients_too():
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    parameters = [two_parameters() for _ in range(2)]
+    for (a, b), fused in zip(parameters, (True, False), strict=True):
+        optimizer = torch.optim.AdamW([a, b], lr=1.0, fused=fused)
+        optimizer = clip_by_global_norm(optimizer, max_norm=1.0)
+        a.grad, b.grad = None, None
+        scaler.scale(3.0 * a[0] + 4.0 * b[0]).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        assert optimizer.grad_norm == pytest.approx(5.0)
+    for fused, plain in zip(*parameters, strict=True):
+        assert_close(fused, plain)
+
+
+def test_the_norm_can_be_known_before_the_step():
+    a, b = two_parameters()
+    optimizer = clip_by_global_norm(torch.optim.SGD([a, b], lr=1.0), max_norm=1.0)
+    assert optimizer.clip().item() == pytest.approx(5.0)
+    optimizer.step()
+    assert a.tolist() == pytest.approx([-0.6, 0.0], abs=1e-5)
+    # The next step looks by itself again, also if this one was left out.
+    for forget in (optimizer.step, optimizer.zero_grad):
+        optimizer.clip()
+        forget()
+        b.grad = torch.tensor([math.nan])
+        with pytest.raises(FloatingPointError):
+            optimizer.step()
+
+
+def test_any_optimizer_has_a_norm():
+    a, b = two_parameters()
+    assert clip_gradient(torch.optim.SGD([a, b])).item() == pytest.approx(5.0)
+    assert a.grad.tolist() == [3.0, 0.0]
+
+
+def test_a_checkpoint_does_not_choose_the_kernels():
+    """A run that began on a GPU goes on with a CPU's, and the other way round."""
+    a, b = two_parameters()
+    fused = clip_by_global_norm(torch.optim.AdamW([a, b], lr=0.5, fused=True), 1.0)
+    fused.step()
+    other = clip_by_global_norm(torch.optim.AdamW(two_parameters()), 1.0)
+    other.load_state_dict(fused.state_dict())
+    assert not other.param_groups[0]["fused"] and other.param_groups[0]["lr"] == 0.5
+    other.step()
 
 
 @pytest.mark.parametrize("kind", ["norm", "value"])

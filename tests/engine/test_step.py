@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from torch.utils.hooks import RemovableHandle
 
 from spnet_d2.engine import Trainer, setup
-from spnet_d2.engine.bad_batches import BadBatchError
+from spnet_d2.engine.bad_batches import BadBatchError, Moment
 from spnet_d2.engine.batch_parts import cut
 from spnet_d2.engine.optimizer import clip_by_global_norm
 from spnet_d2.engine.step import StepTrainer
@@ -144,6 +144,56 @@ def test_gradient_that_overflows_unscaled_is_a_bad_batch():
     with EventStorage(), pytest.raises(BadBatchError, match=r"unscaled loss.*7\.png"):
         trainer.run_step()
     assert trainer.model.memory == 0
+
+
+def test_bad_losses_leave_the_scale_alone():
+    good, _ = step(batch(), precision="float16")
+    trainer, metrics = step(batch(2), batch(), precision="float16", on_bad_batch="skip")
+    assert metrics["bad_batches"] == 1 and metrics["loss_scale"] == 65536.0
+    assert trainer.grad_scaler.state_dict() == good.grad_scaler.state_dict()
+    assert torch.equal(trainer.model.layer.weight, good.model.layer.weight)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_the_host_waits_once_for_losses_and_norm(precision, policy, monkeypatch):
+    """And once more for the scale, when nothing is left to wait for."""
+    trainer = build([batch()] * 3, precision=precision, on_bad_batch=policy)
+    waits = []
+    for name in ("item", "tolist", "cpu"):
+        original = getattr(torch.Tensor, name)
+        monkeypatch.setattr(
+            torch.Tensor, name, lambda x, f=original, n=name: (waits.append(n), f(x))[1]
+        )
+    with EventStorage():
+        for _ in range(3):
+            waits.clear()
+            trainer.run_step()
+    assert waits == ["tolist"] + ["item"] * (precision == "float16")
+
+
+def test_what_a_forward_pass_changes_is_kept_in_the_same_storage():
+    model = nn.ModuleList([nn.BatchNorm1d(3), Toy()])
+    moment = Moment(model)
+    moment.keep()
+    storage = [b.data_ptr() for group in moment._kept for b in group]
+    model[1].memory += 1
+    moment.keep()
+    assert [b.data_ptr() for group in moment._kept for b in group] == storage
+    expected = torch.rand(2)
+    moment.restore()
+    model[0](torch.randn(5, 3))
+    model[1].memory += 1
+    moment.restore()
+    assert torch.equal(torch.rand(2), expected)
+    assert model[1].memory == 1 and model[0].num_batches_tracked == 0
+    assert torch.equal(model[0].running_mean, torch.zeros(3))
+    # A look-up table that took its size from a checkpoint.
+    model[1].memory = torch.ones(4)
+    moment.keep()
+    model[1].memory.zero_()
+    moment.restore()
+    assert torch.equal(model[1].memory, torch.ones(4))
 
 
 def test_twin_moves_once_per_step_from_the_weights_before_it():

@@ -1,17 +1,20 @@
 """Half precision: what stays float32, and embeddings of norm 0 and 10,000, forward and backward."""
 
+from argparse import Namespace
+
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
+from spnet_d2.modeling import precision as precisions
 from spnet_d2.modeling.box_detector import BoxDetector
 from spnet_d2.modeling.box_embedder import LocalisationEmbedder, ReidEmbedder, pool_rois
 from spnet_d2.modeling.fixed_norm import LOGIT_TYPES, NormLogits, offset_norm
 from spnet_d2.modeling.losses import BOX_TRANSFORM, anchor_loss, box_loss, class_loss
 from spnet_d2.modeling.lwf import lwf_loss
 from spnet_d2.modeling.memory import MomentumQueueLoss, NTXentLoss, OIMLoss
-from spnet_d2.modeling.precision import autocast, unit_rows
+from spnet_d2.modeling.precision import autocast, full_precision, unit_rows
 from spnet_d2.modeling.swap_path import SwapPath, query_distances
 from spnet_d2.modeling.sync_batch_norm import synchronise_batch_norms
 from tests.modeling.tiny import DIM, tiny_input, tiny_model
@@ -51,6 +54,41 @@ def test_autocast_contexts():
         assert layer(x).dtype == torch.bfloat16
     with pytest.raises(ValueError, match="found 'half'"):
         autocast("cpu", "half")
+
+
+def tf32() -> tuple[str, bool]:
+    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available")
+def test_tf32_is_for_half_precision_only_and_never_for_similarities():
+    strict, fast, before = ("highest", False), ("high", True), tf32()
+    on_gpu = Namespace(device=torch.device("cuda"))
+    for name, expected in (("float32", strict), ("float16", fast), ("bfloat16", fast)):
+        with autocast("cuda", name):
+            assert tf32() == expected
+            with full_precision(on_gpu):
+                assert tf32() == strict
+            assert tf32() == expected
+        assert tf32() == before
+        with autocast("cpu", name), full_precision(torch.ones(1)):
+            assert tf32() == before
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_float16_of_inference_on_a_cpu(native, monkeypatch, caplog):
+    """As DefaultPredictor uses it: no setup of a job chooses anything before."""
+    monkeypatch.setattr(precisions, "has_bfloat16", lambda: native)
+    precisions._log_once.cache_clear()
+    expected = "bfloat16" if native else "float32"
+    asked = [tiny_model("MODEL.SPNET.TEST.PRECISION", p).eval() for p in ("float16", expected)]
+    x = tiny_input(0, BOX_A)
+    with torch.no_grad(), caplog.at_level("INFO"):
+        found, wanted = (model([x])[0]["gt_embeddings"]["reid"] for model in asked)
+        asked[0]([x])
+    assert_close(found, wanted, rtol=0, atol=0)
+    lines = [r.getMessage() for r in caplog.records if "TEST.PRECISION" in r.getMessage()]
+    assert len(lines) == 1 and expected in lines[0]
 
 
 @half
