@@ -12,9 +12,10 @@ from detectron2.config import CfgNode, get_cfg
 from yaml import YAMLError
 
 from spnet_d2.config import add_spnet_config
+from spnet_d2.errors import UserError
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A config file or a setting that can't be used; the message names it."""
 
 

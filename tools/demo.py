@@ -38,6 +38,7 @@ from spnet_d2.demo.results import (
 )
 from spnet_d2.demo.starts import STARTS, register_sample, start_figures
 from spnet_d2.engine import Trainer, setup
+from spnet_d2.errors import errors_in_one_line
 from spnet_d2.evaluation import ALL_PROTOCOL
 from spnet_d2.search import (
     Gallery,
@@ -209,6 +210,12 @@ def search_example(cfg, output: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    with errors_in_one_line("demo"):
+        run_demo(args)
+
+
+def run_demo(args: argparse.Namespace) -> None:
+    """Everything, from the video to the search."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     # Config and model at full length, and a table for spreadsheets, would bury the rest.
     for name in ("detectron2.engine.defaults", "detectron2.evaluation.testing"):

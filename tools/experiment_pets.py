@@ -21,6 +21,7 @@ from detectron2.config import CfgNode
 
 from spnet_d2.data.atomic_io import atomic_path
 from spnet_d2.demo import lite0_weights
+from spnet_d2.errors import errors_in_one_line
 from spnet_d2.experiments.pretraining_grid import (
     CONFIGS,
     check_settings,
@@ -72,6 +73,12 @@ def prepare(args: argparse.Namespace) -> list[str]:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    with errors_in_one_line("experiment_pets"):
+        experiment(args)
+
+
+def experiment(args: argparse.Namespace) -> None:
+    """Prepare, run what is not finished, and put the results together."""
     chains = make_grid(args.seeds)
     common = prepare(args)
     failed = []

@@ -21,9 +21,10 @@ import spnet_d2  # noqa: F401  (before PyTorch: see spnet_d2/process.py)
 
 # isort: split
 import torch
-from detectron2.engine import launch
 
 from spnet_d2.data.catalog import register_builtin_datasets
+from spnet_d2.engine.launch import launch_job
+from spnet_d2.errors import errors_in_one_line
 from spnet_d2.experiments import miniature
 from spnet_d2.experiments.catalogue import OUTPUT_ROOT, Catalogue, load_catalogue
 from spnet_d2.experiments.chain import check_chain, plan, run_chain
@@ -94,7 +95,7 @@ def log_of_one_job() -> Iterator[None]:
 def job(args: argparse.Namespace) -> None:
     """Train, or evaluate, on all GPUs asked for."""
     with log_of_one_job():
-        launch(train_net, args.num_gpus, dist_url="auto", args=(args,))
+        launch_job(train_net, args, device="cuda" if torch.cuda.is_available() else "cpu")
 
 
 def main(argv: list[str] | None = None) -> dict[str, float] | None:
@@ -111,7 +112,8 @@ def main(argv: list[str] | None = None) -> dict[str, float] | None:
         check_chain(steps)
     except (KeyError, ValueError, FileNotFoundError) as error:
         raise SystemExit(f"reproduce: {error.args[0]}") from error
-    metrics = run_chain(steps, job, args.num_gpus, print, show_hours=args.scale == "full")
+    with errors_in_one_line("reproduce"):
+        metrics = run_chain(steps, job, args.num_gpus, print, show_hours=args.scale == "full")
     print(comparison(experiment, metrics))
     if experiment.paper.note:
         print(f"Note: {experiment.paper.note}.")

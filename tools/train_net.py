@@ -25,6 +25,7 @@ from spnet_d2.config_checks import check_config, check_data_sets
 from spnet_d2.config_reader import ConfigError, read_config
 from spnet_d2.engine import Trainer, serve, setup
 from spnet_d2.engine.launch import LaunchError, check_launch, count_processes, launch_job
+from spnet_d2.errors import errors_in_one_line
 
 
 def main(args: Namespace) -> dict | None:
@@ -52,7 +53,8 @@ def run() -> None:
         check_data_sets(cfg, training=not args.eval_only)
     except (ConfigError, LaunchError) as error:
         parser.error(str(error))
-    launch_job(main, args, cfg.MODEL.DEVICE)
+    with errors_in_one_line("train_net"):
+        launch_job(main, args, cfg.MODEL.DEVICE)
 
 
 if __name__ == "__main__":

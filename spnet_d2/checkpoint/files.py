@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals
 
 # Values only, no code: what training scripts keep beside the tensors.
+from spnet_d2.errors import UserError
+
 _HARMLESS = [Namespace, PosixPath]
 # What is written: nothing that another version of Python or PyTorch could fail to read.
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
@@ -23,7 +25,7 @@ _CONTAINERS = (dict, OrderedDict, Counter, list, tuple, set)
 _ZIP = b"PK\x03\x04"
 
 
-class DamagedCheckpointError(ValueError):
+class DamagedCheckpointError(UserError, ValueError):
     """A checkpoint file that is not, or no longer, what was written."""
 
 

@@ -6,10 +6,12 @@ from contextlib import contextmanager
 
 import timm
 
+from spnet_d2.errors import UserError
+
 KEY = "MODEL.SPNET.BACKBONE.PRETRAINED"
 
 
-class PretrainedWeightsError(FileNotFoundError):
+class PretrainedWeightsError(UserError, FileNotFoundError):
     """``MODEL.SPNET.BACKBONE.PRETRAINED`` names a missing file, or a download that failed."""
 
 

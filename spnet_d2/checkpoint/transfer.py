@@ -24,12 +24,13 @@ from typing import NamedTuple
 from tabulate import tabulate
 from torch import Tensor, nn
 
+from spnet_d2.errors import UserError
 from spnet_d2.modeling.serving import refuse_untrained, serves
 
 CASCADES = ("PT-Rep", "PT")
 
 
-class TransferError(ValueError):
+class TransferError(UserError, ValueError):
     """A checkpoint that does not fit; the message names tensors and shapes. Nothing was loaded."""
 
 

@@ -24,6 +24,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from spnet_d2.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 # EXIF tag.
@@ -39,7 +41,7 @@ _PADDING = 16
 _turned_folders: set[str] = set()
 
 
-class CorruptImageError(ValueError):
+class CorruptImageError(UserError, ValueError):
     """An image file that is cut off, damaged, of another kind, or of a mode that can't be used."""
 
 

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from spnet_d2.errors import UserError
+
 CATEGORIES = [{"supercategory": "person", "id": 1, "name": "person"}]
 HELP = "datasets/README.md describes the person-search JSON."
 # No pixel is further away, and areas of such boxes are numbers still.
@@ -33,7 +35,7 @@ _MEANING = {
 }
 
 
-class PersonSearchFormatError(ValueError):
+class PersonSearchFormatError(UserError, ValueError):
     """A file is there but does not hold what the person-search format asks for."""
 
 

@@ -9,6 +9,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from spnet_d2.engine import random_state
+from spnet_d2.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +17,7 @@ logger = logging.getLogger(__name__)
 _MOST_IN_A_ROW = 20
 
 
-class BadBatchError(FloatingPointError):
+class BadBatchError(UserError, FloatingPointError):
     """A batch with a loss or gradient that is infinite or NaN; no state has anything of it."""
 
 

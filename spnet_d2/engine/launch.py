@@ -1,6 +1,8 @@
 """Starting a job's processes: one, several by Detectron2's ``launch``, or those of torchrun."""
 
+import logging
 import os
+import re
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,12 +12,22 @@ import torch.distributed as dist
 from detectron2.engine import launch
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
+from torch.multiprocessing import ProcessRaisedException
 
 # What torchrun gives every process it starts.
+from spnet_d2.errors import (
+    TRAIN_LOOP,
+    JobError,
+    UserError,
+    is_users,
+    one_line,
+    without_traceback,
+)
+
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-class LaunchError(ValueError):
+class LaunchError(UserError, ValueError):
     """Processes that can't be started as they were asked for."""
 
 
@@ -70,19 +82,31 @@ def launch_job(main: Callable, args: Namespace, device: str) -> None:
         main: what to run, at the top level of a module.
         args: checked by :func:`check_launch`.
         device: ``MODEL.DEVICE``.
+
+    Raises:
+        JobError: one of several processes ended with an error that is the user's to mend; it
+            has that error's type and text. Other errors are raised as they are.
     """
     if started_by_torchrun():
         _join_torchrun(main, args, device)
         return
     with _gpus_hidden(device == "cpu" and args.num_gpus * args.num_machines > 1):
-        launch(
-            _work,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(main, args),
-        )
+        # It says which processes it ends after an error: all.
+        logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
+        try:
+            launch(
+                _work,
+                args.num_gpus,
+                num_machines=args.num_machines,
+                machine_rank=args.machine_rank,
+                dist_url=args.dist_url,
+                args=(main, args),
+            )
+        except ProcessRaisedException as error:
+            told = re.search(rf"{JobError.__name__}: (.*)\s*\Z", str(error))
+            if told is None:
+                raise
+            raise JobError(told[1]) from error
 
 
 def count_processes(args: Namespace) -> int:
@@ -117,15 +141,33 @@ def _work(main: Callable, args: Namespace) -> None:
     Detectron2 leaves it to the end of the processes: the first to end breaks connections that
     gloo's threads in the others still hold, which now and then aborts one whose work is done.
     """
-    main(args)
+    with _told_to_parent():
+        main(args)
     if dist.is_initialized():
         comm.synchronize()
         dist.destroy_process_group()
 
 
+@contextmanager
+def _told_to_parent() -> Iterator[None]:
+    """Let the user's errors reach the process that started this one as type and text."""
+    log = logging.getLogger(TRAIN_LOOP)
+    log.addFilter(without_traceback)
+    try:
+        yield
+    except Exception as error:
+        if comm.get_world_size() == 1 or not is_users(error):
+            raise
+        # Alone: the parent gets it as the end of a traceback.
+        raise JobError(f"{type(error).__name__}: {one_line(error)}") from None
+    finally:
+        log.removeFilter(without_traceback)
+
+
 def _join_torchrun(main: Callable, args: Namespace, device: str) -> None:
     if int(os.environ["WORLD_SIZE"]) == 1:
-        main(args)
+        with _told_to_parent():
+            main(args)
         return
     on_gpu = device != "cpu" and args.num_gpus > 0 and torch.cuda.is_available()
     if on_gpu:
@@ -134,7 +176,8 @@ def _join_torchrun(main: Callable, args: Namespace, device: str) -> None:
     try:
         comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
         comm.synchronize()
-        main(args)
+        with _told_to_parent():
+            main(args)
         comm.synchronize()
     finally:
         dist.destroy_process_group()

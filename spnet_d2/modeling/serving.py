@@ -10,6 +10,8 @@ from collections.abc import Collection
 from torch import nn
 
 # Parts that inference runs through, whatever the pathway; the exceptions are in `serves`.
+from spnet_d2.errors import UserError
+
 _SERVING = (
     "backbone.trunk.",
     "backbone.fpn.",
@@ -27,7 +29,7 @@ _SERVING = (
 _PRETRAINED = re.compile(r"(.*\.)?(trunk|copy)\.|lwf\.")
 
 
-class UntrainedModelError(RuntimeError):
+class UntrainedModelError(UserError, RuntimeError):
     """Detections are asked of a model of which parts were never trained."""
 
 

@@ -16,6 +16,7 @@ from scipy.io import loadmat
 from tqdm import tqdm
 
 from spnet_d2.data.image_reader import upright_size
+from spnet_d2.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ FIRST_UNKNOWN_ID = 5555
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
 
 
-class CorpusError(ValueError):
+class CorpusError(UserError, ValueError):
     """An official file is missing or not as distributed."""
 
 

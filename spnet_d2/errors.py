@@ -1,0 +1,97 @@
+"""Which errors are the user's to mend: a tool tells them in one line, others with a traceback."""
+
+import dis
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_PACKAGE = str(Path(__file__).resolve().parent)
+# Types that this package also raises without a class of its own, with a text for users.
+_EXPLAINED = (ValueError, RuntimeError, ImportError)
+# How a DataLoader's worker passes an error on.
+_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.\n")
+
+
+class UserError(Exception):
+    """
+    Base of errors whose text says what was expected, what was found, and what to do.
+
+    A class of errors in data, files, settings or weights derives from it and from the built-in
+    class that it is a kind of.
+    """
+
+
+class JobError(UserError):
+    """An error of the user's in one of a job's processes, told to the process that started it."""
+
+
+def is_users(error: BaseException) -> bool:
+    """
+    Whether the user can mend an error by its text alone.
+
+    Those are :class:`UserError`, what the system refuses (``OSError``: files, disks, network), and
+    a ``ValueError``, ``RuntimeError`` or ``ImportError`` that a ``raise`` of this package wrote.
+    The same types out of libraries, and all others, are faults of programs.
+    """
+    if isinstance(error, UserError | OSError):
+        return True
+    if not isinstance(error, _EXPLAINED):
+        return False
+    if _WORKER.match(str(error)):
+        # The worker's traceback, as text: its last place.
+        places = re.findall(r'^ *File "(.+)", line \d+, in .*\n(?: *(.*)\n)?', str(error), re.M)
+        return bool(places) and _ours(places[-1][0]) and places[-1][1].startswith("raise")
+    place = error.__traceback__
+    if place is None:
+        return False
+    while place.tb_next:
+        place = place.tb_next
+    code = place.tb_frame.f_code
+    raised = code.co_code[place.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    return raised and _ours(code.co_filename)
+
+
+def _ours(file: str) -> bool:
+    return str(Path(file).resolve()).startswith(_PACKAGE)
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an error on one line, without a worker's traceback."""
+    text = str(error)
+    if _WORKER.match(text):
+        # What the traceback ends with: everything behind the last line that is indented.
+        text = re.split(r"^ .*\n", text, flags=re.M)[-1]
+        text = re.sub(r"^[\w.]+: ", "", text)
+    return " ".join(text.split()) or type(error).__name__
+
+
+@contextmanager
+def errors_in_one_line(tool: str) -> Iterator[None]:
+    """
+    End a program with status 1 and one line on stderr for an error that is the user's.
+
+    Args:
+        tool: its name, which the line begins with.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_users(error):
+            raise
+        sys.stderr.write(f"{tool}: {one_line(error)}\n")
+        raise SystemExit(1) from error
+
+
+def without_traceback(record: logging.LogRecord) -> bool:
+    """A filter for loggers: the user's errors are logged as one line."""
+    if record.exc_info and record.exc_info[1] is not None and is_users(record.exc_info[1]):
+        record.msg, record.args = f"{record.getMessage()} {one_line(record.exc_info[1])}", ()
+        record.exc_info = record.exc_text = None
+    return True
+
+
+# Detectron2 logs whatever stops a training.
+TRAIN_LOOP = "detectron2.engine.train_loop"
