@@ -44,7 +44,13 @@ from spnet_d2.evaluation import (
     write_metrics,
     write_per_query,
 )
-from spnet_d2.evaluation.inputs import ANNOTATIONS_HINT, protocol_name, read_protocol
+from spnet_d2.evaluation.inputs import (
+    ANNOTATIONS_HINT,
+    image_sizes,
+    protocol_name,
+    read_protocol,
+)
+from spnet_d2.evaluation.prediction_checks import check_boxes
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -101,7 +107,9 @@ def run(args: argparse.Namespace) -> Evaluation:
     """
     # The quick check of the predictions first.
     predictions = Predictions.load(args.predictions)
-    truth = GroundTruth.from_table(load_person_search_table(args.annotations, ANNOTATIONS_HINT))
+    table = load_person_search_table(args.annotations, ANNOTATIONS_HINT)
+    truth = GroundTruth.from_table(table)
+    check_boxes(predictions, truth, image_sizes(table.images), str(args.predictions))
     evaluation = evaluate_predictions(
         truth,
         [read_protocol(protocol, truth) for protocol in args.protocol],

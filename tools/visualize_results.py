@@ -27,7 +27,8 @@ from spnet_d2.evaluation import (
     evaluate_predictions,
     format_table,
 )
-from spnet_d2.evaluation.inputs import ANNOTATIONS_HINT, read_protocol
+from spnet_d2.evaluation.inputs import ANNOTATIONS_HINT, image_sizes, read_protocol
+from spnet_d2.evaluation.prediction_checks import check_boxes
 from spnet_d2.visualization import RankingRecorder, write_report
 
 
@@ -76,6 +77,7 @@ def run(args: argparse.Namespace) -> None:
         )
     records = load_person_search_json(args.annotations, args.image_root, ANNOTATIONS_HINT)
     truth = GroundTruth.from_dicts(records)
+    check_boxes(predictions, truth, image_sizes(records), str(args.predictions))
     protocol = read_protocol(args.protocol, truth)
     variant = VARIANTS[args.protocol_variant]
     recorder = RankingRecorder(truth, protocol, variant)

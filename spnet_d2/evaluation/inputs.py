@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from spnet_d2.data.person_search_json import load_protocol
 from spnet_d2.evaluation.ground_truth import GroundTruth
 from spnet_d2.evaluation.protocols import ALL_PROTOCOL, RetrievalProtocol
@@ -27,3 +29,9 @@ def read_protocol(protocol: str, truth: GroundTruth) -> RetrievalProtocol:
     return RetrievalProtocol.from_ids(
         protocol_name(protocol), truth, content.images, content.queries
     )
+
+
+def image_sizes(images: list[dict]) -> np.ndarray:
+    """(I, 2) width, height of images, by ascending id as in :class:`GroundTruth`."""
+    sizes = [(entry["width"], entry["height"]) for entry in images]
+    return np.array(sizes, np.float64).reshape(-1, 2)

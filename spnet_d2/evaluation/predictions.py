@@ -13,6 +13,7 @@ import numpy as np
 
 from spnet_d2.data.atomic_io import atomic_path
 from spnet_d2.evaluation.ground_truth import GroundTruth
+from spnet_d2.evaluation.prediction_checks import check_values
 
 # name -> (dimensions, dtype kinds, what is expected)
 _LAYOUT = {
@@ -89,7 +90,7 @@ class Predictions:
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: not an ``.npz`` file, or arrays missing or malformed.
+            ValueError: not an ``.npz`` file, or arrays missing, malformed or of another unit.
         """
         names = [f.name for f in fields(cls)]
         try:
@@ -102,7 +103,11 @@ class Predictions:
                 if missing:
                     raise ValueError(f"it lacks {', '.join(missing)} (it has {archive.files})")
                 mapped = _mapped_arrays(path) if mmap else {}
-                return cls(**{n: mapped[n] if n in mapped else archive[n] for n in present})
+                found = cls(**{n: mapped[n] if n in mapped else archive[n] for n in present})
+            check_values(found, str(path))
+            return found
+        except IsADirectoryError:
+            raise ValueError(f"{path} is a folder, but must be an .npz file.") from None
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"No predictions file at {os.path.abspath(path)}: expected an .npz file."

@@ -151,6 +151,9 @@ def test_query_centric_predictions(files, capsys):
         ({"boxes": np.ones((6, 4))}, "per-detection arrays must be equally long"),
         ({"gt_annotation_ids": np.array([101, 102, 103, 104, 105, 999])}, "not: 999"),
         ({"scores": None}, "it lacks scores"),
+        ({"scores": np.full(7, 80.0)}, r"7 of 7 are not, first: .*Percent\? Divide by 100"),
+        ({"boxes": np.tile([50, 60, 20, 40], (7, 1))}, "7 of 7 boxes have x2 < x1"),
+        ({"boxes": np.tile([0.2, 0.3, 0.4, 0.5], (7, 1))}, "7 of 7 boxes lie within one pixel"),
     ],
 )
 def test_broken_predictions_are_one_clear_error(files, capsys, changes, message):
