@@ -2,6 +2,7 @@
 # make test      the test suite          make lint   formatting, lint, spelling
 # make docs      the documentation site in outputs/site, every link checked
 # make demo      train, evaluate and search on real footage; results in outputs/demo
+# make gpu-check   test and measure on this machine's GPU; results in docs/gpu.md
 # make experiment-pets   what pre-training adds, measured; results in outputs/experiment_pets
 #
 # PYTHON=python3.12  another interpreter        VENV=DIR  another (or your own) environment
@@ -14,6 +15,7 @@ VENV_ARGS ?=
 PYTEST_PROCESSES ?= auto
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+GPU_CHECK_ARGS ?=
 EXPERIMENT_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -23,7 +25,7 @@ INPUTS := setup.py constraints.txt Makefile tools/install_detectron2.py
 
 DOCS_STAMP := $(VENV)/.spnet_d2_docs_installed
 
-.PHONY: install test lint format docs demo experiment-pets clean
+.PHONY: install test lint format docs demo experiment-pets gpu-check clean
 
 install: $(STAMP)
 
@@ -58,6 +60,9 @@ $(DOCS_STAMP): $(STAMP)
 docs: $(DOCS_STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 	@echo "outputs/site/index.html"
+
+gpu-check: $(STAMP)
+	$(BIN)/python tools/gpu_check.py $(GPU_CHECK_ARGS)
 
 demo: $(STAMP)
 	$(BIN)/python tools/demo.py $(DEMO_ARGS)

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Where time goes: data, a training step, inference, query-centric search, evaluation.
+"""Where time goes: data, training steps and their parts, inference, search, evaluation.
 
     python tools/benchmark.py --task data
     python tools/benchmark.py --task train --images 2
     python tools/benchmark.py --task train --both-pathways \\
         --config-file projects_configs/profiles/pretrain_oc.yaml
+    python tools/benchmark.py --task step                  # the trainer's whole step only
     python tools/benchmark.py --task inference --profile
     python tools/benchmark.py --task qc-search --queries 64
     python tools/benchmark.py --task evaluate --cases prw     # options of benchmark_evaluation.py
@@ -30,6 +31,7 @@ import spnet_d2  # noqa: F401  (before PyTorch: see spnet_d2/process.py)
 
 # isort: split
 import torch
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 from spnet_d2.analysis import (
@@ -49,15 +51,17 @@ from spnet_d2.analysis import (
     parts_table,
     report,
     time_mapper,
+    time_whole_steps,
     timed_parts,
     timed_step,
 )
+from spnet_d2.analysis.timing import peak_memory
 from spnet_d2.config_reader import ConfigError
 from spnet_d2.data.atomic_io import write_json
 from spnet_d2.engine.optimizer import build_optimizer
 from spnet_d2.engine.step import training_precision
 
-TASKS = ("data", "train", "inference", "qc-search", "evaluate")
+TASKS = ("data", "train", "step", "inference", "qc-search", "evaluate")
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -100,13 +104,34 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     return args
 
 
+def bench_step(args: argparse.Namespace) -> dict:
+    """The trainer's whole step."""
+    cfg = measured_config(args.config_file, args.opts, args.device)
+    images = args.images or cfg.SOLVER.IMS_PER_BATCH
+    side = _side(args, cfg)
+    timing = time_whole_steps(cfg, images, side, args.people, args.repetitions, args.warm_up)
+    result = numbers(timing, images)
+    result["peak_bytes"] = peak = peak_memory(torch.device(args.device))
+    print(
+        f"{cfg.MODEL.SPNET.PATHWAY} step of {images} x {side} x {side}, {_where(args)}: "
+        f"{result['wall_seconds']:.3f} seconds by the clock, peak memory {peak / 2**30:.2f} GiB"
+    )
+    return result
+
+
+def _side(args: argparse.Namespace, cfg: CfgNode) -> int:
+    """Of training crops, pixels."""
+    height, width = args.size or (cfg.INPUT.CROP_SIZE,) * 2
+    if height != width:
+        raise SystemExit(f"Training crops are square, found --size {height} {width}.")
+    return height
+
+
 def bench_train(args: argparse.Namespace) -> dict:
     """Training steps on one pathway, or on both with equally many anchors."""
     cfg = measured_config(args.config_file, args.opts, args.device)
     images = args.images or cfg.SOLVER.IMS_PER_BATCH
-    height, width = args.size or (cfg.INPUT.CROP_SIZE,) * 2
-    if height != width:
-        raise SystemExit(f"Training crops are square, found --size {height} {width}.")
+    height = width = _side(args, cfg)
     options = cfg.MODEL.SPNET
     pathways = ["OC", "QC"] if args.both_pathways else [options.PATHWAY]
     if args.both_pathways:
@@ -230,7 +255,7 @@ def main(argv: list[str] | None = None) -> int:
         script = Path(__file__).with_name("benchmark_evaluation.py")
         return subprocess.call([sys.executable, str(script), *rest])
     args = parse_args(argv)
-    benches = {"train": bench_train, "data": bench_data}
+    benches = {"train": bench_train, "step": bench_step, "data": bench_data}
     try:
         result = benches.get(args.task, bench_detection)(args)
     except ConfigError as error:

@@ -15,6 +15,7 @@ from spnet_d2.analysis.operations import Part, inference_parts
 from spnet_d2.analysis.program_cost import Cost, measure_program
 from spnet_d2.analysis.timing import PartClock, Timing, measure
 from spnet_d2.analysis.timing_report import numbers, operators_table, parts_table, report
+from spnet_d2.analysis.whole_step import time_whole_steps
 
 __all__ = [
     "Account",
@@ -43,6 +44,7 @@ __all__ = [
     "parts_table",
     "report",
     "time_mapper",
+    "time_whole_steps",
     "timed_parts",
     "timed_step",
 ]

@@ -62,6 +62,13 @@ def test_training_on_both_pathways(run):
     assert "momentum twin" in result["timings"]["OC step"]["parts"]["forward"]
 
 
+def test_the_trainer_s_whole_step(run):
+    result, text = run("--task step --images 2 --size 64 64", "MODEL.SPNET.ANCHORS_PER_IMAGE", "16")
+    assert len(result["repetitions"]) == 2 and result["peak_bytes"] > 2**20
+    assert "OC step of 2 x 64 x 64, CPU" in text
+    assert f"{result['wall_seconds']:.3f} seconds" in text
+
+
 def test_inference_with_operators(run):
     result, text = run("--task inference --size 64 96 --images 2 --profile")
     check(result, text, ["OC inference"])
