@@ -1,6 +1,7 @@
 # make install   create .venv with everything in it (done once, again when its inputs change)
 # make test      the test suite          make lint   formatting, lint, spelling
 # make docs      the documentation site in outputs/site, every link checked
+# make fuzz      wrong input of every kind, made up anew with FUZZ_ARGS="--seed 7"
 # make demo      train, evaluate and search on real footage; results in outputs/demo
 # make gpu-check   test and measure on this machine's GPU; results in docs/gpu.md
 # make experiment-pets   what pre-training adds, measured; results in outputs/experiment_pets
@@ -15,6 +16,7 @@ VENV_ARGS ?=
 PYTEST_PROCESSES ?= auto
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+FUZZ_ARGS ?=
 GPU_CHECK_ARGS ?=
 EXPERIMENT_ARGS ?=
 
@@ -25,7 +27,7 @@ INPUTS := setup.py constraints.txt Makefile tools/install_detectron2.py
 
 DOCS_STAMP := $(VENV)/.spnet_d2_docs_installed
 
-.PHONY: install test lint format docs demo experiment-pets gpu-check clean
+.PHONY: install test fuzz lint format docs demo experiment-pets gpu-check clean
 
 install: $(STAMP)
 
@@ -43,6 +45,9 @@ $(STAMP): $(INPUTS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(PYTEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+
+fuzz: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

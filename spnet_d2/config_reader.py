@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import reduce
+from functools import cache, reduce
 from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
@@ -73,10 +73,32 @@ def _explained(cfg: CfgNode, what: str) -> Iterator[None]:
     except (AssertionError, KeyError, OSError, ValueError, YAMLError) as error:
         # A KeyError's text is in quotes.
         message = str(error.args[0] if isinstance(error, KeyError) else error)
-        raise ConfigError(f"{what}: {message}{_similar(cfg, message)}") from error
+        hint = _similar(cfg, message) or _comma(message)
+        raise ConfigError(f"{what}: {message}{hint}") from error
     except (AttributeError, TypeError) as error:
         expected = "expected sections with keys, as in projects_configs/"
         raise ConfigError(f"{what}: {expected} ({error}).") from error
+    # yacs takes None for a value of any type.
+    if unset := [key for key in _keys(cfg) if get_value(cfg, key) is None and key in _needed()]:
+        expected = type(_needed()[unset[0]]).__name__
+        raise ConfigError(f"{what}: {', '.join(unset)} can't be None, expected {expected}.")
+
+
+@cache
+def _needed() -> dict[str, Any]:
+    """Defaults of all keys that have one other than None."""
+    cfg = get_cfg()
+    add_spnet_config(cfg)
+    values = {key: get_value(cfg, key) for key in _keys(cfg)}
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _comma(message: str) -> str:
+    """What a text in place of a tuple of one text lacks."""
+    found = re.search(
+        r"Type mismatch \(<class 'tuple'> vs. <class 'str'>\) .* vs\. (.*)\) for", message
+    )
+    return f". A tuple of one has a comma: \"('{found[1]}',)\"" if found else ""
 
 
 def _similar(cfg: CfgNode, message: str) -> str:

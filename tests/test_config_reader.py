@@ -29,6 +29,7 @@ def test_a_written_config_is_read_again(tmp_path):
             "MODEL.SPNET.PATHWAI; similar ones: MODEL.SPNET.PA",
         ),
         (b"SOLVER:\n  BASE_LR: fast\n", "SOLVER.BASE_LR"),
+        (b"SOLVER:\n  BASE_LR: null\n", "SOLVER.BASE_LR can't be None, expected float"),
         (b"SOLVER: [1, {\n", "parsing"),
         (b"_BASE_: nowhere.yaml\n", "nowhere.yaml"),
         (b"", "expected sections with keys"),
@@ -36,7 +37,7 @@ def test_a_written_config_is_read_again(tmp_path):
         (b"\x89PNG\r\n\x1a\n\0", "codec can't decode"),
         (b"SEED: !!python/object/apply:os.getpid []\n", "python/object"),
     ],
-    ids=["key", "type", "syntax", "base", "empty", "list", "binary", "code"],
+    ids=["key", "type", "none", "syntax", "base", "empty", "list", "binary", "code"],
 )
 def test_files_that_cannot_be_read_are_named(tmp_path, content, message):
     (tmp_path / "bad.yaml").write_bytes(content)
@@ -58,6 +59,15 @@ def test_no_file(tmp_path):
         (["SEED"], "KEY VALUE pairs, found 1 words"),
         (["SOLVER.EPOHCS", "3"], "SOLVER.EPOHCS; similar ones: SOLVER.EPOCHS"),
         (["SOLVER.EPOCHS", "three"], "SOLVER.EPOCHS"),
+        (
+            ["DATASETS.TRAIN", "('prw_train')"],
+            "DATASETS.TRAIN. A tuple of one has a comma",
+        ),
+        (["DATASETS.TRAIN", "prw_train"], r"of one has a comma: \"\('prw_train',\)\""),
+        (
+            ["MODEL.SPNET.REID.SCALE", "None"],
+            "MODEL.SPNET.REID.SCALE can't be None, expected float",
+        ),
         (["XYZZY", "3"], "Non-existent key: XYZZY. spnet_d2/config.py has every key"),
     ],
 )

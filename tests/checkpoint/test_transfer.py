@@ -261,6 +261,13 @@ def test_no_spnet_checkpoint(content, tmp_path):
             load(str(tmp_path / "resnet.pth"))
 
 
+@pytest.mark.parametrize("content", [torch.zeros(3), [1], None, 5, "model"])
+def test_what_holds_no_weights_by_name(content, tmp_path):
+    torch.save(content, tmp_path / "odd.pth")
+    with pytest.raises(TransferError, match=r"odd\.pth: This is no SPNet checkpoint: expected"):
+        Checkpointer(new()).load_to_serve(str(tmp_path / "odd.pth"))
+
+
 def test_unknown_cascade():
     state = new().state_dict()
     with pytest.raises(ValueError, match=r"INIT.CASCADE is 'rep', expected one of"):
