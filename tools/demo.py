@@ -24,8 +24,9 @@ import spnet_d2  # noqa: F401  (before PyTorch: see spnet_d2/process.py)
 # isort: split
 import torch
 
-from spnet_d2.data.atomic_io import write_json, write_picture
+from spnet_d2.data.atomic_io import write_json
 from spnet_d2.data.catalog import register_builtin_datasets
+from spnet_d2.data.own_images import write_own_image
 from spnet_d2.demo import example as demo_example
 from spnet_d2.demo import lite0_weights
 from spnet_d2.demo.results import (
@@ -45,8 +46,8 @@ from spnet_d2.search import (
     ImageFolder,
     PersonSearchPredictor,
     draw_search,
-    read_frames,
-    read_picture,
+    iterate_frames,
+    read_image_bgr,
     search,
 )
 from spnet_d2.search.hsv_baseline import evaluate_hsv_baseline
@@ -191,7 +192,7 @@ def search_example(cfg, output: Path) -> None:
     example = demo_example.choose_example(TEST_SET)
     logger.info("Searching for the person in %s", demo_example.describe(example))
     predictor = PersonSearchPredictor(cfg, weights=str(output / "model_final.pth"))
-    image = read_picture(example.file)
+    image = read_image_bgr(example.file)
     embedding = predictor.embed(image, [example.box])[0]
     gallery = Gallery.build(predictor, ImageFolder(example.gallery))
     matches = search(gallery, embedding, topk=15)
@@ -202,10 +203,10 @@ def search_example(cfg, output: Path) -> None:
         "matches": [{**m.to_json(), "correct": hit} for m, hit in zip(matches, hits)],
     }
     write_json(output / "matches.json", report, indent=2)
-    images = read_frames((match.file, match.frame) for match in matches)
+    images = iterate_frames((match.file, match.frame) for match in matches)
     name = Path(example.file).name
     picture = draw_search(image, example.box, matches, images, hits, query_name=name)
-    write_picture(output / "search.png", picture)
+    write_own_image(output / "search.png", picture)
 
 
 def main(argv: list[str] | None = None) -> None:

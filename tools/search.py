@@ -4,10 +4,15 @@
     python tools/search.py --query scene.jpg --box 412,180,64,170 --gallery video.mp4 \\
         --every 10 --output outputs/search
 
-The box is left, top, width, height in pixels. Written to --output: matches.json (the query and its
-matches, most similar first), search.png (a picture of them) and gallery.npz (everyone found; give
-it as --gallery to search the same frames again at once). Without --config-file and --weights the
-model of `make demo` is used. Settings may follow at the end as KEY VALUE pairs.
+The box is left, top, width, height in pixels of the upright image: turned as its EXIF orientation
+says, as viewers show it. So are all boxes of the results. Written to --output: matches.json (the
+query and its matches, most similar first), search.png (a picture of them) and gallery.npz (everyone
+found; give it as --gallery to search the same frames again at once). Without --config-file and
+--weights the model of `make demo` is used. Settings may follow at the end as KEY VALUE pairs.
+
+Images of a folder are taken in natural order (frame2 before frame10); sub-folders, videos in a
+folder and other files are counted, not searched. When a search is stopped, the same command goes on
+from what was done. An image whose file is gone or changed is marked in search.png.
 
 With MODEL.SPNET.TEST_PATHWAY QC, which models of query-centric training have by themselves, each
 frame is searched for the query alone. That leaves no gallery.npz: another query finds other boxes.
@@ -27,20 +32,27 @@ from detectron2.config import CfgNode
 from tabulate import tabulate
 
 from spnet_d2.config_reader import ConfigError, read_config
-from spnet_d2.data.atomic_io import atomic_path, write_picture
+from spnet_d2.data.atomic_io import write_text
+from spnet_d2.data.own_images import write_own_image
 from spnet_d2.search import (
     Gallery,
     Match,
     PersonSearchPredictor,
     SearchInputError,
+    box_warnings,
     clip_query_box,
     draw_search,
     open_frames,
-    read_frames,
-    read_picture,
+    read_image_bgr,
     search,
 )
+from spnet_d2.search.frames import describe_left_out
 from spnet_d2.search.query import box_to_json
+from spnet_d2.search.suggestion import Suggestion, find_suggestion
+from spnet_d2.search.visualize import MAX_CARDS
+from spnet_d2.utils.text import make_output_safe
+
+logger = logging.getLogger(__name__)
 
 DEMO = Path(__file__).resolve().parents[1] / "outputs" / "demo"
 
@@ -50,7 +62,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--query", type=Path, required=True, help="picture that shows the person")
-    parser.add_argument("--box", type=_box, required=True, metavar="x,y,w,h", help="where")
+    parser.add_argument("--box", type=_box, required=True, metavar="x,y,w,h", help="where in it")
     parser.add_argument(
         "--gallery", type=Path, required=True, help="folder of pictures, video, or gallery.npz"
     )
@@ -59,7 +71,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, help="default: the demo's, or MODEL.WEIGHTS")
     parser.add_argument("--topk", type=int, default=10, help="most matches (%(default)s)")
     parser.add_argument(
-        "--every", type=int, default=1, metavar="N", help="take each N-th frame (%(default)s)"
+        "--every", type=int, metavar="N", help="take each N-th frame (all, or all of gallery.npz)"
     )
     parser.add_argument(
         "--min-score", type=float, default=0.5, help="least detection score (%(default)s)"
@@ -144,19 +156,18 @@ def run(args: argparse.Namespace) -> list[Match]:
         SearchInputError: something given by the user can't be used.
     """
     # Whatever can be checked is checked before the slow part.
-    image = read_picture(args.query)
+    image = read_image_bgr(args.query)
     box = clip_query_box(args.box, image.shape[:2])
+    for warning in box_warnings(args.box, image.shape[:2]):
+        logger.warning("%s: %s", args.query.name, warning)
     indexed = args.gallery.suffix == ".npz"
     gallery = Gallery.load(args.gallery) if indexed else None
-    frames = None if indexed else open_frames(args.gallery, args.every)
+    frames = None
+    if not indexed:
+        every = 1 if args.every is None else args.every
+        frames = open_frames(args.gallery, every, exclude=[args.output / "search.png"])
     cfg, weights = load_config(args)
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
-        # Not only there, but to be written to.
-        with tempfile.TemporaryFile(dir=args.output):
-            pass
-    except OSError as error:
-        raise SearchInputError(f"Cannot write to the folder {args.output}: {error}") from error
+    make_folder(args.output)
 
     predictor = PersonSearchPredictor(cfg, weights=weights, allow_untrained=args.allow_untrained)
     query = predictor.query(image, box)
@@ -168,47 +179,109 @@ def run(args: argparse.Namespace) -> list[Match]:
             )
         gallery = Gallery.build(predictor, frames, args.min_score, query)
     elif gallery is None:
-        gallery = Gallery.build(predictor, frames, args.min_score)
+        unfinished = args.output / "gallery.unfinished.npz"
+        gallery = Gallery.build(predictor, frames, args.min_score, unfinished=unfinished)
         gallery.save(args.output / "gallery.npz")
-    elif gallery.fingerprint != predictor.fingerprint:
-        raise SearchInputError(
-            f"{args.gallery} was made with other weights than {weights}; index "
-            f"{gallery.source} again."
-        )
     else:
+        gallery.check_settings(predictor, str(args.gallery))
+        gallery = gallery.every_nth(gallery.every if args.every is None else args.every)
         gallery = gallery.above(args.min_score)
     matches = search(gallery, query.reid, args.topk, args.min_similarity)
+    suggestion = find_suggestion(weights, cfg.DATASETS.TEST)
 
-    report = {
+    # What can fail for its looks comes after what was searched for.
+    report = make_report(args, box, gallery, matches, suggestion)
+    write_text(
+        args.output / "matches.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    )
+    show(gallery, matches, suggestion)
+    draw(args, image, box, gallery, matches)
+    print(f"results: {args.output / 'matches.json'}, {args.output / 'search.png'}")
+    return matches
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Not only there, but to be written to.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SearchInputError(f"Cannot write to the folder {folder}: {error}") from error
+
+
+def make_report(
+    args: argparse.Namespace,
+    box,
+    gallery: Gallery,
+    matches: list[Match],
+    suggestion: Suggestion | None,
+) -> dict:
+    """Content of matches.json."""
+    return {
+        "boxes": "pixels of the upright image (EXIF orientation applied), from its top left corner",
         "query": {"file": str(args.query), **box_to_json(box)},
         "gallery": {
             "source": gallery.source,
             "frames": gallery.num_frames,
             "people": len(gallery),
+            "every": gallery.every,
+            "min_score": gallery.min_score,
             "skipped": gallery.skipped.tolist(),
+            "left_out": json.loads(gallery.left_out),
         },
+        "suggested_min_similarity": suggestion and suggestion.similarity,
         "matches": [match.to_json() for match in matches],
     }
-    with atomic_path(args.output / "matches.json") as part:
-        part.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    images = read_frames((match.file, match.frame) for match in matches)
-    picture = draw_search(image, box, matches, images, query_name=args.query.name)
-    write_picture(args.output / "search.png", picture)
 
+
+def show(gallery: Gallery, matches: list[Match], suggestion: Suggestion | None) -> None:
+    """Print the table."""
     print(f"{len(gallery)} people in {gallery.num_frames} frames of {gallery.source}")
     if len(gallery.skipped):
         print(f"{len(gallery.skipped)} unreadable pictures were skipped")
-    if matches:
-        rows = [
-            [m.rank, f"{m.similarity:.3f}", m.frame, _when(m), *(round(v) for v in _xywh(m.box))]
-            for m in matches
-        ]
-        headers = ["rank", "similarity", "frame", "where", "x", "y", "w", "h"]
-        print(tabulate(rows, headers, disable_numparse=True, stralign="right"))
-    else:
+    left_out = json.loads(gallery.left_out)
+    if left_out:
+        print(f"not searched: {describe_left_out(left_out)}")
+    if not matches:
         print("no match")
-    print(f"results: {args.output / 'matches.json'}, {args.output / 'search.png'}")
-    return matches
+        return
+    below = suggestion.similarity if suggestion else -1.0
+    rows = [
+        [
+            m.rank,
+            f"{m.similarity:.3f}{'*' if m.similarity < below else ' ' if suggestion else ''}",
+            m.frame,
+            _when(m),
+            *(round(v) for v in _xywh(m.box)),
+        ]
+        for m in matches
+    ]
+    headers = ["rank", "similarity", "frame", "where", "x", "y", "w", "h"]
+    print(tabulate(rows, headers, disable_numparse=True, stralign="right"))
+    if suggestion:
+        number = sum(m.similarity < below for m in matches)
+        print(
+            f"{number} of {len(matches)} are below {below:.3f} (*), the suggested threshold of "
+            f"{suggestion.source}; --min-similarity {below:.3f} leaves them out"
+        )
+
+
+def draw(args: argparse.Namespace, image, box, gallery: Gallery, matches: list[Match]) -> None:
+    """Write search.png; images that are gone or changed are marked."""
+    missing = []
+
+    def images():
+        shown = matches[:MAX_CARDS]
+        for place, found in gallery.read_again((match.file, match.frame) for match in shown):
+            if isinstance(found, SearchInputError):
+                missing.append(str(found))
+            yield place, found
+
+    sheet = draw_search(image, box, matches, images(), query_name=args.query.name)
+    write_own_image(args.output / "search.png", sheet)
+    if missing:
+        print(f"{len(missing)} frames can't be shown and are marked; first: {missing[0]}")
 
 
 def _when(match: Match) -> str:
@@ -221,6 +294,7 @@ def _xywh(box) -> tuple[float, ...]:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
+    make_output_safe()
     args = parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
@@ -229,6 +303,9 @@ def main(argv: list[str] | None = None) -> int:
     except (SearchInputError, OSError) as error:
         print(f"search: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("search: stopped", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -51,6 +51,16 @@ def write_json(path: str | os.PathLike, content: Any, indent: int | None = None)
         part.write_text(text, encoding="utf-8")
 
 
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write UTF-8 text, atomically.
+
+    Names of files that are no UTF-8 (lone surrogates) are written as ``\\udce9``, which JSON
+    reads back as the same name.
+    """
+    with atomic_path(path) as part:
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
 def write_picture(
     path: str | os.PathLike, picture: np.ndarray, options: Sequence[int] = ()
 ) -> None:

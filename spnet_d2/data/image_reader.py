@@ -22,7 +22,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from spnet_d2.errors import UserError
 
@@ -42,7 +42,14 @@ _turned_folders: set[str] = set()
 
 
 class CorruptImageError(UserError, ValueError):
-    """An image file that is cut off, damaged, of another kind, or of a mode that can't be used."""
+    """
+    An image file that is cut off, damaged, of another kind, or of a mode that can't be used.
+
+    Attributes:
+        reason: what is wrong, without the name of the file.
+    """
+
+    reason = ""
 
 
 @cache
@@ -100,7 +107,7 @@ def read_image(path: str | os.PathLike, refuse_damaged: bool = False) -> np.ndar
             "(datasets/README.md shows the layout)."
         ) from None
     except CorruptImageError as error:
-        raise CorruptImageError(f"Cannot read {path} as a picture ({error}).") from None
+        raise _corrupt(path, str(error), "") from None
     # Pillow's readers report damage in all of these ways.
     except (
         Image.DecompressionBombError,
@@ -118,14 +125,18 @@ def read_image(path: str | os.PathLike, refuse_damaged: bool = False) -> np.ndar
         # Those of the system have a number, and say nothing about the picture.
         if getattr(error, "errno", None) is not None:
             raise OSError(f"Cannot read {path}: {error}.") from error
-        raise CorruptImageError(
-            f"Cannot read {path} as a picture ({_reason(path, error)}). Fetch the file again."
-        ) from error
+        raise _corrupt(path, _reason(path, error), " Fetch the file again.") from error
 
 
 def read_image_bgr(path: str | os.PathLike, refuse_damaged: bool = False) -> np.ndarray:
     """As :func:`read_image`, in OpenCV's order of channels."""
     return np.ascontiguousarray(read_image(path, refuse_damaged)[:, :, ::-1])
+
+
+def _corrupt(path: str | os.PathLike, reason: str, advice: str) -> CorruptImageError:
+    error = CorruptImageError(f"Cannot read {path} as a picture ({reason}).{advice}")
+    error.reason = reason
+    return error
 
 
 def stored_size_and_orientation(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
@@ -286,4 +297,6 @@ def _reason(path: str | os.PathLike, error: Exception) -> str:
         return "AVIF needs Pillow 11.3 or newer, built with it"
     if not head:
         return "the file is empty"
+    if isinstance(error, UnidentifiedImageError):
+        return "it is of no image format that Pillow knows"
     return str(error) or type(error).__name__

@@ -1,10 +1,18 @@
 """Find a person in pictures or a video: predictor, gallery, ranking, picture of the result."""
 
 from .errors import SearchInputError
-from .frames import Frame, ImageFolder, VideoFile, open_frames, read_frames, read_picture
+from .frames import (
+    Frame,
+    ImageFolder,
+    VideoFile,
+    iterate_frames,
+    open_frames,
+    read_frames,
+    read_image_bgr,
+)
 from .gallery import Gallery
 from .predictor import PersonDetections, PersonQuery, PersonSearchPredictor
-from .query import Match, clip_query_box, search
+from .query import Match, box_warnings, clip_query_box, search
 from .visualize import draw_search
 
 __all__ = [
@@ -18,9 +26,11 @@ __all__ = [
     "SearchInputError",
     "VideoFile",
     "clip_query_box",
+    "box_warnings",
     "draw_search",
+    "iterate_frames",
     "open_frames",
     "read_frames",
-    "read_picture",
+    "read_image_bgr",
     "search",
 ]

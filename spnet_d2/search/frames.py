@@ -1,36 +1,57 @@
-"""Where gallery frames come from: a folder of pictures, a list of them, or a video.
+"""Where gallery frames come from: a folder of images, a list of them, or a video.
 
-Sources stream: one frame is in memory at a time. Broken pictures are skipped and remembered in
-``skipped``; everything else a user can get wrong is one :class:`SearchInputError`.
+Sources stream: one frame is in memory at a time. Broken images are skipped and remembered in
+``skipped``, what else lies in the folder in ``left_out``; everything else a user can get wrong is
+one :class:`SearchInputError`.
 """
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
+
+from spnet_d2.data import image_reader
+from spnet_d2.data.image_reader import image_suffixes, is_image_name
+from spnet_d2.data.own_images import is_own_image
+from spnet_d2.data.video_reader import UnreadableVideoError, VideoReader
 
 from .errors import SearchInputError
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# Only for messages: what may be a video is found out by opening it.
+_VIDEO_SUFFIXES = {
+    ".avi",
+    ".m4v",
+    ".mjpeg",
+    ".mkv",
+    ".mov",
+    ".mp4",
+    ".mpeg",
+    ".mpg",
+    ".ts",
+    ".webm",
+}
+_VIDEO_SUFFIXES |= {".264", ".265", ".flv", ".h264", ".h265", ".hevc", ".mts", ".wmv"}
 
 
 @dataclass(frozen=True)
 class Frame:
     """
-    One picture of a gallery.
+    One image of a gallery.
 
     Attributes:
         number: place in the source, from 0: of the file in the sorted folder, or of the frame in
             the video (frames that are stepped over count).
-        file: path of the picture, or of the video.
-        time: seconds from the start of the video; None for pictures.
-        image: (H, W, 3) uint8 BGR.
+        file: path of the image, or of the video.
+        time: seconds from the start of the video, as the file states them; None for images, and
+            where a video states none.
+        image: (H, W, 3) uint8 BGR, upright.
     """
 
     number: int
@@ -39,79 +60,151 @@ class Frame:
     image: np.ndarray
 
 
-def read_picture(path: str | os.PathLike) -> np.ndarray:
+def read_image_bgr(path: str | os.PathLike) -> np.ndarray:
     """
-    Read a picture as (H, W, 3) uint8 BGR, upright (EXIF rotation is applied).
+    Read an image as (H, W, 3) uint8 BGR, upright, as :mod:`spnet_d2.data.image_reader` does.
 
     Raises:
-        SearchInputError: no such file, or not a picture OpenCV can read.
+        SearchInputError: no such file, or no image that can be read.
     """
     path = Path(path)
     if not path.is_file():
         raise SearchInputError(f"No picture at {path.absolute()}; check the path.")
-    # Not imread: it prints its own warning and fails on some systems' non-ASCII paths.
     try:
-        data = np.fromfile(path, np.uint8)
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except (OSError, cv2.error) as error:
-        raise SearchInputError(f"Cannot read {path}: {error}") from error
-    if image is None:
+        return image_reader.read_image_bgr(path, refuse_damaged=True)
+    except (OSError, ValueError) as error:
         raise SearchInputError(
-            f"{path} is not a picture that OpenCV can read, or it is damaged "
-            f"({path.stat().st_size} bytes); formats: {' '.join(IMAGE_SUFFIXES)}."
-        )
-    return image
+            f"{path} is not a picture that can be read: {getattr(error, 'reason', '') or error}."
+        ) from error
+
+
+def natural_order(path: str | os.PathLike) -> tuple:
+    """Sorting key: numbers in names count as numbers, so ``frame2`` comes before ``frame10``."""
+    name = Path(path).name
+    parts = re.split(r"([0-9]+)", name)
+    return [(int(p), "") if i % 2 else (-1, p) for i, p in enumerate(parts)], name
 
 
 class ImageFolder:
     """
-    The pictures of a folder (not of its subfolders), sorted by name, or a list of picture files.
+    The images of a folder (not of its sub-folders) in natural order, or a list of image files.
 
     Attributes:
         skipped: files that could not be read so far.
+        left_out: what else is in the folder, as words: ``{"other files (.txt)": 4}``.
     """
 
-    def __init__(self, source: str | os.PathLike | Iterable[str | os.PathLike], every: int = 1):
+    def __init__(
+        self,
+        source: str | os.PathLike | Iterable[str | os.PathLike],
+        every: int = 1,
+        exclude: Collection[str | os.PathLike] = (),
+    ):
         """
         Args:
-            source: a folder, or paths of pictures.
-            every: take each ``every``-th picture, the first one included.
+            source: a folder, or paths of images.
+            every: take each ``every``-th image, the first one included.
+            exclude: files of the folder to leave out, such as those about to be written there.
+                Images that the tools drew themselves are left out anyway.
 
         Raises:
-            SearchInputError: no such folder, or no picture in it.
+            SearchInputError: no such folder, or no image in it.
         """
         self.every = _check_every(every)
         self.skipped: list[str] = []
+        self.left_out: dict[str, int] = {}
         if isinstance(source, str | os.PathLike):
-            folder = Path(source)
-            self.name = str(folder)
-            if not folder.is_dir():
-                raise SearchInputError(f"No folder at {folder.absolute()}; check the path.")
-            files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
-            self.files = sorted(p for p in files if p.is_file())
+            self.name = str(source)
+            if not Path(source).is_dir():
+                raise SearchInputError(f"No folder at {Path(source).absolute()}; check the path.")
+            self.files = self._list(Path(source), {os.path.abspath(path) for path in exclude})
         else:
             self.files = [Path(p) for p in source]
             self.name = f"{len(self.files)} pictures"
         if not self.files:
             raise SearchInputError(
-                f"No pictures in {self.name}; expected files ending in {' '.join(IMAGE_SUFFIXES)}."
+                f"No pictures in {self.name}; expected files ending in "
+                f"{' '.join(image_suffixes())}.{self._instead()}"
             )
 
     def __len__(self) -> int:
-        """Number of pictures that will be tried."""
+        """Number of images that will be tried."""
         return -(-len(self.files) // self.every)
 
     def __iter__(self) -> Iterator[Frame]:
+        return self.frames()
+
+    def frames(self, done: Collection[int] = ()) -> Iterator[Frame]:
+        """The frames; those whose number is in ``done`` are not read."""
         self.skipped.clear()
         for number in range(0, len(self.files), self.every):
+            if number in done:
+                continue
             path = self.files[number]
             try:
-                image = read_picture(path)
+                image = read_image_bgr(path)
             except SearchInputError as error:
                 logger.warning("Skipped: %s", error)
                 self.skipped.append(str(path))
                 continue
             yield Frame(number, str(path), None, image)
+
+    def _list(self, folder: Path, exclude: set[str]) -> list[Path]:
+        files, left_out = [], Counter()
+        try:
+            entries = sorted(folder.iterdir(), key=natural_order)
+        except OSError as error:
+            raise SearchInputError(f"Cannot list the folder {folder}: {error}") from error
+        for path in entries:
+            kind = self._kind(path, exclude)
+            if kind:
+                left_out[kind] += 1
+            else:
+                files.append(path)
+        self.left_out = dict(sorted(left_out.items()))
+        return files
+
+    @staticmethod
+    def _kind(path: Path, exclude: set[str]) -> str:
+        """What an entry of the folder is; "" if it is an image to search."""
+        if path.is_dir():
+            return "sub-folders"
+        if path.is_symlink() and not path.exists():
+            return "dangling links"
+        if not path.is_file():
+            return "special files"
+        if os.path.abspath(path) in exclude or is_own_image(path):
+            return "images drawn by these tools"
+        suffix = path.suffix.lower()
+        if is_image_name(path):
+            return ""
+        if suffix in _VIDEO_SUFFIXES:
+            return f"videos ({suffix})"
+        return f"other files ({suffix or 'no suffix'})"
+
+    def _instead(self) -> str:
+        """What is there where no image is, and what to do."""
+        if not self.left_out:
+            return " The folder is empty." if Path(self.name).is_dir() else ""
+        text = f" There are {describe_left_out(self.left_out)}."
+        if "sub-folders" in self.left_out:
+            text += " Sub-folders are not searched: give one of them."
+        if any(kind.startswith("videos") for kind in self.left_out):
+            text += " Videos in a folder are not searched: give one of them."
+        return text
+
+
+def describe_left_out(left_out: dict[str, int]) -> str:
+    """``{"other files (.txt)": 4, "sub-folders": 1}`` in words."""
+    return ", ".join(f"{count} {_singular(kind, count)}" for kind, count in left_out.items())
+
+
+def _singular(kind: str, count: int) -> str:
+    if count > 1:
+        return kind
+    for many, one in (("files", "file"), ("folders", "folder"), ("links", "link")):
+        kind = kind.replace(many, one)
+    return kind.replace("videos", "video").replace("images", "image")
 
 
 class VideoFile:
@@ -119,7 +212,7 @@ class VideoFile:
     The frames of a video.
 
     Attributes:
-        skipped: always empty; a damaged video ends early instead, with a warning.
+        skipped, left_out: always empty; a damaged video ends early instead, with a warning.
     """
 
     def __init__(self, path: str | os.PathLike, every: int = 1):
@@ -134,109 +227,135 @@ class VideoFile:
         self.every = _check_every(every)
         self.name = str(path)
         self.skipped: list[str] = []
-        if not Path(path).is_file():
-            raise SearchInputError(f"No video at {Path(path).absolute()}; check the path.")
-        capture = cv2.VideoCapture(self.name)
+        self.left_out: dict[str, int] = {}
         try:
-            readable = capture.isOpened() and capture.grab()
-            self.fps = capture.get(cv2.CAP_PROP_FPS)
-            self.num_frames = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-        finally:
-            capture.release()
-        if not readable:
+            self._reader = VideoReader(path)
+        except FileNotFoundError as error:
+            raise SearchInputError(str(error)) from error
+        except UnreadableVideoError as error:
             raise SearchInputError(
-                f"{path} is neither a folder of pictures nor a video that OpenCV "
-                f"{cv2.__version__} can read; convert it, e.g. to .avi (MJPG) or .mp4 (H.264)."
-            )
+                f"{path} is neither a folder of pictures nor a video that can be read. {error}"
+            ) from error
 
     def __len__(self) -> int:
-        """Number of frames that will be tried, as the file's header has it."""
-        return -(-self.num_frames // self.every)
+        """Number of frames that will be tried, 0 where the file doesn't state it."""
+        return -(-self._reader.num_frames // self.every)
 
     def __iter__(self) -> Iterator[Frame]:
-        capture = cv2.VideoCapture(self.name)
-        number = 0
-        try:
-            # Seeking is inexact in many formats, so every frame is stepped through.
-            while capture.grab():
-                if number % self.every == 0:
-                    found, image = capture.retrieve()
-                    if not found:
-                        break
-                    yield Frame(number, self.name, self.time(number), image)
-                number += 1
-        finally:
-            capture.release()
-        if number < self.num_frames:
+        return self.frames()
+
+    def frames(self, done: Collection[int] = ()) -> Iterator[Frame]:
+        """The frames; those whose number is in ``done`` are stepped over."""
+
+        def wanted(number: int) -> bool:
+            return number % self.every == 0 and number not in done
+
+        for frame in self._reader.frames(wanted):
+            yield Frame(frame.number, self.name, frame.time, frame.image)
+        if self._reader.problem:
             logger.warning(
-                "%s: read %d of the %d frames its header announces; the rest is damaged or the "
-                "header is wrong.",
+                "%s: %s; the rest is damaged or the header is wrong.",
                 self.name,
-                number,
-                self.num_frames,
+                self._reader.problem,
             )
 
-    def time(self, number: int) -> float | None:
-        """Seconds from the start to frame ``number``; None if the file does not say its rate."""
-        return number / self.fps if np.isfinite(self.fps) and self.fps > 0 else None
 
-
-def open_frames(path: str | os.PathLike, every: int = 1) -> ImageFolder | VideoFile:
+def open_frames(
+    path: str | os.PathLike, every: int = 1, exclude: Collection[str | os.PathLike] = ()
+) -> ImageFolder | VideoFile:
     """
-    Open a folder of pictures or a video.
+    Open a folder of images or a video.
 
     Args:
         path: folder or video file.
-        every: take each ``every``-th picture or frame.
+        every: take each ``every``-th image or frame.
+        exclude: see :class:`ImageFolder`.
 
     Raises:
         SearchInputError: nothing there, nothing in it, or nothing readable.
     """
+    # pathlib makes one slash of two.
+    stream = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):/", os.fspath(path))
     path = Path(path)
+    if stream and not path.exists():
+        raise SearchInputError(
+            f"{path} is a stream ({stream[1]}), and streams are not supported: record it to a "
+            "file, e.g. ffmpeg -i ADDRESS -c copy -t 3600 recording.mp4, and give that."
+        )
     if path.is_dir():
-        return ImageFolder(path, every)
+        return ImageFolder(path, every, exclude)
     if not path.exists():
         raise SearchInputError(
             f"No gallery at {path.absolute()}; expected a folder of pictures or a video file."
         )
-    if path.suffix.lower() in IMAGE_SUFFIXES:
+    if is_image_name(path):
         raise SearchInputError(
             f"{path} is a single picture; expected a folder of pictures or a video file."
         )
     return VideoFile(path, every)
 
 
-def read_frames(wanted: Iterable[tuple[str, int]]) -> dict[tuple[str, int], np.ndarray]:
+def iterate_frames(
+    wanted: Iterable[tuple[str, int]],
+) -> Iterator[tuple[tuple[str, int], np.ndarray | SearchInputError]]:
     """
-    Read single frames again, e.g. those of matches.
+    Read single frames again, e.g. those of matches: every file once, one frame in memory.
 
     Args:
         wanted: ``(file, number)`` as in :class:`Frame`; the number counts in videos only.
 
-    Returns:
-        ``{(file, number): (H, W, 3) uint8 BGR}``.
+    Yields:
+        ``(file, number)``, and (H, W, 3) uint8 BGR or why it can't be read, in any order.
+    """
+    in_files: dict[str, set[int]] = {}
+    for file, number in wanted:
+        in_files.setdefault(file, set()).add(number)
+    for file, numbers in in_files.items():
+        if not is_image_name(file):
+            yield from _iterate_video(file, numbers)
+            continue
+        try:
+            image = read_image_bgr(file)
+        except SearchInputError as error:
+            image = error
+        for number in sorted(numbers):
+            yield (file, number), image
+
+
+def _iterate_video(
+    file: str, numbers: set[int]
+) -> Iterator[tuple[tuple[str, int], np.ndarray | SearchInputError]]:
+    missing, problem = set(numbers), None
+    try:
+        for frame in VideoReader(file).frames(numbers.__contains__):
+            missing.discard(frame.number)
+            yield (file, frame.number), frame.image
+            if not missing:
+                break
+    except (OSError, ValueError) as error:
+        problem = SearchInputError(str(error))
+    for number in sorted(missing):
+        yield (
+            (file, number),
+            problem
+            or SearchInputError(
+                f"{file} has no frame {number} any more; it changed since it was indexed."
+            ),
+        )
+
+
+def read_frames(wanted: Iterable[tuple[str, int]]) -> dict[tuple[str, int], np.ndarray]:
+    """
+    :func:`iterate_frames` as a dict, which holds all frames in memory.
 
     Raises:
         SearchInputError: a file is gone or has fewer frames.
     """
-    images: dict[tuple[str, int], np.ndarray] = {}
-    in_videos: dict[str, set[int]] = {}
-    for file, number in wanted:
-        if Path(file).suffix.lower() in IMAGE_SUFFIXES:
-            images[file, number] = read_picture(file)
-        else:
-            in_videos.setdefault(file, set()).add(number)
-    for file, numbers in in_videos.items():
-        for frame in VideoFile(file):
-            if frame.number in numbers:
-                images[file, frame.number] = frame.image
-            if frame.number == max(numbers):
-                break
-        missing = [number for number in numbers if (file, number) not in images]
-        if missing:
-            raise SearchInputError(
-                f"{file} has no frame {min(missing)} any more; it changed since it was indexed."
-            )
+    images = {}
+    for place, image in iterate_frames(wanted):
+        if isinstance(image, SearchInputError):
+            raise image
+        images[place] = image
     return images
 
 

@@ -1,8 +1,10 @@
 """A trained SPNet as an object: pictures in, people out."""
 
 import hashlib
+import json
 import logging
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -81,6 +83,7 @@ class PersonSearchPredictor:
         exact_8bit: bool = False,
         pixel_mean=(123.675, 116.28, 103.53),
         pixel_std=(58.395, 57.12, 57.375),
+        settings: Mapping[str, object] | None = None,
     ):
         """
         Args:
@@ -89,6 +92,7 @@ class PersonSearchPredictor:
             image_format: channel order of the pictures given: "BGR" (OpenCV) or "RGB".
             exact_8bit, pixel_mean, pixel_std: as for
                 :class:`~spnet_d2.data.mapper.PersonSearchMapper`.
+            settings: what else of a config changes boxes or embeddings, for ``fingerprint``.
 
         Raises:
             ValueError: another channel order.
@@ -101,6 +105,14 @@ class PersonSearchPredictor:
         self.exact_8bit = exact_8bit
         self.pixel_mean = pixel_mean
         self.pixel_std = pixel_std
+        resize = _plain(getattr(augmentation, "__dict__", {}))
+        self.settings = {
+            "resize": f"{type(augmentation).__name__} {resize}",
+            "exact_8bit": bool(exact_8bit),
+            "pixel_mean": list(pixel_mean),
+            "pixel_std": list(pixel_std),
+            **(settings or {}),
+        }
 
     @classmethod
     def from_config(
@@ -130,6 +142,7 @@ class PersonSearchPredictor:
             "exact_8bit": cfg.INPUT.EXACT_8BIT,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
+            "settings": _settings(cfg),
         }
 
     def detect(
@@ -198,11 +211,17 @@ class PersonSearchPredictor:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Text that tells models apart, whose embeddings can't be compared."""
-        digest = hashlib.sha256()
-        for name, parameter in self.model.named_parameters():
-            digest.update(name.encode())
-            digest.update(parameter.detach().float().cpu().numpy().tobytes())
+        """
+        Text that is equal where boxes and embeddings can be compared.
+
+        It depends on all weights, on the buffers (statistics of norms) and on ``settings``:
+        resize, normalisation, 8-bit detour, precision, pathway, NMS and limits. The least score
+        and the memories of training change neither.
+        """
+        digest = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode())
+        for name, tensor in _weights(self.model):
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().double().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def _run(self, model_input: dict) -> dict:
@@ -211,6 +230,11 @@ class PersonSearchPredictor:
 
     def _input(self, image: np.ndarray, boxes: np.ndarray | None = None) -> dict:
         """The model's input for one picture, as the evaluation's mapper makes it."""
+        if not isinstance(image, np.ndarray):
+            raise ValueError(
+                "Expected a picture as a non-empty (H, W, 3) uint8 array, found "
+                f"{type(image).__name__}{_hint(image)}."
+            )
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ValueError(
                 f"Expected a picture as a non-empty (H, W, 3) uint8 array, found {image.dtype} "
@@ -260,6 +284,56 @@ def load_model(cfg, weights: str, allow_untrained: bool = False) -> nn.Module:
         return serve(cfg, weights, allow_untrained=allow_untrained)
     except (OSError, UntrainedModelError, ValueError) as error:
         raise SearchInputError(str(error)) from error
+
+
+# Keys that change boxes or embeddings of given weights, besides those of the resize.
+_KEYS = ("PATHWAY", "TEST_PATHWAY", "ANCHOR_BIAS", "ANCHOR_LOGITS", "CLS_LOGITS", "POSITIVE_NORM")
+_KEYS += ("BRIDGE", "NUM_CASCADES", "SEPARATE_HEADS", "BACKBONE.NAME", "BACKBONE.ROI_POOLING")
+_KEYS += ("BACKBONE.ROI_STRIPES", "BACKBONE.ROI_MARGIN", "REID.FEAT4_SHARE")
+_KEYS += ("TEST.PRE_TOPK", "TEST.QUERY_TOPK", "TEST.TOPK_CANDIDATES", "TEST.DETECTIONS_PER_IMAGE")
+_KEYS += ("TEST.NMS_THRESH", "TEST.PRECISION")
+
+
+def _settings(cfg) -> dict[str, object]:
+    """Values of ``_KEYS`` by their full names, and of the resize."""
+    values = {f"INPUT.{key}": cfg.INPUT[key] for key in ("AUG_TEST", "MIN_SIZE_TEST")}
+    values["INPUT.MAX_SIZE_TEST"] = cfg.INPUT.MAX_SIZE_TEST
+    for key in _KEYS:
+        node = cfg.MODEL.SPNET
+        for part in key.split("."):
+            node = node[part]
+        values[f"MODEL.SPNET.{key}"] = node
+    return {key: _plain(value) for key, value in values.items()}
+
+
+def _plain(value):
+    """Numbers, text and lists as they are, anything else as text, for JSON."""
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in sorted(value.items())}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value if isinstance(value, bool | int | float | str) else type(value).__name__
+
+
+def _weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters and buffers by name, but not those that only training reads."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if "reid_loss." not in name and not name.endswith("num_batches_tracked"):
+            yield name, tensor
+
+
+def _hint(image) -> str:
+    """What to do about an image that is no array."""
+    if image is None:
+        return ": cv2.imread gives None for a file that it can't read"
+    if isinstance(image, str | os.PathLike):
+        return f" ({os.fspath(image)!r}): read it with spnet_d2.search.read_image_bgr first"
+    if type(image).__module__.startswith("PIL"):
+        return (
+            ": give np.asarray(image.convert('RGB')) to a predictor of image_format='RGB', or read "
+            "the file with spnet_d2.search.read_image_bgr"
+        )
+    return ""
 
 
 @contextmanager

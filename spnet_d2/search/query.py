@@ -100,6 +100,30 @@ def search(
     ]
 
 
+def box_warnings(xywh: tuple[float, float, float, float], size: tuple[int, int]) -> list[str]:
+    """
+    What is odd about a query box that can be used: one sentence each, [] for a usual one.
+
+    Args:
+        xywh: left, top, width, height in pixels, as the user gave it.
+        size: (height, width) of the image.
+    """
+    x1, y1, x2, y2 = clip_query_box(xywh, size)
+    inside = (x2 - x1) * (y2 - y1) / (xywh[2] * xywh[3])
+    warnings = []
+    if inside < 0.9:
+        warnings.append(
+            f"{1 - inside:.0%} of the box lies outside the image of {size[1]} x {size[0]} pixels "
+            "and was cut off; note that the box is x,y,w,h, with its size, not its other corner."
+        )
+    elif (x2 - x1) >= 0.95 * size[1] and (y2 - y1) >= 0.95 * size[0]:
+        warnings.append(
+            "the box is as large as its image. The model compares people as they look within "
+            "their scene: a whole scene with the person's box in it finds more than a crop."
+        )
+    return warnings
+
+
 def cosine_similarities(embeddings: np.ndarray, query: np.ndarray) -> np.ndarray:
     """(N,) cosines of (N, D) embeddings with (D,); 0 where a vector is zero or not finite."""
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):

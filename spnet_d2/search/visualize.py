@@ -1,12 +1,19 @@
 """Picture of a search: the query in its scene beside its ranked hits, drawn with OpenCV only."""
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from spnet_d2.utils.text import printable
+
 from .query import Match
+
+# Frames by (file, number), or why there is none.
+Frames = np.ndarray | Exception | str
+Images = Mapping[tuple[str, int], Frames] | Iterable[tuple[tuple[str, int], Frames]]
 
 # BGR.
 WHITE = (255, 255, 255)
@@ -24,6 +31,8 @@ BORDER = 4
 CROP_SIZE = (140, 210)  # width, height of a person's panel
 CAPTION = 42
 COLUMNS = 5
+# A sheet of more is too tall for most viewers.
+MAX_CARDS = 100
 QUERY_WIDTH = 420
 QUERY_CROP_HEIGHT = 390
 SMALL = 0.4
@@ -35,20 +44,22 @@ def draw_search(
     query_image: np.ndarray,
     query_box: Sequence[float],
     matches: Sequence[Match],
-    images: Mapping[tuple[str, int], np.ndarray],
+    images: Images,
     hits: Sequence[bool] | None = None,
     query_name: str = "",
 ) -> np.ndarray:
     """
     Draw the query's scene and crop at the left, and a card for each match at the right.
 
-    A card shows the person's crop, its scene with the box, rank, similarity, and where it is from.
+    A card shows the person's crop, its scene with the box, rank, similarity, and where it is from;
+    the reason in place of an image that can't be shown. ``MAX_CARDS`` are drawn at most.
 
     Args:
         query_image: (H, W, 3) BGR.
         query_box: xyxy in it.
         matches: of :func:`~.query.search`.
-        images: the matches' frames by ``(file, frame)``.
+        images: the matches' frames by ``(file, frame)``, or why there is none; a mapping, or
+            pairs that come one by one, so that one frame is in memory at a time.
         hits: for each match whether it is the right person, if that is known: green or red.
         query_name: what to call the query's picture.
 
@@ -56,17 +67,12 @@ def draw_search(
         (H', W', 3) uint8 BGR.
     """
     query_panel = _query_panel(query_image, query_box)
-    cards = [
-        _card(
-            match,
-            images[match.file, match.frame],
-            NEUTRAL if hits is None else (HIT if hits[i] else MISS),
-        )
-        for i, match in enumerate(matches)
-    ]
+    cards = _cards(matches[:MAX_CARDS], images, hits)
     title = f"{len(matches)} most similar people" if matches else "Nobody found"
     if hits is not None and matches:
         title += f": {sum(hits)} of {len(matches)} are the right person (green)"
+    if len(matches) > MAX_CARDS:
+        title += f"; the first {MAX_CARDS} are drawn"
     grid = (
         _grid(cards) if cards else _label_panel("No one in the gallery passes the limits.", 420, 80)
     )
@@ -130,13 +136,47 @@ def _query_panel(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
     return _stack([scene, _frame(_person(image, box, size), QUERY)])
 
 
-def _card(match: Match, image: np.ndarray, color) -> np.ndarray:
+def _cards(
+    matches: Sequence[Match], images: Images, hits: Sequence[bool] | None
+) -> list[np.ndarray]:
+    """Cards of the matches, in their order, made as the frames come."""
+    of_frame: dict[tuple[str, int], list[int]] = {}
+    for i, match in enumerate(matches):
+        of_frame.setdefault((match.file, match.frame), []).append(i)
+    missing = "no image"
+    cards: dict[int, np.ndarray] = {}
+    for place, image in images.items() if isinstance(images, Mapping) else images:
+        for i in of_frame.pop(place, ()):
+            color = NEUTRAL if hits is None else (HIT if hits[i] else MISS)
+            cards[i] = _card(matches[i], image, color)
+    for places in of_frame.values():
+        cards |= {i: _card(matches[i], missing, NEUTRAL) for i in places}
+    return [cards[i] for i in range(len(matches))]
+
+
+def _card(match: Match, image: np.ndarray | Exception | str, color) -> np.ndarray:
     width, height = CROP_SIZE
+    if not isinstance(image, np.ndarray):
+        return _with_caption(match, _frame(_reason_panel(str(image)), NEUTRAL))
     scene, scale = _fit(image, width, height)
     scene = draw_box(scene, np.multiply(match.box, scale), QUERY if color == NEUTRAL else color)
     scene = _pad(scene, max(scene.shape[0], round(width * 0.75)), width, center=True)
     line = np.full((3, width, 3), color, np.uint8)
     body = _frame(np.vstack([_person(image, match.box, CROP_SIZE), line, scene]), color)
+    return _with_caption(match, body)
+
+
+def _reason_panel(reason: str) -> np.ndarray:
+    """In place of a person: why there is no image."""
+    width, height = CROP_SIZE
+    panel = np.full((height + round(width * 0.75), width, 3), WHITE, np.uint8)
+    lines = textwrap.wrap(reason, 19)[: height // 14]
+    for i, line in enumerate(lines):
+        _text(panel, line, (4, 20 + 16 * i), SMALL, MISS)
+    return panel
+
+
+def _with_caption(match: Match, body: np.ndarray) -> np.ndarray:
     caption = np.full((CAPTION, body.shape[1], 3), PAPER, np.uint8)
     _text(caption, f"{match.rank}.", (0, 16), 0.55, INK)
     value = f"{match.similarity:.3f}"
@@ -235,4 +275,4 @@ def _shorten(text: str, width: int, size: float) -> str:
 
 def _ascii(text: str) -> str:
     """OpenCV's fonts have ASCII only."""
-    return text.encode("ascii", "replace").decode()
+    return printable(text).encode("ascii", "replace").decode()

@@ -3,14 +3,14 @@
 import os
 from collections.abc import Iterator, Mapping
 from html import escape
-from pathlib import Path
 
-from spnet_d2.data.atomic_io import atomic_path
+from spnet_d2.data.atomic_io import write_text
 from spnet_d2.evaluation.ground_truth import GroundTruth
 from spnet_d2.evaluation.protocols import RetrievalProtocol
 from spnet_d2.evaluation.report import detection_metrics, format_thresholds, retrieval_metrics
 from spnet_d2.evaluation.scoring import Evaluation
 from spnet_d2.evaluation.threshold import suggest_threshold
+from spnet_d2.utils.text import printable
 from spnet_d2.visualization import figures
 from spnet_d2.visualization.crops import SIZE, CutOuts, Place
 from spnet_d2.visualization.curves import representative_queries
@@ -118,8 +118,7 @@ def write_report(
                 + f" of {scores.pool_size[q]:,} boxes"
             )
             parts += [f"<h3>{heading}</h3>", strips[q].html(truth, cut_outs)]
-    with atomic_path(path) as part:
-        Path(part).write_text(_page(protocol.name, parts), encoding="utf-8")
+    write_text(path, _page(printable(protocol.name), [printable(part) for part in parts]))
     return cut_outs.missing
 
 

@@ -1,3 +1,4 @@
+import os
 import tracemalloc
 
 import cv2
@@ -129,3 +130,139 @@ def test_parts_that_do_not_fit_together(tmp_path, name, change):
     np.savez(tmp_path / "changed.npz", **arrays)
     with pytest.raises(SearchInputError, match="changed.npz is not a gallery"):
         Gallery.load(tmp_path / "changed.npz")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, scene in enumerate([*SCENES, SCENES[0]]):
+        cv2.imwrite(str(folder / f"{i}.png"), scene)
+    return folder
+
+
+def build(folder, predictor=None, **kwargs):
+    kwargs = {"progress": False, **kwargs}
+    every = kwargs.pop("every", 1)
+    return Gallery.build(predictor or make_predictor(), ImageFolder(folder, every), **kwargs)
+
+
+def test_an_index_says_what_it_lacks(photos):
+    gallery = build(photos, min_score=0.85, every=2)
+    with pytest.raises(SearchInputError, match="people from a score of 0.85 on.*index .*photos"):
+        gallery.above(0.3)
+    assert len(gallery.above(0.9)) < len(gallery)
+    with pytest.raises(SearchInputError, match="must be a multiple of 2, found 3"):
+        gallery.every_nth(3)
+    assert gallery.every_nth(2).frame_numbers.tolist() == [0, 2]
+
+
+def test_every_nth_is_what_indexing_gives(photos, tmp_path):
+    build(photos).save(tmp_path / "g.npz")
+    thinned, made = Gallery.load(tmp_path / "g.npz").every_nth(3), build(photos, every=3)
+    for name in ("frame_numbers", "frame_files", "frame_index", "boxes", "frame_stamps"):
+        np.testing.assert_array_equal(getattr(thinned, name), getattr(made, name))
+    assert thinned.every == made.every == 3
+    thinned.save(tmp_path / "again.npz")
+    assert len(Gallery.load(tmp_path / "again.npz")) == len(made)
+
+
+def test_other_settings_are_named(photos):
+    gallery = build(photos, make_predictor(settings={"INPUT.MIN_SIZE_TEST": 864}))
+    gallery.check_settings(make_predictor(settings={"INPUT.MIN_SIZE_TEST": 864}), "g.npz")
+    with pytest.raises(SearchInputError, match=r"made with INPUT.MIN_SIZE_TEST 864 \(now 288\);"):
+        gallery.check_settings(make_predictor(settings={"INPUT.MIN_SIZE_TEST": 288}), "g.npz")
+    with pytest.raises(SearchInputError, match=r"made with exact_8bit False \(now True\)"):
+        build(photos).check_settings(make_predictor(exact_8bit=True), "g.npz")
+
+
+def test_an_index_moves_with_its_images(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    build("photos").save("index/g.npz")
+    monkeypatch.chdir("/")
+    (file, *_) = Gallery.load(tmp_path / "index" / "g.npz").frame_files
+    assert file == str(photos / "0.png")
+    (tmp_path / "elsewhere").mkdir()
+    photos.rename(tmp_path / "elsewhere" / "photos")
+    (tmp_path / "index").rename(tmp_path / "elsewhere" / "index")
+    moved = Gallery.load(tmp_path / "elsewhere" / "index" / "g.npz")
+    assert moved.frame_files[0] == str(tmp_path / "elsewhere" / "photos" / "0.png")
+    assert moved.changed_since(0) == ""
+
+
+def test_changed_and_missing_images_are_noticed(photos):
+    gallery = build(photos)
+    places = list(zip(gallery.frame_files.tolist(), gallery.frame_numbers.tolist()))
+    (photos / "0.png").unlink()
+    data = bytearray((photos / "1.png").read_bytes())
+    data[-20] ^= 1  # the same size
+    (photos / "1.png").write_bytes(data)
+    os.utime(photos / "2.png", (1, 1))  # copied, but the same
+    found = dict(gallery.read_again(places))
+    assert "not there any more" in str(found[places[0]])
+    assert "changed since it was indexed" in str(found[places[1]])
+    np.testing.assert_array_equal(found[places[2]], SCENES[2])
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("error", [Interrupted, KeyboardInterrupt])
+def test_a_stopped_index_is_gone_on_with(photos, tmp_path, error, caplog):
+    class Stopping:
+        def __init__(self, frames):
+            self.predictor, self.left, self.seen = make_predictor(), frames, 0
+
+        def detect(self, images, query=None):
+            if self.left == 0:
+                raise error
+            self.left -= 1
+            self.seen += 1
+            return self.predictor.detect(images, query)
+
+        def __getattr__(self, name):
+            return getattr(self.predictor, name)
+
+    kept = tmp_path / "unfinished.npz"
+    with pytest.raises(error):
+        build(photos, Stopping(3), unfinished=kept)
+    assert "3 frames; they are kept in" in caplog.text and kept.is_file()
+    second = Stopping(99)
+    gallery = build(photos, second, unfinished=kept)
+    assert second.seen == 1 and not kept.exists()
+    whole = build(photos)
+    for name in ("frame_numbers", "frame_files", "frame_index", "boxes", "scores", "embeddings"):
+        np.testing.assert_array_equal(getattr(gallery, name), getattr(whole, name))
+
+    # Begun with something else: all of it again.
+    for change in ("score", "file"):
+        with pytest.raises(error):
+            build(photos, Stopping(2), unfinished=kept)
+        if change == "file":
+            cv2.imwrite(str(photos / "00.png"), SCENES[1])
+        second = Stopping(99)
+        score = 0.6 if change == "score" else 0.5
+        build(photos, second, unfinished=kept, min_score=score)
+        assert second.seen == len(list(photos.iterdir()))
+
+
+def test_older_versions_are_told(photos, tmp_path):
+    build(photos).save(tmp_path / "g.npz")
+    arrays = dict(np.load(tmp_path / "g.npz"))
+    del arrays["version"], arrays["min_score"]
+    np.savez(tmp_path / "g.npz", **arrays)
+    with pytest.raises(SearchInputError, match="version 1 .* reads version 2. Build it again"):
+        Gallery.load(tmp_path / "g.npz")
+
+
+def test_names_that_are_no_utf8(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    data = cv2.imencode(".png", SCENES[0])[1].tobytes()
+    name = os.fsencode(folder) + b"/photo\xe9.png"
+    with open(name, "wb") as file:
+        file.write(data)
+    build(folder).save(tmp_path / "g.npz")
+    loaded = Gallery.load(tmp_path / "g.npz")
+    assert os.fsencode(str(loaded.frame_files[0])) == name and loaded.changed_since(0) == ""

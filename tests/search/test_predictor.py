@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from spnet_d2.data.mapper import PersonSearchMapper
 from spnet_d2.search import PersonSearchPredictor, SearchInputError
@@ -151,3 +154,63 @@ def test_bad_weights(trained, tmp_path):
     other.MODEL.SPNET.EMBED_DIM = other.MODEL.SPNET.REID_DIM = 8
     with pytest.raises(SearchInputError, match="does not fit the config"):
         PersonSearchPredictor(other, weights=path)
+
+
+@pytest.mark.parametrize(
+    "image, message",
+    [
+        (None, "found NoneType: cv2.imread gives None"),
+        ("a.jpg", "found str .'a.jpg'.: read it with spnet_d2.search.read_image_bgr"),
+        (Path("a.jpg"), "read it with spnet_d2.search.read_image_bgr"),
+        (Image.new("RGB", (5, 5)), r"found Image: give np.asarray\(image.convert"),
+        ([[0]], "found list"),
+    ],
+)
+def test_what_is_no_array(image, message):
+    predictor = make_predictor()
+    for call in (
+        lambda: predictor.detect([image]),
+        lambda: predictor.embed(image, [(0, 0, 1, 1)]),
+        lambda: predictor.query(image, (0, 0, 1, 1)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_fingerprint_depends_on_all_that_changes_people(trained):
+    cfg, path, _ = trained
+
+    def predictor(*pairs):
+        changed = cfg.clone()
+        changed.merge_from_list(list(pairs))
+        return PersonSearchPredictor(changed, weights=path)
+
+    usual = predictor().fingerprint
+    for key, value in (
+        ("INPUT.MIN_SIZE_TEST", 64),
+        ("INPUT.MAX_SIZE_TEST", 128),
+        ("INPUT.AUG_TEST", "none"),
+        ("INPUT.EXACT_8BIT", True),
+        ("MODEL.PIXEL_STD", [50.0, 50.0, 50.0]),
+        ("MODEL.SPNET.TEST_PATHWAY", "QC"),
+        ("MODEL.SPNET.TEST.NMS_THRESH", 0.4),
+        ("MODEL.SPNET.TEST.DETECTIONS_PER_IMAGE", 10),
+        ("MODEL.SPNET.TEST.PRECISION", "bfloat16"),
+    ):
+        assert predictor(key, value).fingerprint != usual, key
+    for key, value in (
+        ("OUTPUT_DIR", "elsewhere"),
+        ("SOLVER.BASE_LR", 0.5),
+        ("MODEL.SPNET.TEST.SCORE_THRESH", 0.3),
+    ):
+        assert predictor(key, value).fingerprint == usual, key
+
+
+def test_fingerprint_sees_statistics_but_not_memories(trained):
+    cfg, path, _ = trained
+    usual = PersonSearchPredictor(cfg, weights=path).fingerprint
+    for part, differs in (("running_mean", True), ("reid_loss.queue", False)):
+        predictor = PersonSearchPredictor(cfg, weights=path)
+        name, buffer = next((n, b) for n, b in predictor.model.named_buffers() if part in n)
+        buffer.view(-1)[0] += 1
+        assert (predictor.fingerprint != usual) == differs, name

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from spnet_d2.search import Gallery, SearchInputError, clip_query_box, search
+from spnet_d2.search import Gallery, SearchInputError, box_warnings, clip_query_box, search
 from spnet_d2.search.query import cosine_similarities
 
 
@@ -89,3 +89,15 @@ def test_clip_query_box():
     ):
         with pytest.raises(SearchInputError, match=message):
             clip_query_box(box, (100, 200))
+
+
+def test_box_warnings():
+    size = (100, 200)
+    assert box_warnings((10, 20, 30, 40), size) == []
+    assert box_warnings((-1, 20, 30, 40), size) == []
+    assert box_warnings((0, 0, 200, 50), size) == []
+    # x1,y1,x2,y2 given for x,y,w,h.
+    (warning,) = box_warnings((100, 20, 140, 90), size)
+    assert warning.startswith("37% of the box lies outside the image of 200 x 100 pixels")
+    (warning,) = box_warnings((0, 1, 199, 99), size)
+    assert "as large as its image" in warning

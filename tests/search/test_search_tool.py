@@ -1,7 +1,10 @@
 """tools/search.py end to end, with a model that finds coloured rectangles."""
 
+import io
 import json
+import os
 import re
+import sys
 from pathlib import Path
 
 import cv2
@@ -9,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
+from PIL import Image
 
 from spnet_d2.search import Gallery, PersonSearchPredictor, open_frames
+from spnet_d2.search import gallery as gallery_module
 from spnet_d2.search.query import cosine_similarities
 from tests.scripts import load_script
 
@@ -265,3 +270,120 @@ def test_without_a_model(tool, folder, capsys, monkeypatch):
     assert tool.main(argv) == 1
     assert "Run `make demo` once" in capsys.readouterr().err
     assert not (folder / "out").exists()
+
+
+def test_own_results_are_not_searched(run, folder):
+    _, _, first = run("--topk", 20, output="frames")
+    for output in ("frames", "out"):
+        (folder / "frames" / "matches.json").touch()
+        status, text, again = run("--topk", 20, output=output)
+        assert status == 0
+        assert again["matches"] == first["matches"] and again["gallery"]["frames"] == 6
+    assert again["gallery"]["left_out"] == {
+        "images drawn by these tools": 1,
+        "other files (.json)": 1,
+        "other files (.npz)": 1,
+    }
+    assert "not searched: 1 image drawn by these tools, " in text
+
+
+def test_an_index_is_not_asked_for_what_it_lacks(run):
+    run("--min-score", 0.8)
+    status, text, report = run("--min-score", 0.1, gallery="out/gallery.npz", output="again")
+    assert status == 1 and report is None and "people from a score of 0.8 on" in text
+    _, _, every = run("--every", 4, "--min-score", 0.8)
+    run("--min-score", 0.8, output="all")
+    _, _, thinned = run("--every", 4, "--min-score", 0.8, gallery="all/gallery.npz", output="again")
+    assert thinned["matches"] == every["matches"] and thinned["gallery"]["every"] == 4
+    status, text, _ = run("--every", 3, "--min-score", 0.8, gallery="out/gallery.npz")
+    assert status == 1 and "multiple of 4, found 3" in text
+
+
+def test_images_that_changed_are_marked(run, folder):
+    _, _, first = run()
+    (folder / "frames" / "1.png").unlink()
+    cv2.imwrite(str(folder / "frames" / "4.png"), draw_scene({}))
+    status, text, again = run(gallery="out/gallery.npz", output="again")
+    assert status == 0 and again["matches"] == first["matches"]
+    assert "2 frames can't be shown and are marked; first: " in text
+    assert "results: " in text and (folder / "again" / "search.png").is_file()
+
+
+def test_names_that_are_no_utf8(run, folder):
+    data = (folder / "frames" / "1.png").read_bytes()
+    with open(os.fsencode(folder / "frames") + b"/photo\xe9.png", "wb") as file:
+        file.write(data)
+    status, text, report = run("--topk", 3)
+    assert status == 0 and "photo" in text
+    assert "photo\udce9.png" in [Path(m["file"]).name for m in report["matches"]]
+    status, _, again = run("--topk", 3, gallery="out/gallery.npz", output="again")
+    assert status == 0 and again["matches"] == report["matches"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1"])
+def test_terminals_that_are_not_utf8(tool, run, folder, monkeypatch, encoding):
+    (folder / "frames" / "1.png").rename(folder / "frames" / "人 ä.png")
+    stream = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    status, _, report = run("--topk", 2)
+    assert status == 0 and len(report["matches"]) == 2
+    stream.flush()
+    assert rb"\u4eba" in stream.buffer.getvalue()
+
+
+def test_the_suggested_threshold_is_shown(run, folder):
+    status, text, report = run()
+    assert report["suggested_min_similarity"] is None and "*" not in text
+    metrics = folder / "inference" / "some_test" / "metrics.json"
+    metrics.parent.mkdir(parents=True)
+    metrics.write_text(json.dumps({"mAP": 0.5, "not_in_gallery_similarity": 0.9}))
+    status, text, report = run()
+    assert report["suggested_min_similarity"] == 0.9
+    below = sum(match["similarity"] < 0.9 for match in report["matches"])
+    assert 0 < below < len(report["matches"])
+    assert f"{below} of {len(report['matches'])} are below 0.900 (*)" in text
+    assert len(re.findall(r"\d\*", text)) == below and str(metrics) in text
+
+
+def test_odd_boxes_are_warned_of(run, caplog):
+    run(box="0,0,160,120")
+    assert "query.png: the box is as large as its image" in caplog.text
+    caplog.clear()
+    run(box="100,30,120,60")
+    assert "50% of the box lies outside the image" in caplog.text
+    caplog.clear()
+    run()
+    assert "the box" not in caplog.text
+
+
+def test_the_frame_of_boxes_is_named(tool, run, folder, capsys):
+    """A box given in the upright image finds the same person, however the file is stored."""
+    _, _, plain = run("--topk", 2)
+    assert "upright image" in plain["boxes"]
+    with Image.open(folder / "query.png") as image:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        image.transpose(Image.Transpose.ROTATE_90).save(folder / "turned.png", exif=exif)
+    _, _, turned = run("--topk", 2, query="turned.png")
+    assert turned["matches"] == plain["matches"]
+    with pytest.raises(SystemExit):
+        tool.main(["--help"])
+    assert "upright image" in capsys.readouterr().out
+
+
+def test_ctrl_c_keeps_what_is_done(tool, run, folder, monkeypatch):
+    add = gallery_module._Collected.add
+
+    def add_four(self, frame, people):
+        if len(self.numbers) == 4:
+            raise KeyboardInterrupt
+        add(self, frame, people)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gallery_module._Collected, "add", add_four)
+        status, text, _ = run()
+    assert status == 130 and "search: stopped" in text and "Traceback" not in text
+    assert (folder / "out" / "gallery.unfinished.npz").is_file()
+    status, _, report = run()
+    assert status == 0 and report["gallery"]["frames"] == 6
+    assert not (folder / "out" / "gallery.unfinished.npz").exists()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from spnet_d2.search import Match, draw_search
-from spnet_d2.search.visualize import HIT, MISS, crop_person, draw_box
+from spnet_d2.search.visualize import HIT, MAX_CARDS, MISS, WHITE, crop_person, draw_box
 
 from .scenes import BLUE, RED, draw_scene
 
@@ -55,3 +55,25 @@ def test_draw_box_leaves_the_content_and_the_original():
     drawn = draw_box(image, (20, 20, 40, 40), HIT)
     assert (image == 9).all() and (drawn[22:38, 22:38] == 9).all()
     assert count_color(drawn, HIT) > 50
+
+
+def test_frames_come_one_by_one_and_some_are_missing():
+    scene = draw_scene({RED: (20, 30, 20, 50), BLUE: (100, 40, 24, 60)})
+    matches = make_matches(3)
+    places = [(match.file, match.frame) for match in matches]
+    whole = draw_search(scene, (20, 30, 40, 80), matches, dict.fromkeys(places, scene))
+    stream = ((place, scene) for place in reversed(places))
+    assert (draw_search(scene, (20, 30, 40, 80), matches, stream) == whole).all()
+    gone = [(places[0], scene), (places[1], ValueError("v.avi: not there any more."))]
+    marked = draw_search(scene, (20, 30, 40, 80), matches, gone)
+    assert marked.shape == whole.shape
+    assert count_color(marked, WHITE) > count_color(whole, WHITE) + 20000
+    assert count_color(marked, BLUE) < count_color(whole, BLUE)
+
+
+def test_long_lists_are_cut():
+    scene = draw_scene({RED: (20, 30, 20, 50)})
+    matches = make_matches(MAX_CARDS + 50)
+    images = {(match.file, match.frame): scene for match in matches}
+    sheet = draw_search(scene, (20, 30, 40, 80), matches, images)
+    assert sheet.shape == draw_search(scene, (20, 30, 40, 80), matches[:MAX_CARDS], images).shape
