@@ -33,12 +33,12 @@ from spnet_d2.data.formats.convert import (
     READERS,
     Choices,
     Source,
-    SourceError,
     build_partition,
     heldout,
 )
 from spnet_d2.data.formats.convert.crowdhuman import KINDS
 from spnet_d2.data.formats.convert.output import Conversion, write_conversion
+from spnet_d2.errors import is_users
 
 PROTOCOLS = ("other_images", "other_cameras", "later")
 # Options that only one format knows: destination and reader's argument.
@@ -188,7 +188,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     try:
         print(convert(args), end="")
-    except (SourceError, OSError, ValueError) as error:
+    except Exception as error:
+        if not is_users(error):
+            raise
         print(f"convert: {error}", file=sys.stderr)
         return 1
     return 0

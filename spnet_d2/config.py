@@ -212,6 +212,8 @@ def _add_input(cfg: CN) -> None:
 
 
 def _add_solver(cfg: CN) -> None:
+    # YAML files that give names to data sets of your own (spnet_d2/data/own_sets.py).
+    cfg.DATASETS.FILES = ()
     cfg.DATASETS.TRAIN = ("cuhk_sysu_train",)
     cfg.DATASETS.TEST = ("cuhk_sysu_test",)
     # Retrieval protocols to report, "" = the data set's own default one.

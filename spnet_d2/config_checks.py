@@ -16,6 +16,7 @@ from detectron2.utils import comm
 
 from spnet_d2.config_reader import ConfigError, get_value
 from spnet_d2.data.corrupt_images import POLICIES
+from spnet_d2.data.own_sets import OwnSetsError, check_sets, register_sets
 from spnet_d2.modeling.fixed_norm import LOGIT_TYPES
 from spnet_d2.modeling.precision import PRECISIONS
 from spnet_d2.modeling.spnet import SPNet
@@ -80,7 +81,9 @@ def check_config(cfg: CfgNode, training: bool = True, processes: int | None = No
 
 def check_data_sets(cfg: CfgNode, training: bool = True) -> None:
     """
-    Look for data sets that nobody registered; whether their files are there is seen later.
+    Look for data sets that nobody registered, and for files that ``DATASETS.FILES`` names.
+
+    Whether the files of the other data sets are there is seen later.
 
     Args:
         cfg: of a job.
@@ -89,7 +92,14 @@ def check_data_sets(cfg: CfgNode, training: bool = True) -> None:
     Raises:
         ConfigError: it names them, and similar names that are registered.
     """
-    for key in ("DATASETS.TRAIN", "DATASETS.TEST") if training else ("DATASETS.TEST",):
+    keys = ("DATASETS.TRAIN", "DATASETS.TEST") if training else ("DATASETS.TEST",)
+    try:
+        # A config may come from elsewhere than read_config.
+        register_sets(cfg.DATASETS.FILES)
+        check_sets(cfg.DATASETS.FILES, [name for key in keys for name in get_value(cfg, key)])
+    except OwnSetsError as error:
+        raise ConfigError(str(error)) from error
+    for key in keys:
         for name in get_value(cfg, key):
             if name in DatasetCatalog:
                 continue

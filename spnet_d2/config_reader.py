@@ -12,6 +12,7 @@ from detectron2.config import CfgNode, get_cfg
 from yaml import YAMLError
 
 from spnet_d2.config import add_spnet_config
+from spnet_d2.data.own_sets import as_settings, use_own_sets
 from spnet_d2.errors import UserError
 
 
@@ -23,12 +24,15 @@ def read_config(config_file: str | os.PathLike | None = None, opts: Sequence = (
     """
     The project's defaults, then a YAML file, then settings.
 
+    Data sets of ``DATASETS.FILES`` are registered: what reads a config knows their names.
+
     Args:
         config_file: its ``_BASE_`` files come first; empty: none.
         opts: KEY VALUE after KEY VALUE.
 
     Raises:
-        ConfigError: no such file, no YAML, an unknown key, or a value of another type.
+        ConfigError: no such file, no YAML, an unknown key, or a value of another type; data sets of
+            ``DATASETS.FILES`` that can't be registered.
     """
     cfg = get_cfg()
     add_spnet_config(cfg)
@@ -39,6 +43,8 @@ def read_config(config_file: str | os.PathLike | None = None, opts: Sequence = (
             # Never unsafe YAML, which runs whatever code it contains.
             cfg.merge_from_file(os.fspath(config_file), allow_unsafe=False)
     merge_settings(cfg, opts)
+    with _explained(cfg, "Cannot use DATASETS.FILES"):
+        use_own_sets(cfg, config_file)
     return cfg
 
 
@@ -57,7 +63,7 @@ def merge_settings(cfg: CfgNode, opts: Sequence) -> None:
     if len(opts) % 2:
         raise ConfigError(f"Settings are KEY VALUE pairs, found {len(opts)} words: {opts}.")
     with _explained(cfg, "Cannot use the settings"):
-        cfg.merge_from_list(opts)
+        cfg.merge_from_list(as_settings(opts))
 
 
 def get_value(cfg: CfgNode, key: str) -> Any:

@@ -28,6 +28,7 @@ from spnet_d2.config_reader import ConfigError, read_config
 from spnet_d2.data.atomic_io import write_picture
 from spnet_d2.data.geometry import View
 from spnet_d2.data.mapper import PersonSearchMapper
+from spnet_d2.data.own_sets import OwnSetsError, check_sets
 from spnet_d2.data.random_boxes import build_random_boxes
 from spnet_d2.data.samplers import sample_seed
 
@@ -177,7 +178,8 @@ def main(argv=None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         cfg = read_config(args.config_file, args.opts)
-    except ConfigError as error:
+        check_sets(cfg.DATASETS.FILES, [args.dataset])
+    except (ConfigError, OwnSetsError) as error:
         raise SystemExit(f"visualize_data: {error}") from error
     if args.dataset not in DatasetCatalog:
         names = ", ".join(sorted(DatasetCatalog.list()))

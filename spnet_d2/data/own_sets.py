@@ -19,17 +19,21 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from spnet_d2.data.atomic_io import atomic_path
+from spnet_d2.errors import UserError
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
 
 _KEYS = ("json", "images", "protocols")
 _HELP = "datasets/README.md shows one."
 
 
-class OwnSetsError(ValueError):
+class OwnSetsError(UserError, ValueError):
     """A file of data sets that can't be used; the message names it, and the set."""
 
 
@@ -64,6 +68,17 @@ def find_files(files: Iterable[str], config_file: str | os.PathLike | None = Non
         os.path.abspath(file if os.path.exists(file) else _existing(beside / file) or file)
         for file in map(os.path.expanduser, files)
     )
+
+
+def use_own_sets(cfg: "CfgNode", config_file: str | os.PathLike | None = None) -> None:
+    """Register the data sets of ``cfg.DATASETS.FILES``, whose paths become absolute.
+
+    Raises:
+        OwnSetsError: as :func:`register_sets`.
+    """
+    # A config keeps its meaning in other folders.
+    cfg.DATASETS.FILES = find_files(cfg.DATASETS.FILES, config_file)
+    register_sets(cfg.DATASETS.FILES)
 
 
 def _existing(path: Path) -> Path | None:

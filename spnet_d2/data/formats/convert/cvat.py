@@ -11,7 +11,7 @@ from pathlib import Path
 
 import cv2
 
-from spnet_d2.data.formats.convert.image_files import SUFFIXES, VIDEO_SUFFIXES, ImageFiles
+from spnet_d2.data.formats.convert.image_files import VIDEO_SUFFIXES, ImageFiles
 from spnet_d2.data.formats.convert.source import (
     Source,
     SourceBox,
@@ -21,6 +21,7 @@ from spnet_d2.data.formats.convert.source import (
     rotated_bounds,
 )
 from spnet_d2.data.formats.convert.xml_lines import Element, read_xml
+from spnet_d2.data.image_reader import is_image_name
 
 
 def read(path: Path, images: Path | None = None, skip_bad: bool = False) -> Source:
@@ -166,7 +167,7 @@ def _frame_files(file: Path, root: Element, files: ImageFiles) -> _Frames:
     numbers, step = _numbers(root)
     folder = file.parent / "images"
     below = folder if folder.is_dir() and files.root in (folder, *folder.parents) else files.root
-    found = sorted(p for p in below.rglob("*") if p.suffix.lower() in SUFFIXES)
+    found = sorted(p for p in below.rglob("*") if is_image_name(p))
     by_number = {p.stem.removeprefix("frame_"): p for p in found}
     images = {}
     for place, frame in enumerate(numbers):

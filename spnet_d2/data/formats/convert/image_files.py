@@ -5,15 +5,17 @@ from collections import Counter, defaultdict
 from functools import cached_property
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
-
 from spnet_d2.data.formats.convert.source import SourceError, bad
+from spnet_d2.data.image_reader import (
+    image_suffixes,
+    is_image_name,
+    upright_size,
+    wrong_size_message,
+)
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
-_EXIF_ORIENTATION = 0x0112
 
 
 class ImageFiles:
@@ -54,7 +56,7 @@ class ImageFiles:
 
     def all(self) -> list[str]:
         """All images below the root, relative to it, sorted."""
-        paths = (p for p in self.root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        paths = (p for p in self.root.rglob("*") if is_image_name(p) and p.is_file())
         return sorted(p.relative_to(self.root).as_posix() for p in paths)
 
     def find(self, *names: str) -> str | None:
@@ -70,12 +72,12 @@ class ImageFiles:
         for name in names:
             # Of Windows, too.
             name = name.replace("\\", "/").lstrip("/")
-            for suffix in ("", *SUFFIXES):
+            for suffix in ("", *image_suffixes()):
                 if name and (self.root / (name + suffix)).is_file():
                     return name + suffix
         for name in names:
             last = name.replace("\\", "/").rsplit("/", 1)[-1].lower()
-            for suffix in ("", *SUFFIXES):
+            for suffix in ("", *image_suffixes()):
                 found = self._by_name.get(last + suffix, [])
                 if len(found) > 1:
                     raise SourceError(
@@ -95,7 +97,7 @@ class ImageFiles:
         size: tuple[int, int] | None = None,
     ) -> tuple[str, int, int] | None:
         """
-        Find an image and read its size, as stored: EXIF rotation is not applied.
+        Find an image and read its size, upright as EXIF says, as all images are read.
 
         Args:
             names: as for :meth:`find`.
@@ -112,23 +114,15 @@ class ImageFiles:
         if path is None:
             message = f"no image {names[0]!r} below {self.root} (--images)"
             return self._left_out("missing", bad(where, message, line))
+        file = self.root / path
         try:
-            with Image.open(self.root / path) as image:
-                found, exif = image.size, image.getexif().get(_EXIF_ORIENTATION, 1)
-        except (UnidentifiedImageError, OSError, ValueError) as error:
-            message = f"{self.root / path} is not a readable image ({error})"
+            found = upright_size(file)
+        # Pillow's readers report damage in many ways.
+        except Exception as error:
+            message = f"{file} is not a readable image ({type(error).__name__}: {error})"
             return self._left_out("not readable", bad(where, message, line))
-        if size is not None and size != found:
-            turned = (
-                "; it has an EXIF tag that turns it, which this project does not apply: store the "
-                "image turned, without the tag"
-                if exif not in (0, 1)
-                else ""
-            )
-            message = (
-                f"{path} is annotated as {size[0]}x{size[1]} pixels, but the file has "
-                f"{found[0]}x{found[1]}{turned}"
-            )
+        if size is not None and tuple(size) != found:
+            message = wrong_size_message(str(file), (size[1], size[0]), found[::-1])
             return self._left_out("of another size than annotated", bad(where, message, line))
         return path, *found
 

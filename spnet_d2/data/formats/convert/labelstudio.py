@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlparse
 
 from spnet_d2.data.formats.convert.coco import load, only_file
-from spnet_d2.data.formats.convert.image_files import SUFFIXES, ImageFiles
+from spnet_d2.data.formats.convert.image_files import ImageFiles
 from spnet_d2.data.formats.convert.source import (
     Source,
     SourceBox,
@@ -22,6 +22,7 @@ from spnet_d2.data.formats.convert.source import (
     number,
     rotated_bounds,
 )
+from spnet_d2.data.image_reader import is_image_name
 
 # A file that was uploaded gets eight characters and a dash before its name.
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-")
@@ -66,7 +67,7 @@ def _names(task: dict, where: str) -> tuple[str, ...]:
     if not isinstance(data, dict):
         raise bad(where, 'lacks "data"; export as JSON, not as JSON-MIN')
     links = [value for value in data.values() if isinstance(value, str)]
-    links = [link for link in links if Path(_path_of(link)).suffix.lower() in SUFFIXES]
+    links = [link for link in links if is_image_name(_path_of(link))]
     if not links:
         raise bad(where, f'"data" names no image: {json.dumps(data)[:200]}')
     parts = _path_of(links[0]).strip("/").split("/")
@@ -135,7 +136,7 @@ def _box(
         raise bad(
             where,
             f"was labelled at {original[0]}x{original[1]} pixels, but the image has "
-            f"{size[0]}x{size[1]} (an EXIF tag that turns it is not applied here)",
+            f"{size[0]}x{size[1]} (upright)",
         )
     percent = [number(value.get(key), key, where) for key in ("x", "y", "width", "height")]
     bbox = tuple(part / 100 * size[index % 2] for index, part in enumerate(percent))

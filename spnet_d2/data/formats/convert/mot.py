@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from spnet_d2.data.formats.convert.image_files import SUFFIXES, ImageFiles
+from spnet_d2.data.formats.convert.image_files import ImageFiles
 from spnet_d2.data.formats.convert.source import (
     Source,
     SourceBox,
@@ -25,6 +25,7 @@ from spnet_d2.data.formats.convert.source import (
     bad,
     number,
 )
+from spnet_d2.data.image_reader import is_image_name
 
 CLASSES = {
     "1": "pedestrian",
@@ -243,7 +244,7 @@ def _frames(
     """File (relative to the image root), width and height of each frame that has an image."""
     relative = sequence.folder.relative_to(path)
     folder = files.root / relative / sequence.image_folder
-    found = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES] if folder.is_dir() else []
+    found = [p for p in folder.iterdir() if is_image_name(p)] if folder.is_dir() else []
     if not found:
         raise SourceError(
             f"{sequence.folder}: no images in {folder}; --images names the folder that holds "

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from spnet_d2.data.formats.splits import Partition
+from spnet_d2.data.image_reader import read_image_bgr
 
 HEIGHT = 300
 COLUMNS = 3
@@ -53,11 +54,7 @@ def _row(tiles: list[np.ndarray]) -> np.ndarray:
 
 
 def _tile(image: dict, boxes: list[dict], root: Path) -> np.ndarray:
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    data = np.fromfile(root / image["file_name"], np.uint8)
-    picture = cv2.imdecode(data, flags) if data.size else None
-    if picture is None:
-        picture = np.full((image["height"], image["width"], 3), 90, np.uint8)
+    picture = read_image_bgr(root / image["file_name"])
     scale = HEIGHT / image["height"]
     size = (max(1, round(image["width"] * scale)), HEIGHT)
     picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)

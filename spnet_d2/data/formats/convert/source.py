@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from spnet_d2.errors import UserError
+
 XYWH = tuple[float, float, float, float]
 
 
-class SourceError(ValueError):
+class SourceError(UserError, ValueError):
     """Input that can't be converted; the message names the file, the place in it and what to do."""
 
 
@@ -50,7 +52,7 @@ class SourceImage:
 
     Attributes:
         file_name: relative to :attr:`Source.root`.
-        width, height: of the image file as stored, in pixels.
+        width, height: of the image in pixels, upright.
         boxes: everything annotated in it.
         sequence: video or sequence, "" if there is none. Track numbers count within it.
         camera: "" where nothing is known of cameras; default: the sequence.

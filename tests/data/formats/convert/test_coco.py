@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 from spnet_d2.data.formats.convert import Choices, SourceError, build_partition, coco
 from tests.data.formats.convert.files import SHARED, image, write
@@ -143,7 +144,7 @@ def test_videos_scope_their_instances(tmp_path):
         (lambda c: c["annotations"][0].update(bbox=[1, 2]), r"annotation 1: bbox must be \[x, y"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, "x"]), "annotation 1: bbox must be"),
         (lambda c: c["annotations"][0].pop("category_id"), "lacks category_id"),
-        (lambda c: c["images"][0].update(width=65), "65x48 pixels, but the file has 64x48"),
+        (lambda c: c["images"][0].update(width=65), "65 x 48 pixels, found 64 x 48"),
         (lambda c: c["images"][1].update(file_name="x.jpg"), "no image 'x.jpg' below"),
         (lambda c: c["images"][1].update(id=139), "two images have the id 139"),
     ],
@@ -196,3 +197,16 @@ def test_real_photos_come_back_as_they_are_known(tmp_path):
     assert [(b["is_known"], b["iou_thresh"]) for b in found] == [
         (b["is_known"], b["iou_thresh"]) for b in known["annotations"]
     ]
+
+
+def test_turned_images_are_annotated_upright(tmp_path):
+    """What annotation tools show, and what training reads."""
+    file = instances(tmp_path, [entry(1, 139, [1, 1, 5, 40])])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (48, 64)).save(tmp_path / "val2017" / "000000000139.jpg", exif=exif)
+    assert (coco.read(file).images[0].width, coco.read(file).images[0].height) == (64, 48)
+    exif[0x0112] = 8
+    Image.new("RGB", (64, 48)).save(tmp_path / "val2017" / "000000000139.jpg", exif=exif)
+    with pytest.raises(SourceError, match="EXIF orientation is 8"):
+        coco.read(file)

@@ -199,7 +199,7 @@ def test_several_tasks_are_several_sequences(tmp_path):
         (' xtl="10.00"', ' xtl="a"', r"annotations.xml:32: xtl of <box> must be a number"),
         ('<track id="0"', "<track", r"annotations.xml:31: <track> lacks the attribute id"),
         ("<start_frame>0</start_frame>", "", "lacks <start_frame>"),
-        ("<width>64", "<width>65", "65x48 pixels, but the file has 64x48"),
+        ("<width>64", "<width>65", "65 x 48 pixels, found 64 x 48"),
         ("</annotations>", "", "is not XML"),
     ],
 )

@@ -150,7 +150,7 @@ def test_other_bad_input(tmp_path):
     with pytest.raises(SourceError, match=r"seqinfo.ini: expected \[Sequence\]"):
         mot.read(tmp_path)
     write(folder / "seqinfo.ini", SEQINFO.format(name="a", length=3).replace("64", "640"))
-    with pytest.raises(SourceError, match="640x48 pixels, but the file has 64x48"):
+    with pytest.raises(SourceError, match="640 x 48 pixels, found 64 x 48"):
         mot.read(tmp_path)
     shutil.rmtree(folder / "img1")
     with pytest.raises(SourceError, match="no images in .*img1"):

@@ -106,7 +106,7 @@ def test_voc_names_without_suffix_and_from_another_machine(tmp_path):
         ("<xmin>11</xmin>", "", "000001.xml:24: <bndbox> lacks <xmin>"),
         ("<xmin>11</xmin>", "<xmin>eleven</xmin>", "000001.xml:25: <xmin> must be a number"),
         ("<name>dog</name>", "", "lacks <name>"),
-        ("<width>64", "<width>640", "640x48 pixels, but the file has 64x48"),
+        ("<width>64", "<width>640", "640 x 48 pixels, found 64 x 48"),
         ("</annotation>", "", r"000001.xml:\d+: is not XML"),
         ("<annotation>", '<!DOCTYPE a [<!ENTITY b "c">]><annotation>', "declares the entity b"),
     ],
