@@ -12,6 +12,7 @@ from detectron2.config import get_cfg
 from detectron2.engine import default_argument_parser
 
 from spnet_d2.config import add_spnet_config
+from spnet_d2.config_reader import merge_settings
 from tests.modeling.tiny import tiny_config, tiny_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,7 +68,7 @@ def test_documented_commands_name_what_exists(words, monkeypatch):
     cfg = get_cfg()
     add_spnet_config(cfg)
     for key, value in keys:
-        cfg.merge_from_list([key, value])
+        merge_settings(cfg, [key, value])
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "install", "lint"])
