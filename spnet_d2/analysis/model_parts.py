@@ -5,7 +5,6 @@ from contextlib import ExitStack, contextmanager
 from unittest import mock
 
 import torch
-from detectron2.structures import ImageList
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -21,7 +20,7 @@ def timed_parts(model: nn.Module, clock: PartClock) -> Iterator[None]:
     """Inside, ``clock`` sees the parts of ``model``, an SPNet."""
     generator, heads = model.proposal_generator, model.roi_heads
     functions = [
-        (model, "_normalise", "input"),
+        (model, "_batch", "input"),
         (model.backbone, "trunk_maps", "backbone"),
         (model.backbone, "pyramid", "FPN"),
         (generator.anchor_embedder, "forward", "anchor embedding"),
@@ -108,8 +107,7 @@ def limit_works(
         batch: its inputs.
         precision: of convolutions and linear layers, see :mod:`spnet_d2.modeling.precision`.
     """
-    images = [model._normalise(x) for x in batch]
-    images = ImageList.from_tensors(images, model.backbone.size_divisibility).tensor
+    images = model.batch_of(batch).tensor
 
     def run(limit: Limit) -> None:
         with autocast(model.device, precision):

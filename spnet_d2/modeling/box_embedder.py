@@ -10,8 +10,10 @@ localisation size.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
@@ -29,29 +31,59 @@ _SAMPLES = 2
 _EVAL_CHUNK = 512
 
 
-def pool_rois(p3: Tensor, boxes: list[Tensor]) -> Tensor:
+@dataclass(frozen=True)
+class RoiMap:
+    """
+    p3 as RoIAlign reads it, made once for all calls of a step.
+
+    Attributes:
+        values: (N, C, H/8, W/8) contiguous, float32 at least.
+        dtype: of p3, and of the RoI features.
+    """
+
+    values: Tensor
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, p3: "Tensor | RoiMap") -> "RoiMap":
+        """Of p3 in any memory layout and precision."""
+        if isinstance(p3, RoiMap):
+            return p3
+        # Half precision has no place between the pixels of large images, bfloat16 not even all
+        # pixels.
+        return cls(widen(p3).contiguous(), p3.dtype)
+
+
+def with_image_index(boxes: list[Tensor]) -> Tensor:
+    """N tensors (n_i, 4) -> RoIs (sum n_i, 5): the image's position, and the box."""
+    return torch.cat([F.pad(b, (1, 0), value=i) for i, b in enumerate(boxes)])
+
+
+def pool_rois(p3: Tensor | RoiMap, boxes: Tensor | list[Tensor]) -> Tensor:
     """
     RoIAlign of boxes on p3.
 
     Args:
         p3: (N, C, H/8, W/8).
-        boxes: N tensors (n_i, 4), xyxy in pixels of the network's input.
+        boxes: RoIs (n, 5), the image's position and xyxy in pixels of the network's input; or N
+            tensors (n_i, 4).
 
     Returns:
-        (sum n_i, C, 14, 14), image by image.
+        (n, C, 14, 14), in the order of the boxes.
 
         Boxes that are not finite give NaN.
     """
-    finite = torch.cat(boxes).isfinite().all(dim=1)
-    if not finite.all():
-        # RoIAlign would read outside of its memory.
-        rois = pool_rois(p3, [b.nan_to_num(0.0, 0.0, 0.0) for b in boxes])
-        return rois.masked_fill(~finite[:, None, None, None], torch.nan)
-    # Half precision has no place between the pixels of large images, bfloat16 not even all pixels.
-    maps = widen(p3)
-    boxes = [b.to(maps.dtype) for b in boxes]
-    rois = roi_align(maps, boxes, ROI_SIZE, _SCALE, _SAMPLES, aligned=False)
-    return rois.to(p3.dtype)
+    source = RoiMap.of(p3)
+    rois = boxes if isinstance(boxes, Tensor) else with_image_index(boxes)
+    # To be added: 0, or NaN.
+    broken = torch.where(rois.isfinite().all(dim=1), 0.0, torch.nan).to(source.dtype)
+    # RoIAlign would read outside of its memory.
+    rois = rois.to(source.values.dtype).nan_to_num(0.0, 0.0, 0.0)
+    pooled = roi_align(source.values, rois, ROI_SIZE, _SCALE, _SAMPLES, aligned=False)
+    pooled = pooled.to(source.dtype)
+    with torch.no_grad():
+        pooled += broken[:, None, None, None]
+    return pooled
 
 
 def jitter_boxes(boxes: Tensor, share: float) -> Tensor:
@@ -206,7 +238,7 @@ class LocalisationEmbedder(nn.Module):
         return self.projection(self.copy(rois)[1]).float()
 
 
-def embed_boxes(embedder: nn.Module, p3: Tensor, boxes: list[Tensor]) -> Tensor:
+def embed_boxes(embedder: nn.Module, p3: Tensor | RoiMap, boxes: Tensor | list[Tensor]) -> Tensor:
     """
     Pool and embed boxes: one batch in training (its batch norms see it), chunks at inference.
 
@@ -215,15 +247,10 @@ def embed_boxes(embedder: nn.Module, p3: Tensor, boxes: list[Tensor]) -> Tensor:
         p3, boxes: as in :func:`pool_rois`.
 
     Returns:
-        (sum n_i, D or D_r), image by image.
+        (n, D or D_r), in the order of the boxes.
     """
-    count = sum(map(len, boxes))
-    if embedder.training or count <= _EVAL_CHUNK:
-        return embedder(pool_rois(p3, boxes))
-    chunks = [
-        embedder(pool_rois(p3[i : i + 1], [part]))
-        for i, box in enumerate(boxes)
-        for part in box.split(_EVAL_CHUNK)
-        if len(part)
-    ]
-    return torch.cat(chunks)
+    source = RoiMap.of(p3)
+    rois = boxes if isinstance(boxes, Tensor) else with_image_index(boxes)
+    if embedder.training or len(rois) <= _EVAL_CHUNK:
+        return embedder(pool_rois(source, rois))
+    return torch.cat([embedder(pool_rois(source, part)) for part in rois.split(_EVAL_CHUNK)])

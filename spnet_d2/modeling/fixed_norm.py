@@ -103,4 +103,5 @@ class NormLogits(nn.Module):
 def offset_norm(offsets: Tensor) -> Tensor:
     """``w = ||x_o||_2`` over the last axis, in float32 also under autocast."""
     with full_precision(offsets):
-        return torch.linalg.vector_norm(offsets.float(), dim=-1)
+        # Not of a copy in float32, which the graph would keep beside them.
+        return torch.linalg.vector_norm(offsets, dim=-1, dtype=torch.float32)

@@ -4,12 +4,14 @@ import torch
 import torch.nn.functional as F
 from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import Tensor
-from torchvision.ops import generalized_box_iou_loss, nms, sigmoid_focal_loss
+from torchvision.ops import nms, sigmoid_focal_loss
 
 from . import whole_batch
 
 # Faster R-CNN's deltas; sizes are clamped to exp(log(1000 / 16)).
 BOX_TRANSFORM = Box2BoxTransform(weights=(1.0, 1.0, 1.0, 1.0))
+# Added to areas that are divided by.
+_SMALLEST_AREA = 1e-7
 
 
 def anchor_loss(logits: Tensor, labels: Tensor, alpha: float = 0.5, gamma: float = 1.0) -> Tensor:
@@ -24,18 +26,19 @@ def anchor_loss(logits: Tensor, labels: Tensor, alpha: float = 0.5, gamma: float
         alpha: weight of positives (1 - alpha of negatives).
         gamma: focusing exponent.
     """
-    valid = labels >= 0
-    targets = labels[valid].float()
-    total = sigmoid_focal_loss(logits[valid], targets, alpha, gamma, reduction="sum")
-    return whole_batch.mean(total, (labels == 1).sum())
+    ignored, positive = labels < 0, labels == 1
+    logits = logits.masked_fill(ignored, 0.0)
+    losses = sigmoid_focal_loss(logits, positive.to(logits.dtype), alpha, gamma)
+    return whole_batch.mean(losses.masked_fill(ignored, 0.0).sum(), positive.sum())
 
 
 def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Logistic loss of refined boxes (M,), summed, over the number of positives."""
-    valid = labels >= 0
-    targets = labels[valid].float()
-    total = F.binary_cross_entropy_with_logits(logits[valid], targets, reduction="sum")
-    return whole_batch.mean(total, (labels == 1).sum())
+    ignored, positive = labels < 0, labels == 1
+    logits = logits.masked_fill(ignored, 0.0)
+    targets = positive.to(logits.dtype)
+    losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return whole_batch.mean(losses.masked_fill(ignored, 0.0).sum(), positive.sum())
 
 
 def box_loss(deltas: Tensor, boxes: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
@@ -49,19 +52,50 @@ def box_loss(deltas: Tensor, boxes: Tensor, targets: Tensor, labels: Tensor) -> 
         labels: (M,) 1 for positives.
     """
     positive = labels == 1
-    decoded = BOX_TRANSFORM.apply_deltas(deltas[positive], boxes[positive])
-    losses = generalized_box_iou_loss(decoded, targets[positive], reduction="none")
-    return whole_batch.mean(losses.sum(), len(losses))
+    # The others are empty boxes, whatever was predicted: no value and no gradient of theirs counts.
+    others = ~positive[:, None]
+    deltas, boxes, targets = (x.masked_fill(others, 0.0) for x in (deltas, boxes, targets))
+    losses = giou_loss(BOX_TRANSFORM.apply_deltas(deltas, boxes), targets)
+    return whole_batch.mean(losses.masked_fill(~positive, 0.0).sum(), positive.sum())
 
 
-def clip_to_images(boxes: Tensor, sizes: Tensor) -> Tensor:
+def giou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
+    """
+    1 - generalised IoU (Rezatofighi et al., CVPR 2019) of (M, 4) with (M, 4) xyxy boxes, (M,).
+
+    The numbers of torchvision's, whose masks the host has to wait for.
+    """
+    shared = torch.minimum(boxes[:, 2:], targets[:, 2:]) - torch.maximum(
+        boxes[:, :2], targets[:, :2]
+    )
+    around = torch.maximum(boxes[:, 2:], targets[:, 2:]) - torch.minimum(
+        boxes[:, :2], targets[:, :2]
+    )
+    # Not clamped: boxes that just touch get no gradient.
+    shared, around = _product(shared.relu()), _product(around)
+    union = _product(boxes[:, 2:] - boxes[:, :2]) + _product(targets[:, 2:] - targets[:, :2])
+    union = union - shared
+    iou = shared / (union + _SMALLEST_AREA)
+    return 1 - (iou - (around - union) / (around + _SMALLEST_AREA))
+
+
+def _product(sides: Tensor) -> Tensor:
+    """Areas (M,) of sides (M, 2). The gradient of ``prod`` looks for zeros, which waits."""
+    return sides[:, 0] * sides[:, 1]
+
+
+def clip_to_images(boxes: Tensor, sizes: Tensor | tuple[int, int]) -> Tensor:
     """
     Clip boxes to their images.
 
     Args:
         boxes: (..., 4) xyxy.
-        sizes: (2,) or (..., 2) height and width.
+        sizes: height and width of all, or a tensor (2,) or (..., 2).
     """
+    if not isinstance(sizes, Tensor):
+        height, width = sizes
+        x, y = boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)
+        return torch.stack([x, y], dim=-1).flatten(-2)
     height, width = sizes.unbind(-1)
     limits = torch.stack([width, height, width, height], dim=-1).to(boxes.dtype)
     return torch.minimum(boxes.clamp(min=0), limits)

@@ -8,7 +8,7 @@ Shapes: ``N`` images, ``Q`` queries of the batch, ``P`` sampled pairs, ``A`` anc
 ``K`` anchors per pair.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from detectron2.structures import Boxes, Instances, pairwise_iou
@@ -33,14 +33,15 @@ class Queries:
     Ground-truth boxes of the batch as queries, image by image.
 
     Attributes:
-        loc: (Q, D) localisation embeddings x_q.
+        loc: (Q, D) localisation embeddings x_q; None before boxes are embedded. All else is known
+            on the host.
         boxes: (Q, 4) their boxes.
         person_ids: (Q,) what tells people apart across images.
         target_ids: (Q,) identities as the re-id loss takes them.
         image_index: (Q,) the image each comes from.
     """
 
-    loc: Tensor
+    loc: Tensor | None
     boxes: Tensor
     person_ids: Tensor
     target_ids: Tensor
@@ -57,6 +58,8 @@ class Pairs:
         positive: (P,) whether the image shows the person.
         boxes: (P, 4) the person's box in the image, zeros in negative pairs.
         target_ids: (P,) that box's identity, 0 in negative pairs.
+        positive_rows: (P+,) the positive pairs, found once, while pairs are on the host.
+        counts: number of pairs of each image.
     """
 
     image: Tensor
@@ -64,6 +67,12 @@ class Pairs:
     positive: Tensor
     boxes: Tensor
     target_ids: Tensor
+    positive_rows: Tensor | None = None
+    counts: list[int] = field(default_factory=list)
+
+    def __post_init__(self):
+        if self.positive_rows is None:
+            self.positive_rows = self.positive.nonzero()[:, 0]
 
     def __len__(self) -> int:
         return len(self.image)
@@ -89,7 +98,7 @@ def unique_people(targets: list[Instances]) -> list[Tensor]:
 
 
 def make_queries(
-    targets: list[Instances], masks: list[Tensor], loc: Tensor, id_field: str
+    targets: list[Instances], masks: list[Tensor], loc: Tensor | None, id_field: str
 ) -> Queries:
     """
     Queries of a batch.
@@ -97,13 +106,13 @@ def make_queries(
     Args:
         targets: ground truth.
         masks: of :func:`unique_people`.
-        loc: (sum n_i, D) localisation embeddings of all its boxes.
+        loc: (sum n_i, D) localisation embeddings of all its boxes, if they are known yet.
         id_field: the field of ``targets`` that the re-id loss takes.
     """
     mask = torch.cat(masks)
     index = [torch.full_like(t.gt_person_ids, i) for i, t in enumerate(targets)]
     return Queries(
-        loc[mask],
+        None if loc is None else loc[mask],
         torch.cat([t.gt_boxes.tensor for t in targets])[mask],
         torch.cat([t.gt_person_ids for t in targets])[mask],
         torch.cat([t.get(id_field) for t in targets])[mask],
@@ -113,7 +122,7 @@ def make_queries(
 
 def sample_pairs(queries: Queries, num_images: int, limit: int, mode: str = "algo1") -> Pairs:
     """
-    Choose the (image, query) pairs of a batch.
+    Choose the (image, query) pairs of a batch, on the host.
 
     ``algo1`` takes up to ``limit`` other pairs, then self pairs, then negative ones; ``algo2``
     leaves the negative ones out; ``self``, ``other`` and ``all`` take these positive pairs only.
@@ -153,7 +162,15 @@ def sample_pairs(queries: Queries, num_images: int, limit: int, mode: str = "alg
         positive,
         queries.boxes[box_row] * positive[:, None],
         queries.target_ids[box_row] * positive,
+        counts=image.bincount(minlength=num_images).tolist(),
     )
+
+
+def count_kinds(pairs: Pairs, queries: Queries) -> dict[str, int]:
+    """Number of pairs of each kind, on the host."""
+    own = queries.image_index[pairs.query] == pairs.image
+    kinds = {"other": pairs.positive & ~own, "self": own, "negative": ~pairs.positive}
+    return {kind: int(chosen.sum()) for kind, chosen in kinds.items()}
 
 
 def label_pairs(
@@ -181,21 +198,20 @@ def label_pairs(
         (P, A) int8: 1, 0 or -1.
     """
     labels = torch.zeros(len(pairs), len(anchors), dtype=torch.int8, device=anchors.device)
-    iou = pairwise_iou(Boxes(pairs.boxes[pairs.positive]), Boxes(anchors))
+    rows = pairs.positive_rows
+    iou = pairwise_iou(Boxes(pairs.boxes[rows]), Boxes(anchors))
     if len(iou):
         foreground = (iou >= FOREGROUND_IOU) | (iou == iou.amax(dim=1, keepdim=True))
         ignored = ~foreground & (iou >= BACKGROUND_IOU)
-        labels[pairs.positive] = foreground.char() - ignored.char()
-    for i, t in enumerate(targets):
-        left_out = None
+        labels.index_copy_(0, rows, foreground.char() - ignored.char())
+    ignore = [Boxes(anchors[:0]) if r is None else r for r in ignore or [None] * len(targets)]
+    if conservative or any(map(len, ignore)):
+        left_out = torch.stack([ignored_boxes(anchors, regions) for regions in ignore])
         if conservative:
-            left_out = match_boxes(anchors, t.gt_boxes.tensor, ANCHOR_MATCHER)[0] == 1
-        if ignore is not None and ignore[i] is not None:
-            covered = ignored_boxes(anchors, ignore[i])
-            left_out = covered if left_out is None else left_out | covered
-        if left_out is not None:
-            rows = pairs.image == i
-            labels[rows] = labels[rows].masked_fill(left_out & (labels[rows] == 0), -1)
+            boxes = [t.gt_boxes.tensor for t in targets]
+            people = [match_boxes(anchors, b, ANCHOR_MATCHER)[0] == 1 for b in boxes]
+            left_out |= torch.stack(people)
+        labels.masked_fill_(left_out[pairs.image] & (labels == 0), -1)
     return labels
 
 
@@ -222,7 +238,8 @@ def select_anchors(
     """
     count = min(count, len(anchors))
     giou = norms.new_zeros(norms.shape)
-    giou[pairs.positive] = generalized_box_iou(pairs.boxes[pairs.positive], anchors)
+    rows = pairs.positive_rows
+    giou.index_copy_(0, rows, generalized_box_iou(pairs.boxes[rows], anchors).to(giou.dtype))
     top = giou.topk(count).indices
     if not by_norm:
         return top
@@ -245,7 +262,4 @@ def limit_per_pair(chosen: Tensor, pair: Tensor, limit: int) -> Tensor:
     Returns:
         (M,) boolean.
     """
-    rows = chosen.nonzero()[:, 0]
-    kept = torch.zeros_like(chosen)
-    kept[rows[random_subset_rows(pair[rows], limit)]] = True
-    return kept
+    return random_subset_rows(chosen, pair, limit)

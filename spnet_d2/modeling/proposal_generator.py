@@ -4,6 +4,8 @@ Shapes: ``N`` images, ``A`` anchors of an image (all levels), ``D`` embedding si
 sampled per image or pair, ``M`` sampled anchors of the batch, ``Q`` queries, ``P`` pairs.
 """
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
@@ -14,16 +16,26 @@ from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import nms
 
+from . import training_statistics as statistics
 from . import whole_batch
 from .backbone import FEATURES
 from .box_detector import BoxDetector
 from .fixed_norm import NormLogits, offset_norm
 from .losses import BOX_TRANSFORM, anchor_loss, box_loss, clip_to_images, nms_per_query
 from .matching import ANCHOR_MATCHER, Samples, gather_samples, match_boxes
-from .pair_sampler import MATCH_MODES, Queries, label_pairs, sample_pairs, select_anchors
+from .pair_sampler import (
+    MATCH_MODES,
+    Pairs,
+    Queries,
+    count_kinds,
+    label_pairs,
+    sample_pairs,
+    select_anchors,
+)
 from .precision import full_precision
 from .sampling import sample_labels
 from .swap_path import SwapPath, query_distances
+from .targets import Targets
 
 # Three scales 2^(0, 1/3, 2/3) per level, truncated, times three height / width ratios.
 ANCHOR_SIZES = tuple(
@@ -48,6 +60,9 @@ def bridge_kind(cfg) -> str | None:
 class AnchorEmbedder(nn.Module):
     """A 3 x 3 convolution, shared by all levels, gives each of a cell's 9 anchors its x_a."""
 
+    # At inference, what the last folded weights were made of, and these.
+    _kept: tuple | None = None
+
     def __init__(self, in_channels: int, dim: int, bias: float):
         """
         Args:
@@ -62,25 +77,56 @@ class AnchorEmbedder(nn.Module):
         nn.init.constant_(self.conv.bias, bias)
 
     def forward(
-        self, features: list[Tensor], affine: tuple[Tensor, Tensor] | None = None
+        self,
+        features: list[Tensor],
+        affine: "tuple[Tensor, Tensor] | SwapPath | None" = None,
     ) -> Tensor:
         """
         Embed the anchors of every cell.
 
         Args:
             features: levels (N, C, H_l, W_l).
-            affine: M (D, D) and b (D,), to get ``M x_a + b`` of all anchors for the price of x_a.
-                Rounding differs from what two passes give.
+            affine: M (D, D) and b (D,), or the swap path that has them, to get ``M x_a + b`` of
+                all anchors for the price of x_a. Rounding differs from what two passes give.
 
         Returns:
             (N, A, D): level by level, row by row, cell by cell.
         """
-        weight, bias = self.folded(affine) if affine else (self.conv.weight, self.conv.bias)
+        weight, bias = self._weights(affine, features[0].device.type)
         levels = []
         for feature in features:
             x = F.conv2d(feature, weight, bias, padding=1)
             levels.append(x.permute(0, 2, 3, 1).reshape(len(x), -1, self.dim))
         return torch.cat(levels, dim=1)
+
+    def train(self, mode: bool = True):
+        self._kept = None
+        return super().train(mode)
+
+    def _weights(
+        self, affine: "tuple[Tensor, Tensor] | SwapPath | None", kind: str
+    ) -> tuple[Tensor, Tensor]:
+        """Weight and bias of all levels' convolution; folded ones are kept between images."""
+        if affine is None:
+            return self.conv.weight, self.conv.bias
+        # Rounded once, not for every level: autocast remembers parameters only.
+        half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        if not isinstance(affine, SwapPath):
+            return self._rounded(affine, half)
+        sources = (self.conv.weight, self.conv.bias, affine.bridge.weight, affine.bridge.bias)
+        if self.training or torch.is_grad_enabled() or any(x.is_inference() for x in sources):
+            return self._rounded(affine.affine(), half)
+        # Whatever changes parameters, in place or by others, changes one of these.
+        key = (half, *((x.data_ptr(), x._version, x.device) for x in sources))
+        if self._kept is None or self._kept[0] != key:
+            self._kept = key, self._rounded(affine.affine(), half)
+        return self._kept[1]
+
+    def _rounded(
+        self, affine: tuple[Tensor, Tensor], half: torch.dtype | None
+    ) -> tuple[Tensor, Tensor]:
+        weight, bias = self.folded(affine)
+        return (weight, bias) if half is None else (weight.to(half), bias.to(half))
 
     def folded(self, affine: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Weight and bias of the convolution that computes ``M x_a + b``, in float32."""
@@ -92,7 +138,6 @@ class AnchorEmbedder(nn.Module):
         return weight.view_as(self.conv.weight), bias.flatten()
 
 
-@torch.no_grad()
 def grid_anchors(padded_size: tuple[int, int], features: list[Tensor]) -> Tensor:
     """
     Anchors of all levels, in the order of :class:`AnchorEmbedder`.
@@ -106,16 +151,22 @@ def grid_anchors(padded_size: tuple[int, int], features: list[Tensor]) -> Tensor
         features: the maps, for their sizes and device.
 
     Returns:
-        (A, 4) float32 xyxy pixels.
+        (A, 4) float32 xyxy pixels. The same tensor for the same sizes: don't change it.
     """
+    sizes = tuple(tuple(map(int, f.shape[-2:])) for f in features)
+    return _anchors(tuple(map(int, padded_size)), sizes, features[0].device)
+
+
+# Sizes of images repeat. Made on the host once, where their steps and shapes are.
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+@torch.no_grad()
+def _anchors(
+    padded_size: tuple[int, int], sizes: tuple[tuple[int, int], ...], device: torch.device
+) -> Tensor:
     generator = AnchorGenerator(ANCHOR_SIZES, (ASPECT_RATIOS,) * len(ANCHOR_SIZES))
-    device = features[0].device
-    generator.set_cell_anchors(torch.float32, device)
-    sizes = [list(f.shape[-2:]) for f in features]
-    strides = [
-        [torch.tensor(p // s, device=device) for p, s in zip(padded_size, size)] for size in sizes
-    ]
-    return torch.cat(generator.grid_anchors(sizes, strides))
+    strides = [[torch.tensor(p // s) for p, s in zip(padded_size, size)] for size in sizes]
+    return torch.cat(generator.grid_anchors([list(s) for s in sizes], strides)).to(device)
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
@@ -247,18 +298,18 @@ class SwapPathProposalGenerator(nn.Module):
         self,
         images: ImageList,
         features: dict[str, Tensor],
-        targets: list[Instances] | None = None,
-        ignore: list[Boxes | None] | None = None,
-        queries: Queries | list[Tensor] | None = None,
+        targets: Targets | None = None,
+        queries: list[Tensor] | Tensor | None = None,
+        pairs: Pairs | None = None,
     ) -> tuple[Samples | list[Instances], dict[str, Tensor]]:
         """
         Args:
             images: the padded batch.
             features: pyramid levels.
-            targets: ground truth (training).
-            ignore: per image, regions whose background trains nothing.
-            queries: chooses the query-centric pathway. In training, the batch's; at inference,
-                localisation embeddings (Q_i, D) to look for in each image.
+            targets: ground truth, and regions whose background trains nothing (training).
+            queries: chooses the query-centric pathway. In training, localisation embeddings (Q, D)
+                of the batch's; at inference, those (Q_i, D) to look for in each image.
+            pairs: in training, what :meth:`sample_pairs` chose of them.
 
         Returns:
             In training, the sampled anchors with their predictions, and ``loss_anchor`` and
@@ -269,24 +320,24 @@ class SwapPathProposalGenerator(nn.Module):
         sizes = images.image_sizes
         if queries is None:
             # Nobody needs x_a: the bridge goes into the convolution.
-            anchors, offsets = self.embed_anchors(images, features, self.swap_path.affine())
+            anchors, offsets = self.embed_anchors(images, features, self.swap_path)
             if self.training:
-                return self._train(anchors, offsets, targets, ignore)
+                return self._train(anchors, offsets, targets)
             return [self._propose(anchors, o, size) for o, size in zip(offsets, sizes)], {}
         anchors, x_a = self.embed_anchors(images, features)
         if self.training:
-            return self._train_pairs(anchors, x_a, targets, ignore, queries)
+            return self._train_pairs(anchors, x_a, targets, queries, pairs)
         return self.search(anchors, x_a, sizes, queries), {}
 
     def embed_anchors(
         self,
         images: ImageList,
         features: dict[str, Tensor],
-        affine: tuple[Tensor, Tensor] | None = None,
+        path: SwapPath | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Anchors (A, 4) and their embeddings x_a (N, A, D), or an affine map of these."""
+        """Anchors (A, 4) and their embeddings x_a (N, A, D), or their object-centric offsets."""
         levels = [features[name] for name in FEATURES]
-        return grid_anchors(images.tensor.shape[-2:], levels), self.anchor_embedder(levels, affine)
+        return grid_anchors(images.tensor.shape[-2:], levels), self.anchor_embedder(levels, path)
 
     def search(
         self,
@@ -308,33 +359,42 @@ class SwapPathProposalGenerator(nn.Module):
         """
         return [self._search(anchors, *x) for x in zip(x_a, image_sizes, queries, strict=True)]
 
-    def _train(self, anchors, offsets, targets, ignore):
-        """Label all anchors, take the anchor loss over all, and sample K per image."""
-        labels, matched = zip(
-            *(
-                match_boxes(anchors, t.gt_boxes.tensor, ANCHOR_MATCHER, i)
-                for t, i in zip(targets, ignore, strict=True)
-            )
-        )
-        logits = self.anchor_logits(offset_norm(offsets))
-        chosen = [sample_labels(label, self.anchors_per_image) for label in labels]
-        samples = gather_samples(
-            [anchors] * len(targets), labels, matched, chosen, targets, self.id_field
-        )
-        sampled = torch.cat([o[index] for o, index in zip(offsets, chosen)])
-        return samples, self._losses(logits, torch.stack(labels), samples, sampled)
-
-    def _train_pairs(self, anchors, x_a, targets, ignore, queries: Queries):
-        """Sample pairs, take the anchor loss over all of their anchors, and sample K of each."""
+    def sample_pairs(self, queries: Queries, num_images: int) -> Pairs:
+        """Which of the batch's queries are searched in which images: on the host, see there."""
         limit = whole_batch.share_of(self.pairs_per_batch)
-        pairs = sample_pairs(queries, len(targets), limit, self.match_mode)
-        norms = torch.cat(
-            [
-                query_distances(queries.loc[pairs.query[pairs.image == i]], x)
-                for i, x in enumerate(x_a)
-            ]
+        pairs = sample_pairs(queries, num_images, limit, self.match_mode)
+        if statistics.due():
+            kinds = count_kinds(pairs, queries)
+            statistics.record(**{f"num_pairs_{kind}": n for kind, n in kinds.items()})
+        return pairs
+
+    def _train(self, anchors: Tensor, offsets: Tensor, targets: Targets):
+        """Label all anchors, take the anchor loss over all, and sample K per image."""
+        found = []
+        for boxes, ignore in zip(targets.of_images(), targets.ignored(), strict=True):
+            found.append(match_boxes(anchors, boxes, ANCHOR_MATCHER, ignore))
+        labels, matched = (torch.stack(column) for column in zip(*found))
+        self._record(labels, len(targets))
+        logits = self.anchor_logits(offset_norm(offsets))
+        image, chosen = sample_labels(labels, self.anchors_per_image)
+        rows = targets.rows[image, matched[image, chosen]]
+        samples = gather_samples(
+            anchors[chosen], image, labels[image, chosen], rows, targets, self.anchors_per_image
         )
-        labels = label_pairs(pairs, anchors, targets, self.match_conservative, ignore)
+        return samples, self._losses(logits, labels, samples, offsets[image, chosen])
+
+    def _train_pairs(
+        self, anchors: Tensor, x_a: Tensor, targets: Targets, queries: Tensor, pairs: Pairs
+    ):
+        """Take the anchor loss over all anchors of the pairs, and sample K of each."""
+        asked = queries[pairs.query]
+        parts = zip(asked.split(pairs.counts), x_a, strict=True)
+        norms = torch.cat([query_distances(q, x) for q, x in parts])
+        people = [Instances((0, 0), gt_boxes=Boxes(b)) for b in targets.of_images()]
+        labels = label_pairs(
+            pairs, anchors, people, self.match_conservative, list(targets.ignored())
+        )
+        self._record(labels, len(pairs))
         # No conservative or ignoring rule changes which anchors are taken, only what they count.
         chosen = select_anchors(
             pairs, norms, anchors, self.anchors_per_pair, self.positive_norm, self._by_norm
@@ -347,12 +407,19 @@ class SwapPathProposalGenerator(nn.Module):
             target_boxes=pairs.boxes.repeat_interleave(k, dim=0),
             target_ids=pairs.target_ids.repeat_interleave(k),
             pair=torch.arange(len(pairs), device=chosen.device).repeat_interleave(k),
-            query=queries.loc[pairs.query],
+            query=asked,
         )
         offsets = self.swap_path.query_centric(
             samples.query[:, None], x_a[pairs.image[:, None], chosen]
         ).flatten(0, 1)
         return samples, self._losses(self.anchor_logits(norms), labels, samples, offsets)
+
+    def _record(self, labels: Tensor, number: int) -> None:
+        """Mean numbers of anchors that count, of an image or a pair."""
+        if statistics.due():
+            for name, label in (("pos", 1), ("neg", 0)):
+                mean = (labels == label).sum() / max(1, number)
+                statistics.record(**{f"num_{name}_anchors": mean})
 
     @property
     def _by_norm(self) -> bool:
@@ -381,7 +448,7 @@ class SwapPathProposalGenerator(nn.Module):
         scores, best = scores[passed].topk(min(self.topk_candidates, len(passed)))
         passed = passed[best]
         boxes = BOX_TRANSFORM.apply_deltas(deltas[passed], anchors[nearest[passed]])
-        boxes = clip_to_images(boxes, boxes.new_tensor(size))
+        boxes = clip_to_images(boxes, size)
         keep = nms(boxes, scores, self.nms_thresh)[: self.detections_per_image]
         return Instances(size, proposal_boxes=Boxes(boxes[keep]), scores=scores[keep])
 
@@ -397,7 +464,7 @@ class SwapPathProposalGenerator(nn.Module):
         scores = logits.sigmoid()
         query, place = (scores > self.score_thresh).nonzero(as_tuple=True)
         boxes = BOX_TRANSFORM.apply_deltas(deltas[query, place], anchors[nearest[query, place]])
-        boxes = clip_to_images(boxes, boxes.new_tensor(size))
+        boxes = clip_to_images(boxes, size)
         keep = nms_per_query(boxes, scores[query, place], query, self.nms_thresh).sort().values
         return Instances(
             size,

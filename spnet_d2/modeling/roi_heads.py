@@ -13,16 +13,25 @@ from detectron2.structures import Boxes, Instances
 from detectron2.structures.boxes import matched_pairwise_iou
 from torch import Tensor, nn
 
+from . import training_statistics as statistics
 from .backbone import FEATURES, TimmFPN, trains_batch_norms
 from .box_detector import BoxDetector
-from .box_embedder import LocalisationEmbedder, ReidEmbedder, embed_boxes, jitter_boxes
+from .box_embedder import (
+    LocalisationEmbedder,
+    ReidEmbedder,
+    RoiMap,
+    embed_boxes,
+    jitter_boxes,
+    with_image_index,
+)
 from .losses import BOX_TRANSFORM, box_loss, class_loss, clip_to_images, nms_per_query
 from .matching import (
-    CASCADE_MATCHER,
     FOREGROUND_IOU,
     Samples,
     gather_samples,
-    match_boxes,
+    join_rois,
+    leave_out_ignored,
+    match_refined,
 )
 from .memory import MomentumQueueLoss, NTXentLoss, OIMLoss
 from .pair_sampler import limit_per_pair
@@ -30,6 +39,16 @@ from .precision import no_gradients
 from .proposal_generator import bridge_kind, reid_id_field
 from .sampling import sample_labels
 from .swap_path import SwapPath
+from .targets import Targets
+
+# Beside the levels, p3 as RoI pooling takes it: made once for all rounds.
+ROI_MAP = "roi_map"
+Features = dict[str, Tensor | RoiMap]
+
+
+def roi_map(features: Features) -> RoiMap:
+    """What boxes are pooled from."""
+    return RoiMap.of(features.get(ROI_MAP, features[FEATURES[0]]))
 
 
 def build_reid_loss(cfg) -> nn.Module:
@@ -177,24 +196,25 @@ class SPNetROIHeads(nn.Module):
         return self.loc_embedders[t - 1] if self.loc_embedders else self.reid_embedder
 
     def embed_boxes(
-        self, features: dict[str, Tensor], boxes: list[Tensor], with_loc: bool = True
+        self, features: Features, boxes: Tensor | list[Tensor], with_loc: bool = True
     ) -> dict[str, Tensor]:
         """
         Embed given boxes (ground truth, queries).
 
         Args:
-            features: pyramid levels.
-            boxes: N tensors (n_i, 4), xyxy pixels of the network's input.
+            features: pyramid levels, also with :data:`ROI_MAP`.
+            boxes: RoIs (n, 5), or N tensors (n_i, 4), see :func:`~.box_embedder.pool_rois`.
             with_loc: False where localisation embeddings are not needed.
 
         Returns:
-            ``reid`` (sum n_i, D_r) and ``loc`` (sum n_i, D); the same tensor with shared heads.
-            Separate heads give ``loc`` only if it is needed.
+            ``reid`` (n, D_r) and ``loc`` (n, D); the same tensor with shared heads. Separate heads
+            give ``loc`` only if it is needed.
         """
-        p3 = features[FEATURES[0]]
-        given = boxes
+        p3 = roi_map(features)
+        given = boxes = boxes if isinstance(boxes, Tensor) else with_image_index(boxes)
         if self.training and self.reid_box_jitter:
-            given = [jitter_boxes(b, self.reid_box_jitter) for b in boxes]
+            jittered = jitter_boxes(boxes[:, 1:], self.reid_box_jitter)
+            given = torch.cat([boxes[:, :1], jittered], dim=1)
         reid = embed_boxes(self.reid_embedder, p3, given)
         if not self.loc_embedders:
             return {"reid": reid, "loc": reid}
@@ -203,59 +223,54 @@ class SPNetROIHeads(nn.Module):
             return {"reid": reid, "loc": embed_boxes(loc, p3, boxes)}
         if trains_batch_norms(loc):
             # In the authors' code its norms see ground truth in the object-centric pathway, too.
-            with no_gradients(p3):
+            with no_gradients(p3.values):
                 embed_boxes(loc, p3, boxes)
         return {"reid": reid}
 
     def losses(
         self,
-        features: dict[str, Tensor],
-        image_sizes: list[tuple[int, int]],
+        features: Features,
         samples: Samples,
-        targets: list[Instances],
+        targets: Targets,
         gt: dict[str, Tensor],
-        teacher: Callable[[list[Tensor]], Tensor] | None = None,
+        teacher: Callable[[Tensor], Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """
         Train the rounds and re-id.
 
         Args:
-            features: pyramid levels.
-            image_sizes: unpadded heights and widths.
+            features: pyramid levels, also with :data:`ROI_MAP`.
             samples: the first round's, with predictions.
             targets: ground truth.
-            gt: embeddings of its boxes: ``reid`` (sum n_i, D_r), and by the twin ``teacher``.
-                Ground truth and refined boxes are separate batches to an embedder's batch norms.
-            teacher: the momentum twin's embeddings of boxes (n_i, 4) per image.
+            gt: embeddings of its boxes: ``reid`` (n, D_r), and by the twin ``teacher``. Ground
+                truth and refined boxes are separate batches to an embedder's batch norms.
+            teacher: the momentum twin's embeddings of RoIs (n, 5).
 
         Returns:
             ``loss_box_t`` and ``loss_cls_t`` for t = 1 .. T, and ``loss_reid``.
         """
-        p3 = features[FEATURES[0]]
-        gt_ids = torch.cat([t.get(self.id_field) for t in targets])
-        sizes = samples.boxes.new_tensor(image_sizes)
+        p3 = roi_map(features)
         losses = {}
         for t in range(1, self.num_cascades + 1):
             if self.query_centric:
-                samples = _refine_pairs(samples, sizes)
+                samples = _refine_pairs(samples, targets)
             else:
-                samples = self._resample(samples, sizes, targets)
-            boxes = _split(samples.boxes, samples.image_index, len(targets))
-            x_a = embed_boxes(self.loc_embedder(t), p3, boxes)
+                samples = self._resample(samples, targets)
+            x_a = embed_boxes(self.loc_embedder(t), p3, samples.rois)
             query = samples.query[samples.pair] if self.query_centric else None
             samples.logits, samples.deltas = self._round(t, x_a, query)
             losses[f"loss_cls_{t}"] = class_loss(samples.logits, samples.labels)
             box = box_loss(samples.deltas, samples.boxes, samples.target_boxes, samples.labels)
             losses[f"loss_box_{t}"] = box * self.box_loss_weight
 
-        embeddings, ids, teachings = [gt["reid"]], [gt_ids], [gt.get("teacher")]
+        embeddings, ids, teachings = [gt["reid"]], [targets.ids], [gt.get("teacher")]
         if not self.reid_gt_only:
-            boxes, image_index, box_ids = self._reid_boxes(samples, sizes)
-            kept = _split(boxes, image_index, len(targets))
-            embeddings.insert(0, embed_boxes(self.reid_embedder, p3, kept))
+            rois, box_ids = self._reid_rois(samples, targets.sizes)
+            embeddings.insert(0, embed_boxes(self.reid_embedder, p3, rois))
             ids.insert(0, box_ids)
-            teachings.insert(0, teacher(kept) if teacher else None)
-        more = {"teacher": torch.cat(teachings) if teacher else None, "num_gt": len(gt_ids)}
+            teachings.insert(0, teacher(rois) if teacher else None)
+            statistics.record(num_reid_boxes=len(rois))
+        more = {"teacher": torch.cat(teachings) if teacher else None, "num_gt": len(targets.ids)}
         taken = {name: more[name] for name in self.reid_loss.takes}
         loss = self.reid_loss(torch.cat(embeddings), torch.cat(ids), **taken)
         losses["loss_reid"] = loss * self.reid_loss_weight
@@ -268,29 +283,38 @@ class SPNetROIHeads(nn.Module):
             return self.box_detectors[t - 1](path.query_centric(query, x_a))
         return self.box_detectors[t - 1](path.object_centric(x_a))
 
-    def _reid_boxes(self, samples: Samples, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes that train re-id, with their images and identities."""
+    def _reid_rois(self, samples: Samples, sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """RoIs (n, 5) that train re-id, and their identities (n,)."""
         boxes = _refine(samples, sizes)
         # Any box close to its own target counts, background that grew onto it included.
         ious = matched_pairwise_iou(Boxes(boxes), Boxes(samples.target_boxes))
         close = ious >= self.reid_iou_thresh
         if samples.pair is not None:
             close = limit_per_pair(close, samples.pair, self.reid_per_pair)
-        return boxes[close], samples.image_index[close], samples.target_ids[close]
+        rows = close.nonzero()[:, 0]
+        return join_rois(samples.image_index, boxes)[rows], samples.target_ids[rows]
 
-    def _resample(self, samples: Samples, sizes: Tensor, targets: list[Instances]) -> Samples:
+    def _resample(self, samples: Samples, targets: Targets) -> Samples:
         """The last round's refined boxes and the ground truth, matched and sampled anew."""
-        refined = _split(_refine(samples, sizes), samples.image_index, len(targets))
-        boxes = [torch.cat([b, t.gt_boxes.tensor]) for b, t in zip(refined, targets)]
-        labels, matched = zip(
-            *(match_boxes(b, t.gt_boxes.tensor, CASCADE_MATCHER) for b, t in zip(boxes, targets))
+        boxes = torch.cat([_refine(samples, targets.sizes), targets.boxes])
+        image = torch.cat([samples.image_index, targets.image_index])
+        labels, rows = match_refined(boxes, image, targets)
+        # Each image's boxes in a row of their own, ground truth behind the others.
+        places = image.argsort(stable=True)
+        image = image[places]
+        column = torch.arange(len(image), device=image.device) - torch.searchsorted(image, image)
+        shape = (len(targets), samples.per_image + targets.rows.shape[1])
+        table = labels.new_full(shape, -1).index_put((image, column), labels[places])
+        position = image.new_zeros(shape).index_put((image, column), places)
+        image, column = sample_labels(table, self.boxes_per_image)
+        chosen = position[image, column]
+        return gather_samples(
+            boxes[chosen], image, labels[chosen], rows[chosen], targets, self.boxes_per_image
         )
-        chosen = [sample_labels(label, self.boxes_per_image) for label in labels]
-        return gather_samples(boxes, labels, matched, chosen, targets, self.id_field)
 
     def detect(
         self,
-        features: dict[str, Tensor],
+        features: Features,
         image_sizes: list[tuple[int, int]],
         proposals: list[Instances],
         queries: list[Tensor] | None = None,
@@ -312,7 +336,7 @@ class SPNetROIHeads(nn.Module):
             Per image ``pred_boxes``, ``scores``, ``pred_classes``, ``reid_embeddings`` (n, D_r)
             and ``query_index`` if given, in the network's input frame.
         """
-        p3 = features[FEATURES[0]]
+        p3 = roi_map(features)
         boxes = [p.proposal_boxes.tensor for p in proposals]
         scores = [p.scores for p in proposals]
         index = [
@@ -326,7 +350,7 @@ class SPNetROIHeads(nn.Module):
             logits, deltas = self._round(t, x_a, asked)
             for i, (z, d) in enumerate(zip(logits.split(counts), deltas.split(counts))):
                 refined = BOX_TRANSFORM.apply_deltas(d, boxes[i])
-                refined = clip_to_images(refined, refined.new_tensor(image_sizes[i]))
+                refined = clip_to_images(refined, image_sizes[i])
                 keep = nms_per_query(refined, z, index[i], self.nms_thresh)
                 keep = keep[index[i][keep].argsort(stable=True)]
                 boxes[i], scores[i], index[i] = refined[keep], z[keep].sigmoid(), index[i][keep]
@@ -348,12 +372,13 @@ class SPNetROIHeads(nn.Module):
         return results
 
 
-def _refine_pairs(samples: Samples, sizes: Tensor) -> Samples:
+def _refine_pairs(samples: Samples, targets: Targets) -> Samples:
     """
     The last round's refined boxes of every pair and, behind them, the person's own box.
 
     They are labelled anew by their IoU with that box. It is empty in negative pairs: one more
-    background box, as in the authors' code, which adds one per pair whatever its kind.
+    background box, as in the authors' code, which adds one per pair whatever its kind. Background
+    inside of ignore regions trains nothing.
     """
     first = torch.searchsorted(
         samples.pair, torch.arange(len(samples.query), device=samples.pair.device)
@@ -361,14 +386,15 @@ def _refine_pairs(samples: Samples, sizes: Tensor) -> Samples:
     pair = torch.cat([samples.pair, samples.pair[first]])
     order = pair.argsort(stable=True)
     rows = torch.cat([torch.arange(len(samples.pair), device=pair.device), first])[order]
-    boxes = torch.cat([_refine(samples, sizes), samples.target_boxes[first]])[order]
-    targets = samples.target_boxes[rows]
-    ious = matched_pairwise_iou(Boxes(boxes), Boxes(targets))
+    boxes = torch.cat([_refine(samples, targets.sizes), samples.target_boxes[first]])[order]
+    target_boxes, image_index = samples.target_boxes[rows], samples.image_index[rows]
+    ious = matched_pairwise_iou(Boxes(boxes), Boxes(target_boxes))
+    labels = (ious >= FOREGROUND_IOU).to(torch.int8)
     return Samples(
         boxes=boxes,
-        image_index=samples.image_index[rows],
-        labels=(ious >= FOREGROUND_IOU).to(torch.int8),
-        target_boxes=targets,
+        image_index=image_index,
+        labels=leave_out_ignored(labels, boxes, image_index, targets),
+        target_boxes=target_boxes,
         target_ids=samples.target_ids[rows],
         pair=pair[order],
         query=samples.query,
@@ -379,8 +405,3 @@ def _refine(samples: Samples, sizes: Tensor) -> Tensor:
     """Boxes (M, 4) after a round's deltas, clipped to their images, without gradient."""
     boxes = BOX_TRANSFORM.apply_deltas(samples.deltas.detach(), samples.boxes)
     return clip_to_images(boxes, sizes[samples.image_index])
-
-
-def _split(boxes: Tensor, image_index: Tensor, count: int) -> list[Tensor]:
-    """Boxes (M, 4), ordered by image, as one tensor per image."""
-    return list(boxes.split(image_index.bincount(minlength=count).tolist()))

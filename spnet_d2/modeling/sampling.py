@@ -1,4 +1,7 @@
-"""Random subsets, in the one place that the deterministic mode of tests can switch off."""
+"""Random subsets, in the one place that the deterministic mode of tests can switch off.
+
+Sizes that depend on what is drawn make the host wait for the GPU; only :func:`sample_labels` does.
+"""
 
 import torch
 from torch import Tensor
@@ -25,43 +28,66 @@ def random_subset(indices: Tensor, count: int) -> Tensor:
     return indices[torch.randperm(len(indices), device=indices.device)[:count]]
 
 
-def sample_labels(labels: Tensor, count: int, positive_fraction: float = 0.5) -> Tensor:
+def sample_labels(
+    labels: Tensor, count: int, positive_fraction: float = 0.5
+) -> tuple[Tensor, Tensor]:
     """
-    Sample positives and negatives of one image, as Faster R-CNN does.
+    Sample positives and negatives of every image, as Faster R-CNN does.
 
     Args:
-        labels: (M,) 1 foreground, 0 background, -1 ignored.
-        count: K, samples wanted; fewer come back when the negatives run out.
+        labels: (N, M) 1 foreground, 0 background, -1 ignored.
+        count: K, samples wanted of an image; fewer come back when the negatives run out.
         positive_fraction: at most ``int(K * positive_fraction)`` positives.
 
     Returns:
-        (<= K,) int64 indices into ``labels``, ascending.
+        The image of every sample, ascending, and its index into the image's labels, ascending
+        within each: (<= N K,) int64 both.
     """
-    positives = random_subset((labels == 1).nonzero()[:, 0], int(count * positive_fraction))
-    negatives = random_subset((labels == 0).nonzero()[:, 0], count - len(positives))
-    return torch.cat([positives, negatives]).sort().values
+    size = labels.shape[1]
+    order = _priorities(labels)
+    positives, drawn = _draw(order, labels == 1, int(count * positive_fraction))
+    negatives, more = _draw(order, labels == 0, count)
+    left = count - drawn.sum(dim=1, keepdim=True)
+    more &= torch.arange(more.shape[1], device=labels.device) < left
+    chosen = torch.cat([positives, negatives], dim=1)
+    chosen = chosen.masked_fill(~torch.cat([drawn, more], dim=1), size).sort(dim=1).values
+    image, place = (chosen < size).nonzero(as_tuple=True)
+    return image, chosen[image, place]
 
 
-def random_subset_rows(groups: Tensor, count: int) -> Tensor:
+def _priorities(labels: Tensor) -> Tensor:
+    """Who comes first among the candidates (N, M) of an image: the largest number, 0 or more."""
+    if not _first_in_order:
+        return torch.rand(labels.shape, device=labels.device)
+    size = labels.shape[1]
+    return torch.arange(size, 0, -1.0, device=labels.device).expand(labels.shape)
+
+
+def _draw(order: Tensor, candidates: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Indices (N, k) of the first candidates of every row, and which of them are candidates."""
+    best = order.masked_fill(~candidates, -1.0).topk(min(count, order.shape[1]), dim=1)
+    return best.indices, best.values >= 0
+
+
+def random_subset_rows(candidates: Tensor, groups: Tensor, count: int) -> Tensor:
     """
-    Draw up to ``count`` members of every group, uniformly without replacement.
+    Draw up to ``count`` candidates of every group, uniformly without replacement.
 
     Args:
-        groups: (n,) the group of each member.
+        candidates: (n,) boolean.
+        groups: (n,) ascending group of each.
 
     Returns:
-        Boolean (n,): the members drawn.
+        Boolean (n,): the candidates drawn.
     """
     n = len(groups)
     order = torch.arange(n, device=groups.device)
     if not _first_in_order:
         order = torch.randperm(n, device=groups.device)
-    # Members in drawing order, then by group: a member's place in its group is its rank.
+    # In drawing order, then by group: the number of candidates before it in its group is its rank.
     order = order[groups[order].argsort(stable=True)]
-    ordered = groups[order]
-    _, counts = ordered.unique_consecutive(return_counts=True)
-    starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
-    rank = torch.arange(n, device=groups.device) - starts
-    drawn = torch.zeros(n, dtype=torch.bool, device=groups.device)
-    drawn[order[rank < count]] = True
-    return drawn
+    ordered = candidates[order].long()
+    before = ordered.cumsum(0) - ordered
+    rank = before - before[torch.searchsorted(groups, groups)]
+    drawn = (ordered == 1) & (rank < count)
+    return torch.zeros_like(candidates).index_copy(0, order, drawn)

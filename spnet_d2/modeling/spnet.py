@@ -5,6 +5,7 @@ Shapes: ``N`` images, ``n`` boxes of an image, ``D`` / ``D_r`` localisation / re
 
 import logging
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from detectron2.config import configurable
@@ -18,13 +19,17 @@ from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
-from .backbone import pretrained_of
+from .backbone import FEATURES, pretrained_of
+from .box_embedder import RoiMap
+from .device_copies import move
 from .lwf import LearningWithoutForgetting, imagenet_classifier
 from .momentum import MomentumTwin
 from .pair_sampler import make_queries, unique_people
 from .precision import autocast, inference_precision
+from .roi_heads import ROI_MAP
 from .serving import names_of_pretrained, note_loaded, refuse_random_trunk, refuse_untrained
 from .sync_batch_norm import synchronise_batch_norms
+from .targets import Targets
 
 logger = logging.getLogger(__name__)
 
@@ -189,11 +194,10 @@ class SPNet(nn.Module):
         """
         if not batched_inputs:
             raise ValueError("SPNet got an empty list of images; give it at least one.")
-        images = [self._normalise(x) for x in batched_inputs]
         if self.training:
             refuse_random_trunk(self.awaited)
             self.untrained = ()
-            return self._losses(batched_inputs, images)
+            return self._losses(batched_inputs)
         refuse_untrained(self.untrained or ())
         if self.untrained is None and not self.warned:
             self.warned = True
@@ -203,40 +207,45 @@ class SPNet(nn.Module):
             )
         precision = inference_precision(self.device, self.test_precision)
         with autocast(self.device, precision):
-            return self._inference(batched_inputs, images)
+            return self._inference(batched_inputs)
 
     def move_twin(self) -> None:
         """One step of the momentum twin, if there is one, towards the weights as they are."""
         if self.twin is not None:
             self.twin.update(self.backbone, self.roi_heads.reid_embedder)
 
-    def _losses(self, batched_inputs: list[dict], images: list[Tensor]) -> dict[str, Tensor]:
-        targets = [self._targets(x, required=True) for x in batched_inputs]
-        ignore = [x.get("ignore_boxes") for x in batched_inputs]
-        batch = ImageList.from_tensors(images, self.backbone.size_divisibility)
-        maps = self.backbone.trunk_maps(batch.tensor)
-        features = self.backbone.pyramid(maps)
+    def _losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
         query_centric = self.pathway == "QC"
-        boxes = [t.gt_boxes.tensor for t in targets]
-        gt = self.roi_heads.embed_boxes(features, boxes, with_loc=query_centric)
-        queries = None
+        # All that the host has to know of the batch, before it is on a GPU.
+        images = [checked_image(x) for x in batched_inputs]
+        given = [checked_targets(x, required=True) for x in batched_inputs]
+        targets = self._collect(batched_inputs, given)
+        people, rows, queries, pairs = targets, None, None, None
         if query_centric:
-            masks = unique_people(targets)
-            queries = make_queries(targets, masks, gt["loc"], self.roi_heads.id_field)
-            targets = [t[mask] for t, mask in zip(targets, masks)]
-            gt["reid"] = gt["reid"][torch.cat(masks)]
-        samples, losses = self.proposal_generator(batch, features, targets, ignore, queries)
+            masks = unique_people(given)
+            asked = make_queries(given, masks, None, self.roi_heads.id_field)
+            pairs = self.proposal_generator.sample_pairs(asked, len(given))
+            people = self._collect(batched_inputs, [t[mask] for t, mask in zip(given, masks)])
+            rows = torch.cat(masks).nonzero()[:, 0]
+        images, targets, people, rows, pairs = move(
+            (images, targets, people, rows, pairs), self.device
+        )
+        batch = self._batch(images)
+        maps = self.backbone.trunk_maps(batch.tensor)
+        features = with_roi_map(self.backbone.pyramid(maps))
+        gt = self.roi_heads.embed_boxes(features, targets.rois, with_loc=query_centric)
+        if query_centric:
+            queries, gt["reid"] = gt["loc"][rows], gt["reid"][rows]
+        samples, losses = self.proposal_generator(batch, features, people, queries, pairs)
         teacher = None
         if self.twin is not None:
-            p3 = self.twin.features(batch.tensor, self.backbone, maps)
+            p3 = RoiMap.of(self.twin.features(batch.tensor, self.backbone, maps))
             teacher = partial(self.twin.embed, p3)
             # All boxes, those of people annotated twice as well, are one batch to its norms.
-            gt["teacher"] = teacher(boxes)
+            gt["teacher"] = teacher(targets.rois)
             if query_centric:
-                gt["teacher"] = gt["teacher"][torch.cat(masks)]
-        losses.update(
-            self.roi_heads.losses(features, batch.image_sizes, samples, targets, gt, teacher)
-        )
+                gt["teacher"] = gt["teacher"][rows]
+        losses.update(self.roi_heads.losses(features, samples, people, gt, teacher))
         if self.lwf is not None and not self.reid_only:
             losses["loss_lwf"] = self.lwf(batch.tensor, maps[-1]) * self.lwf_loss_weight
         if self.update_twin:
@@ -246,7 +255,17 @@ class SPNet(nn.Module):
             return {"loss_reid": losses["loss_reid"]}
         return losses
 
-    def _inference(self, batched_inputs: list[dict], images: list[Tensor]) -> list[dict]:
+    def _collect(self, batched_inputs: list[dict], given: list[Instances]) -> Targets:
+        """Ground truth of a training batch, on the host."""
+        ignore = [x.get("ignore_boxes") for x in batched_inputs]
+        return Targets.collect(
+            [t.gt_boxes.tensor for t in given],
+            [t.get(self.roi_heads.id_field) for t in given],
+            [tuple(x["image"].shape[-2:]) for x in batched_inputs],
+            [None if boxes is None else boxes.tensor.float().cpu() for boxes in ignore],
+        )
+
+    def _inference(self, batched_inputs: list[dict]) -> list[dict]:
         """
         Detect, in groups of images that pad to the same size and all have queries or none has.
 
@@ -254,43 +273,48 @@ class SPNet(nn.Module):
         one another's size would make a result depend on what else is in the batch.
         """
         div = self.backbone.size_divisibility
+        dim = self.proposal_generator.anchor_embedder.dim
+        images = [checked_image(x) for x in batched_inputs]
+        boxes = [checked_targets(x).gt_boxes.tensor for x in batched_inputs]
+        queries = [checked_queries(x, dim) for x in batched_inputs]
+        images, boxes, queries = move((images, boxes, queries), self.device)
         groups: dict[tuple[int, ...], list[int]] = {}
         for i, image in enumerate(images):
             padded = (-(-side // div) * div for side in image.shape[-2:])
             groups.setdefault((*padded, "queries" in batched_inputs[i]), []).append(i)
         results: list[dict] = [{} for _ in images]
         for indices in groups.values():
-            batch = ImageList.from_tensors([images[i] for i in indices], div)
-            inputs = [batched_inputs[i] for i in indices]
+            inputs = [_Input(batched_inputs[i], boxes[i], queries[i]) for i in indices]
+            batch = self._batch([images[i] for i in indices])
             for i, result in zip(indices, self._detect(inputs, batch), strict=True):
                 results[i] = result
         return results
 
-    def _detect(self, batched_inputs: list[dict], batch: ImageList) -> list[dict]:
+    def _detect(self, inputs: list["_Input"], batch: ImageList) -> list[dict]:
         """Detections, and embeddings of given boxes, of one group of :meth:`_inference`."""
-        features = self.backbone(batch.tensor)
-        if "queries" in batched_inputs[0]:
-            results = self._search(batched_inputs, batch, features)
+        features = with_roi_map(self.backbone(batch.tensor))
+        if "queries" in inputs[0].given:
+            results = self._search(inputs, batch, features)
         elif self.test_pathway == "QC":
-            results = [{"query_instances": []} for _ in batched_inputs]
+            results = [{"query_instances": []} for _ in inputs]
         else:
             proposals, _ = self.proposal_generator(batch, features)
             detections = self.roi_heads.detect(features, batch.image_sizes, proposals)
             results = [
-                {"instances": to_original_size(d, x)} for d, x in zip(detections, batched_inputs)
+                {"instances": to_original_size(d, x.given)} for d, x in zip(detections, inputs)
             ]
-        if any("instances" in x for x in batched_inputs):
-            boxes = [self._targets(x).gt_boxes.tensor for x in batched_inputs]
+        if any("instances" in x.given for x in inputs):
+            boxes = [x.boxes for x in inputs]
             counts = [len(b) for b in boxes]
             embedded = self.roi_heads.embed_boxes(features, boxes)
             reid, loc = (embedded[name].split(counts) for name in ("reid", "loc"))
-            for x, result, r, e in zip(batched_inputs, results, reid, loc, strict=True):
-                if "instances" in x:
+            for x, result, r, e in zip(inputs, results, reid, loc, strict=True):
+                if "instances" in x.given:
                     result["gt_embeddings"] = {"reid": r, "loc": e}
         return results
 
     def _search(
-        self, batched_inputs: list[dict], batch: ImageList, features: dict[str, Tensor]
+        self, inputs: list["_Input"], batch: ImageList, features: dict[str, Tensor]
     ) -> list[dict]:
         """
         Detections of every image for each of its queries.
@@ -298,75 +322,101 @@ class SPNet(nn.Module):
         Images are encoded once, queries go in chunks: beside the results, memory does not grow
         with their number.
         """
-        queries = [self._queries(x) for x in batched_inputs]
+        queries = [x.queries for x in inputs]
         sizes = batch.image_sizes
         anchors, x_a = self.proposal_generator.embed_anchors(batch, features)
-        results: list[dict] = [{"query_instances": []} for _ in batched_inputs]
+        results: list[dict] = [{"query_instances": []} for _ in inputs]
         for first in range(0, max(map(len, queries)), self.queries_per_chunk):
             chunk = [q[first : first + self.queries_per_chunk] for q in queries]
             proposals = self.proposal_generator.search(anchors, x_a, sizes, chunk)
             detections = self.roi_heads.detect(features, sizes, proposals, chunk)
-            for result, found, x, asked in zip(results, detections, batched_inputs, chunk):
-                found = to_original_size(found, x)
+            for result, found, x, asked in zip(results, detections, inputs, chunk):
+                found = to_original_size(found, x.given)
                 result["query_instances"] += split_by_query(found, len(asked))
         return results
 
-    def _queries(self, x: dict) -> Tensor:
-        """Localisation embeddings (Q, D) of one input's queries, checked."""
-        loc = x["queries"]["loc"].to(self.device).float()
-        dim = self.proposal_generator.anchor_embedder.dim
-        if loc.dim() != 2 or loc.shape[1] != dim:
-            raise ValueError(
-                f"Expected queries['loc'] as (Q, {dim}), found {tuple(loc.shape)}{_whose(x)}."
-            )
-        if not torch.isfinite(loc).all():
-            raise ValueError(f"Query embeddings have NaN or infinite values{_whose(x)}.")
-        return loc
+    def _batch(self, images: list[Tensor]) -> ImageList:
+        """Images (3, H, W), checked and on the device, in the network's units and padded."""
+        images = [(image.float() - self.pixel_mean) / self.pixel_std for image in images]
+        return ImageList.from_tensors(images, self.backbone.size_divisibility)
 
-    def _normalise(self, x: dict) -> Tensor:
-        """The image of one input, checked, in the network's units."""
-        image = x.get("image")
-        if not isinstance(image, Tensor) or image.dim() != 3 or image.shape[0] != 3:
-            found = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
-            raise ValueError(
-                f"Expected 'image' as an RGB tensor (3, H, W) with values 0..255, found {found}"
-                f"{_whose(x)}."
-            )
-        if 0 in image.shape:
-            raise ValueError(f"An image has no pixels, shape {tuple(image.shape)}{_whose(x)}.")
-        image = image.to(self.device)
-        if image.is_floating_point() and not torch.isfinite(image).all():
-            raise ValueError(f"An image has NaN or infinite pixels{_whose(x)}.")
-        return (image.float() - self.pixel_mean) / self.pixel_std
+    def batch_of(self, batched_inputs: list[dict]) -> ImageList:
+        """Images of a batch as the backbone takes them."""
+        return self._batch(move([checked_image(x) for x in batched_inputs], self.device))
 
-    def _targets(self, x: dict, required: bool = False) -> Instances:
-        """Ground truth of one input on the model's device; an empty one where there is none."""
-        if "instances" not in x:
-            if required:
-                raise ValueError(
-                    f"Training needs 'instances' with ground truth in every input{_whose(x)}; "
-                    "an image without people has instances of length 0."
-                )
-            return Instances((0, 0), gt_boxes=Boxes(torch.zeros(0, 4, device=self.device)))
-        given = x["instances"]
-        lacking = [name for name in _TRAINING_FIELDS if required and not given.has(name)]
-        if lacking:
+
+class _Input(NamedTuple):
+    """One image's dict at inference, and what of it is on the device."""
+
+    given: dict
+    boxes: Tensor
+    queries: Tensor
+
+
+def with_roi_map(features: dict[str, Tensor]) -> dict[str, Tensor | RoiMap]:
+    """A pyramid, and what RoIs are pooled from."""
+    return {**features, ROI_MAP: RoiMap.of(features[FEATURES[0]])}
+
+
+def checked_image(x: dict) -> Tensor:
+    """The image (3, H, W) of one input, as it is given, where it is; see :class:`SPNet`."""
+    image = x.get("image")
+    if not isinstance(image, Tensor) or image.dim() != 3 or image.shape[0] != 3:
+        found = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+        raise ValueError(
+            f"Expected 'image' as an RGB tensor (3, H, W) with values 0..255, found {found}"
+            f"{_whose(x)}."
+        )
+    if 0 in image.shape:
+        raise ValueError(f"An image has no pixels, shape {tuple(image.shape)}{_whose(x)}.")
+    if image.is_floating_point() and not torch.isfinite(image).all():
+        raise ValueError(f"An image has NaN or infinite pixels{_whose(x)}.")
+    return image
+
+
+def checked_targets(x: dict, required: bool = False) -> Instances:
+    """Ground truth of one input on the host; an empty one where there is none."""
+    if "instances" not in x:
+        if required:
             raise ValueError(
-                f"Training needs {', '.join(lacking)} in 'instances'{_whose(x)}, found "
-                f"{', '.join(given.get_fields()) or 'no fields'}. Detectron2's DatasetMapper gives "
-                "no people: take spnet_d2.data.mapper.PersonSearchMapper, as spnet_d2.engine."
-                "Trainer does, for a data set of register_person_search."
+                f"Training needs 'instances' with ground truth in every input{_whose(x)}; "
+                "an image without people has instances of length 0."
             )
-        targets = given.to(self.device)
-        boxes = targets.gt_boxes.tensor
-        # `not (a > b)` is also true of NaN.
-        degenerate = ~((boxes[:, 2:] > boxes[:, :2]).all(dim=1) & boxes.isfinite().all(dim=1))
-        if degenerate.any():
-            raise ValueError(
-                "Ground-truth boxes must have x2 > x1 and y2 > y1, found "
-                f"{boxes[degenerate][0].tolist()}{_whose(x)}; drop or repair such boxes."
-            )
-        return targets
+        return Instances((0, 0), gt_boxes=Boxes(torch.zeros(0, 4)))
+    targets = x["instances"]
+    lacking = [name for name in _TRAINING_FIELDS if required and not targets.has(name)]
+    if lacking:
+        raise ValueError(
+            f"Training needs {', '.join(lacking)} in 'instances'{_whose(x)}, found "
+            f"{', '.join(targets.get_fields()) or 'no fields'}. Detectron2's DatasetMapper gives "
+            "no people: take spnet_d2.data.mapper.PersonSearchMapper, as spnet_d2.engine."
+            "Trainer does, for a data set of register_person_search."
+        )
+    if targets.gt_boxes.device.type != "cpu":
+        targets = targets.to("cpu")
+    boxes = targets.gt_boxes.tensor
+    # `not (a > b)` is also true of NaN.
+    degenerate = ~((boxes[:, 2:] > boxes[:, :2]).all(dim=1) & boxes.isfinite().all(dim=1))
+    if degenerate.any():
+        raise ValueError(
+            "Ground-truth boxes must have x2 > x1 and y2 > y1, found "
+            f"{boxes[degenerate][0].tolist()}{_whose(x)}; drop or repair such boxes."
+        )
+    return targets
+
+
+def checked_queries(x: dict, dim: int) -> Tensor:
+    """Localisation embeddings (Q, D) of one input's queries, where they are; none without any."""
+    if "queries" not in x:
+        return torch.zeros(0, dim)
+    loc = x["queries"]["loc"].float()
+    if loc.dim() != 2 or loc.shape[1] != dim:
+        raise ValueError(
+            f"Expected queries['loc'] as (Q, {dim}), found {tuple(loc.shape)}{_whose(x)}."
+        )
+    if not torch.isfinite(loc).all():
+        raise ValueError(f"Query embeddings have NaN or infinite values{_whose(x)}.")
+    return loc
 
 
 def _whose(x: dict) -> str:

@@ -73,7 +73,57 @@ def query_distances(x_q: Tensor, x_a: Tensor) -> Tensor:
         x_a: (A, D).
 
     Returns:
-        (Q, A) float32, with exact differences (no expansion of the square).
+        (Q, A) float32. In training of exact differences. At inference by expanding the square,
+        a matrix product, which rounds distances to 0.001 of the longer embedding at worst.
     """
     with full_precision(x_a):
-        return torch.cdist(x_q.float(), x_a.float(), compute_mode="donot_use_mm_for_euclid_dist")
+        if torch.is_grad_enabled() and (x_q.requires_grad or x_a.requires_grad):
+            return _Distances.apply(x_q, x_a)
+        return _expanded_distances(x_q.float(), x_a.float())
+
+
+# Numbers at a time, of the largest matrix that distances are computed by.
+_CHUNK = 1 << 26
+
+
+def _expanded_distances(x_q: Tensor, x_a: Tensor) -> Tensor:
+    """``sqrt(|q|^2 + |a|^2 - 2 q a)``, not below 0."""
+    squares = torch.addmm(x_a.square().sum(dim=1), x_q, x_a.T, alpha=-2.0)
+    return squares.add_(x_q.square().sum(dim=1)[:, None]).clamp_(min=0).sqrt_()
+
+
+def _exact_distances(x_q: Tensor, x_a: Tensor) -> Tensor:
+    """Of the differences, a part of the anchors at a time."""
+    step = max(1, _CHUNK // max(1, x_q.numel()))
+    parts = [torch.linalg.vector_norm(x_q[:, None] - a, dim=2) for a in x_a.split(step)]
+    return torch.cat(parts, dim=1)
+
+
+class _Distances(torch.autograd.Function):
+    """
+    Euclidean distances whose backward pass needs no differences either: two matrix products.
+
+    The gradient of distance 0 is 0.
+    """
+
+    @staticmethod
+    def forward(ctx, x_q: Tensor, x_a: Tensor) -> Tensor:
+        if x_a.is_cuda:
+            # There, cdist starts a block of threads for every pair.
+            w = _exact_distances(x_q.float(), x_a.float())
+        else:
+            mode = "donot_use_mm_for_euclid_dist"
+            w = torch.cdist(x_q.float(), x_a.float(), compute_mode=mode)
+        ctx.save_for_backward(x_q, x_a, w)
+        return w
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        x_q, x_a, w = ctx.saved_tensors
+        with full_precision(x_a):
+            q, a = x_q.float(), x_a.float()
+            share = (gradient / w).masked_fill_(w == 0, 0.0)
+            to_q = q * share.sum(dim=1, keepdim=True) - share @ a
+            to_a = torch.addcmul(share.T @ -q, a, share.sum(dim=0)[:, None])
+        return to_q.to(x_q.dtype), to_a.to(x_a.dtype)

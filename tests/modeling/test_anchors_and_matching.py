@@ -1,16 +1,18 @@
 import pytest
 import torch
-from detectron2.structures import Boxes, Instances, pairwise_iou
+from detectron2.structures import Boxes, pairwise_iou
 
 from spnet_d2.modeling.matching import (
     ANCHOR_MATCHER,
     CASCADE_MATCHER,
     gather_samples,
     match_boxes,
+    match_refined,
 )
 from spnet_d2.modeling.proposal_generator import AnchorEmbedder, grid_anchors
 from spnet_d2.modeling.sampling import random_subset, sample_labels
 from spnet_d2.modeling.swap_path import BRIDGE_TYPES, SwapPath
+from spnet_d2.modeling.targets import Targets
 from spnet_d2.testing import deterministic_sampling
 
 
@@ -109,20 +111,48 @@ def test_ignore_regions_take_background_out_of_training_only():
     assert labels.tolist() == [1, -1, 0, 0]
 
 
+def targets_of(*images, size=(9, 9), ignore=None):
+    """Ground truth of (boxes, ids) of each image."""
+    boxes = [torch.tensor(b, dtype=torch.float32).reshape(-1, 4) for b, _ in images]
+    ids = [torch.tensor(i, dtype=torch.int64) for _, i in images]
+    return Targets.collect(boxes, ids, [size] * len(images), ignore or [None] * len(images))
+
+
 def test_samples_carry_box_zero_unless_foreground():
     boxes = torch.arange(12.0).view(3, 4)
-    targets = [
-        Instances((9, 9), gt_boxes=Boxes(torch.ones(2, 4)), gt_identities=torch.tensor([7, 8])),
-        Instances((9, 9), gt_boxes=Boxes(torch.ones(0, 4)), gt_identities=torch.tensor([]).long()),
-    ]
-    labels = [torch.tensor([1, 0, -1]), torch.tensor([0, 0, 0])]
-    matched = [torch.tensor([1, 0, 0]), torch.tensor([0, 0, 0])]
-    chosen = [torch.tensor([0, 2]), torch.tensor([1])]
-    samples = gather_samples([boxes, boxes], labels, matched, chosen, targets, "gt_identities")
+    targets = targets_of(([[1] * 4, [1] * 4], [7, 8]), ([], []))
+    labels, matched = torch.tensor([[1, 0, -1], [0, 0, 0]]), torch.tensor([[1, 0, 0], [0, 0, 0]])
+    image, chosen = torch.tensor([0, 0, 1]), torch.tensor([0, 2, 1])
+    rows = targets.rows[image, matched[image, chosen]]
+    samples = gather_samples(boxes[chosen], image, labels[image, chosen], rows, targets, 2)
     assert samples.image_index.tolist() == [0, 0, 1]
     assert samples.target_ids.tolist() == [8, 7, 0]
     assert samples.target_boxes.tolist() == [[1] * 4, [1] * 4, [0] * 4]
     assert torch.equal(samples.boxes, boxes[[0, 2, 1]])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_refined_boxes_are_matched_as_image_by_image(seed):
+    """Whole batches, with an image without people, and ignore regions in some."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def random_boxes(n):
+        corner = torch.rand(n, 2, generator=generator) * 60
+        return torch.cat([corner, corner + 20 + torch.rand(n, 2, generator=generator) * 30], 1)
+
+    gt = [random_boxes(n) for n in (3, 0, 1)]
+    ignore = [None, random_boxes(2) + 10, random_boxes(1)]
+    ids = [torch.arange(len(b)) for b in gt]
+    targets = Targets.collect(gt, ids, [(99, 99)] * 3, ignore)
+    boxes = [torch.cat([b + 2, random_boxes(30)]) for b in gt]
+    image = torch.cat([torch.full((len(b),), i) for i, b in enumerate(boxes)])
+    labels, rows = match_refined(torch.cat(boxes), image, targets)
+    regions = [None if r is None else Boxes(r) for r in ignore]
+    expected = [match_boxes(b, g, CASCADE_MATCHER, r) for b, g, r in zip(boxes, gt, regions)]
+    assert labels.tolist() == torch.cat([label for label, _ in expected]).tolist()
+    starts = (0, 4, 3)  # Of an image without people: the empty box behind the others.
+    assert rows.tolist() == torch.cat([m + s for (_, m), s in zip(expected, starts)]).tolist()
+    assert {-1, 0, 1} == set(labels.tolist())
 
 
 @pytest.mark.parametrize(
@@ -131,7 +161,8 @@ def test_samples_carry_box_zero_unless_foreground():
 def test_sampling_counts(positives, negatives, expected):
     labels = torch.tensor([1] * positives + [0] * negatives + [-1] * 7)
     labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
-    index = sample_labels(labels, 16)
+    image, index = sample_labels(labels[None], 16)
+    assert not image.any()
     assert torch.equal(index, index.sort().values)
     assert len(index.unique()) == len(index)
     assert ((labels[index] == 1).sum(), (labels[index] == 0).sum()) == expected
@@ -145,6 +176,22 @@ def test_random_subsets_cover_all_and_can_be_made_deterministic():
     with deterministic_sampling():
         assert random_subset(indices, 2).tolist() == [0, 1]
     assert random_subset(indices, 9).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_every_image_gets_samples_of_its_own():
+    torch.manual_seed(0)
+    labels = torch.tensor([[1, 0, -1, 0, 1, 1], [-1] * 6, [0] * 6, [1, -1, -1, -1, -1, 0]])
+    seen = set()
+    for _ in range(200):
+        image, index = sample_labels(labels, 4)
+        assert image.tolist() == [0] * 4 + [2] * 4 + [3] * 2
+        assert all(torch.equal(i, i.sort().values) for i in index.split([4, 4, 2]))
+        assert index[-2:].tolist() == [0, 5]
+        seen.add(tuple(index[:4].tolist()))
+    # Two of three positives, and both negatives.
+    assert seen == {(0, 1, 3, 4), (0, 1, 3, 5), (1, 3, 4, 5)}
+    with deterministic_sampling():
+        assert sample_labels(labels, 4)[1].tolist() == [0, 1, 3, 4, 0, 1, 2, 3, 0, 5]
 
 
 @pytest.mark.parametrize("kind", BRIDGE_TYPES)

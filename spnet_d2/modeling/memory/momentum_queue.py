@@ -7,11 +7,13 @@ size.
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import training_statistics as statistics
 from .. import whole_batch
+from ..device_copies import to_device
 from ..precision import full_precision, unit_rows
+from .memory_loss import memory_loss
 
 # Label of a queue row that holds nobody.
 _EMPTY = -1
@@ -83,16 +85,21 @@ class MomentumQueueLoss(nn.Module):
         """The loss of all rows together."""
         with full_precision(embeddings):
             x = unit_rows(embeddings.float())
-            # Rows of the queue in place change with the next batch: the loss keeps copies.
-            valid = self.labels != _EMPTY
-            logits = self.scale * x @ self.queue[valid].T
             # In the first of two passes, people may not be there yet.
             if len(x) == 0 or not whole_batch.in_last_pass():
-                return logits.sum() + x.sum()
-            labels = self.labels[valid]
+                return x.sum()
+            used = self._used_rows()
+            queue, labels = self.queue[:used], self.labels[:used]
+            similarities = x.detach() @ queue.T
+            similarities.masked_fill_(labels == _EMPTY, -torch.inf)
             order = labels.argsort()
             targets = order[torch.searchsorted(labels[order], person_ids)]
-            return F.cross_entropy(logits, targets, reduction="sum")
+            return memory_loss(x, [queue], similarities, targets, self.scale)
+
+    def _used_rows(self) -> int:
+        """Number of rows up to the last that holds somebody; the host waits for it."""
+        rows = torch.arange(1, len(self.labels) + 1, device=self.labels.device)
+        return int((rows * (self.labels != _EMPTY)).max())
 
     @torch.no_grad()
     def update(self, embeddings: Tensor, person_ids: Tensor) -> None:
@@ -105,22 +112,31 @@ class MomentumQueueLoss(nn.Module):
             embeddings: (n, D), not normalised.
             person_ids: (n,).
         """
-        people, inverse = person_ids.unique(return_inverse=True)
+        # The host waits for these; all else of the update is known then.
+        people, inverse = person_ids.cpu().unique(return_inverse=True)
         size = len(self.queue)
         if len(people) > size:
             raise ValueError(
                 f"A batch has {len(people)} people but the momentum queue only {size} rows; "
                 "raise MODEL.SPNET.REID.QUEUE_SIZE."
             )
-        self.ages[self.labels != _EMPTY] += 1
+        self.ages += self.labels != _EMPTY
         if len(people) == 0:
             return
+        people, inverse = to_device([people, inverse], embeddings.device)
+        numbers = torch.arange(len(people), device=embeddings.device)
         # A product, since GPUs add rows up in any order, and processes would drift apart.
-        own = F.one_hot(inverse, len(people)).to(embeddings.dtype).T
+        own = (inverse == numbers[:, None]).to(embeddings.dtype)
         with full_precision(embeddings):
             means = unit_rows(own @ embeddings / own.sum(dim=1, keepdim=True))
-        old = torch.isin(self.labels, people)
-        self.labels[old], self.ages[old] = _EMPTY, 0
-        slots = (self.queue_head + torch.arange(len(people), device=people.device)) % size
-        self.queue[slots], self.labels[slots], self.ages[slots] = means, people, 1
+        near = torch.searchsorted(people, self.labels).clamp(max=len(people) - 1)
+        old = people[near] == self.labels
+        self.labels.masked_fill_(old, _EMPTY)
+        self.ages.masked_fill_(old, 0)
+        slots = (self.queue_head + numbers) % size
+        self.queue.index_copy_(0, slots, means.to(self.queue.dtype))
+        self.labels.index_copy_(0, slots, people)
+        self.ages.index_fill_(0, slots, 1)
         self.queue_head.add_(len(people)).remainder_(size)
+        if statistics.due():
+            statistics.record(num_queue_rows=(self.labels != _EMPTY).sum())

@@ -3,14 +3,18 @@
 Shapes: ``n`` rows (boxes), ``L`` labelled identities, ``Q`` queue rows, ``D`` embedding size.
 """
 
+import math
+import sys
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import training_statistics as statistics
 from .. import whole_batch
+from ..device_copies import to_device
 from ..precision import full_precision, unit_rows
+from .memory_loss import memory_loss
 
 # What identities of boxes without a known one are given as.
 UNKNOWN = -1
@@ -81,21 +85,9 @@ class OIMLoss(nn.Module):
         # Similarities in float32 under autocast too.
         with full_precision(embeddings):
             x = unit_rows(embeddings.float())
-            # The memory is changed in place before backward: the loss works on copies.
-            lut, queue = self.lut.clone(), self.queue.clone()
-            known = identities != UNKNOWN
-            rows = known.nonzero()[:, 0]
-            sim_lut = x @ lut.T
-            sim_queue = x @ queue.T
-            empty = (lut == 0).all(dim=1)
-            sim_lut = sim_lut.masked_fill(empty, -1.0)
-            own_empty = rows[empty[identities[rows]]]
-            sim_lut = sim_lut.index_put(
-                (own_empty, identities[own_empty]), sim_lut.new_ones(len(own_empty))
-            )
-            sim_queue = sim_queue.masked_fill((queue == 0).all(dim=1), -1.0)
-            logits = self.scale * torch.cat([sim_lut, sim_queue], dim=1)
-            total = F.cross_entropy(logits, identities, ignore_index=UNKNOWN, reduction="sum")
+            memory = [self.lut, self.queue]
+            similarities = self._similarities(x.detach(), identities)
+            total = memory_loss(x, memory, similarities, identities, self.scale)
             # Rows of unknown people are in no term of the sum, but go into the memory: one that
             # isn't finite must show in the loss, too.
             total = total + 0.0 * x.detach().sum()
@@ -106,6 +98,21 @@ class OIMLoss(nn.Module):
         return whole_batch.mean(total, len(x))
 
     @torch.no_grad()
+    def _similarities(self, x: Tensor, identities: Tensor) -> Tensor:
+        """Of rows (n, D) to the memory, and the constants of its empty rows: (n, L + Q)."""
+        memory = (self.lut, self.queue)
+        similarities = x.new_empty(len(x), sum(map(len, memory)))
+        for part, rows in zip(similarities.split([len(m) for m in memory], dim=1), memory):
+            part.copy_(x @ rows.T)
+        empty = torch.cat([rows.any(dim=1) for rows in memory]).logical_not_()
+        similarities.masked_fill_(empty, -1.0)
+        own = identities.clamp(min=0)
+        own_empty = (identities != UNKNOWN) & empty[own]
+        column = own[:, None]
+        value = similarities.gather(1, column).masked_fill_(own_empty[:, None], 1.0)
+        return similarities.scatter_(1, column, value)
+
+    @torch.no_grad()
     def update(self, x: Tensor, identities: Tensor) -> None:
         """
         Write normalised rows into the memory, as if one by one in row order.
@@ -114,26 +121,46 @@ class OIMLoss(nn.Module):
             x: (n, D), L2-normalised.
             identities: (n,), as in :meth:`forward`.
         """
-        known = identities != UNKNOWN
-        self._update_lut(x[known], identities[known])
-        self._push(x[~known])
+        # The one time that the host waits for the GPU. What goes where is known then.
+        identities = identities.cpu()
+        people, steps, sizes = _rounds(identities, self._most_rounds)
+        unknown = (identities == UNKNOWN).nonzero()[:, 0]
+        people, steps, unknown = to_device([people, steps, unknown], x.device)
+        if len(people):
+            self._update_lut(x, people, steps.split(sizes))
+        self._push(x[unknown])
+        if statistics.due():
+            filled = {"lut": self.lut, "queue": self.queue}
+            rows = {f"num_{name}_rows": rows.any(dim=1).sum() for name, rows in filled.items()}
+            statistics.record(**rows)
 
-    def _update_lut(self, x: Tensor, identities: Tensor) -> None:
-        """Running means. Rows of different identities don't meet: take the k-th of each at once."""
-        order = identities.argsort(stable=True)
-        unique, counts = identities.unique(return_counts=True)
-        first = counts.cumsum(0) - counts
-        for k in range(int(counts.max()) if len(counts) else 0):
-            more = counts > k
-            rows = order[first[more] + k]
-            mean = self.momentum * self.lut[unique[more]] + (1 - self.momentum) * x[rows]
-            self.lut[unique[more]] = unit_rows(mean)
+    @property
+    def _most_rounds(self) -> int:
+        """
+        Rows of one identity that its LUT row depends on: the last ones.
+
+        A row at right angles to the mean so far turns it, so that what was before counts for
+        ``m / sqrt(m^2 + (1 - m)^2)`` as much; rows that are alike forget faster. This is twice as
+        many as it then takes for 2^-24, float32's rounding.
+        """
+        left = self.momentum / math.hypot(self.momentum, 1 - self.momentum)
+        if left in (0.0, 1.0):
+            return 1 if left == 0 else sys.maxsize
+        return 2 * math.ceil(math.log(2**-24) / math.log(left))
+
+    def _update_lut(self, x: Tensor, people: Tensor, steps: tuple[Tensor, ...]) -> None:
+        """Running means of people (U,), most rows first: the k-th row of all who have one."""
+        means = self.lut[people]
+        for rows in steps:
+            mean = self.momentum * means[: len(rows)] + (1 - self.momentum) * x[rows]
+            means[: len(rows)] = unit_rows(mean)
+        self.lut.index_copy_(0, people, means)
 
     def _push(self, x: Tensor) -> None:
         size = len(self.queue)
         # Where more rows come than fit, the last ones stay.
         slots = (self.queue_head + torch.arange(len(x), device=x.device)) % size
-        self.queue[slots[-size:]] = x[-size:]
+        self.queue.index_copy_(0, slots[-size:], x[-size:])
         self.queue_head.add_(len(x)).remainder_(size)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
@@ -142,3 +169,28 @@ class OIMLoss(nn.Module):
         if self.lut is None and lut is not None:
             self.lut = torch.zeros_like(lut, device=self.queue.device)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _rounds(identities: Tensor, most: int) -> tuple[Tensor, Tensor, list[int]]:
+    """
+    Rows of identities as rounds, the k-th of every identity in round k.
+
+    Args:
+        identities: (n,) on the host.
+        most: of an identity with more rows, these last ones are taken.
+
+    Returns:
+        The identities (U,), those with most rows first; the rounds' rows, one round after another,
+        each in the order of the identities; and the rounds' sizes.
+    """
+    order = identities.argsort(stable=True)
+    order = order[identities[order] != UNKNOWN]
+    people, counts = identities[order].unique_consecutive(return_counts=True)
+    starts = counts.cumsum(0) - counts
+    taken = counts.clamp(max=most)
+    by_length = taken.argsort(descending=True, stable=True)
+    people, counts, starts, taken = (t[by_length] for t in (people, counts, starts, taken))
+    first = (starts + counts - taken).tolist()
+    sizes = [int((taken > k).sum()) for k in range(int(taken.max()) if len(taken) else 0)]
+    rows = [order[[f + k for f in first[:size]]] for k, size in enumerate(sizes)]
+    return people, torch.cat(rows) if rows else order, sizes
