@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from spnet_d2.modeling import device_copies
+
 # Operators whose result's size, or value, the host has to know.
 _WAITS = {
     "_local_scalar_dense",
@@ -126,7 +128,10 @@ class Synchronisations(TorchDispatchMode):
             for name in ("to", "new_tensor", "cpu", "numpy", "tolist"):
                 method = getattr(self, f"_{name}")(getattr(Tensor, name))
                 stack.enter_context(mock.patch.object(Tensor, name, method, create=True))
-            stack.enter_context(self)
+            upload = mock.patch.object(device_copies, "_upload", lambda x, _: self.upload(x))
+            away = mock.patch.object(device_copies, "_is_away", lambda x, _: not self.on_device(x))
+            for context in (upload, away, self):
+                stack.enter_context(context)
             yield self
         self.counts = +self.counts
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import whole_batch
+from ..device_copies import to_device
 from ..precision import full_precision, unit_rows
 
 
@@ -53,26 +54,32 @@ class NTXentLoss(nn.Module):
         """
         embeddings = whole_batch.rows_with_gradient(num_gt, embeddings.float())
         person_ids = whole_batch.rows_with_gradient(num_gt, person_ids)
-        num_gt = int(whole_batch.over_processes(torch.tensor(num_gt, device=person_ids.device)))
+        if whole_batch.num_processes() > 1:
+            count = torch.tensor(num_gt, device=person_ids.device)
+            num_gt = int(whole_batch.over_processes(count))
         if num_gt == 0:
             return whole_batch.mean(embeddings.sum() * 0.0, 0)
         with full_precision(embeddings):
             boxes, gt = embeddings.tensor_split([len(embeddings) - num_gt])
             box_ids, gt_ids = person_ids.tensor_split([len(embeddings) - num_gt])
-            people, index = gt_ids.unique(return_inverse=True)
+            # The host waits for these, and knows all numbers then.
+            people, index, counts = gt_ids.cpu().unique(return_inverse=True, return_counts=True)
+            people, index, counts = to_device([people, index, counts], gt.device)
             sums = gt.new_zeros(len(people), gt.shape[1]).index_add(0, index, gt)
-            means = unit_rows(sums / index.bincount()[:, None])
+            means = unit_rows(sums / counts[:, None])
 
             gt, gt_ids = gt[: self.max_rows], gt_ids[: self.max_rows]
             left = self.max_rows - len(gt)
             rows = unit_rows(torch.cat([boxes[:left], gt]))
             similarity = rows @ means.T
-            own = torch.cat([box_ids[:left], gt_ids])[:, None] == people
-            positive = similarity[own]
-            harder = similarity >= positive[:, None]
+            ids = torch.cat([box_ids[:left], gt_ids])
+            own = ids[:, None] == people
+            positive = similarity.gather(1, torch.searchsorted(people, ids)[:, None])
+            harder = similarity >= positive
             negative = similarity.masked_fill(own | harder, -torch.inf).amax(dim=1)
             # NaN is kept, so that the loss shows it.
-            kept = negative != -torch.inf
-            losses = F.softplus(self.scale * (negative[kept] - positive[kept]))
+            without = negative == -torch.inf
+            margin = (negative - positive[:, 0]).masked_fill(without, 0.0)
+            losses = F.softplus(self.scale * margin).masked_fill(without, 0.0)
             # Of all processes' rows, so every process gives the same number.
-            return whole_batch.mean(losses.sum(), len(losses))
+            return whole_batch.mean(losses.sum(), (~without).sum())
