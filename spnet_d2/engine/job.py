@@ -68,6 +68,14 @@ def setup(args: argparse.Namespace) -> CfgNode:
 def _set_identities(cfg: CfgNode) -> None:
     """Fill in the rows of the look-up table, or see that the data's people fit into those given."""
     reid, people = cfg.MODEL.SPNET.REID, num_identities(cfg.DATASETS.TRAIN)
+    if reid.LOSS == "oim" and reid.LOSS_WEIGHT > 0 and people == 0:
+        logger.warning(
+            "%s: nobody's identity is known (is_known), so MODEL.SPNET.REID.LOSS oim has nothing "
+            "to learn from and only detection is trained. Give person_id and is_known "
+            "(datasets/README.md), or pre-train, where every box is a person of its own, with "
+            "another MODEL.SPNET.REID.LOSS (projects_configs/profiles/pretrain.yaml).",
+            cfg.DATASETS.TRAIN,
+        )
     if reid.NUM_IDENTITIES < 0:
         reid.NUM_IDENTITIES = people
     if reid.LOSS == "oim" and reid.NUM_IDENTITIES < people:

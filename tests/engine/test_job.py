@@ -1,17 +1,20 @@
 """From arguments to a config, and the command line itself."""
 
+import json
 import re
 import runpy
 import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from spnet_d2.config_reader import ConfigError
-from spnet_d2.engine import setup
+from spnet_d2.data.catalog import register_person_search, unregister
+from spnet_d2.engine import job, setup
 from spnet_d2.modeling import precision
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +37,25 @@ def test_training_config_knows_its_data(tiny_opts):
     assert cfg.SOLVER.WARMUP_ITERS == 3
     assert cfg.MODEL.SPNET.REID.NUM_IDENTITIES == 3
     assert (Path(cfg.OUTPUT_DIR) / "config.yaml").is_file()
+
+
+def test_training_reid_on_strangers_is_told(tiny_opts, tiny_corpus, tmp_path, monkeypatch):
+    """Plain COCO files have no identities: OIM would train nothing, without a word."""
+    content = json.loads((tiny_corpus / "people.json").read_text())
+    for entry in content["annotations"]:
+        del entry["person_id"], entry["is_known"], entry["iou_thresh"]
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    register_person_search("strangers", tmp_path / "coco.json", tiny_corpus)
+    try:
+        for loss, told in (("oim", True), ("momentum_queue", False)):
+            warning = Mock()
+            monkeypatch.setattr(job.logger, "warning", warning)
+            twin = ["MODEL.SPNET.MOMENTUM_TWIN.ENABLED", not told]
+            opts = ["DATASETS.TRAIN", ("strangers",), "MODEL.SPNET.REID.LOSS", loss, *twin]
+            setup(arguments([*tiny_opts, *opts]))
+            assert ("nobody's identity is known" in str(warning.call_args_list)) == told
+    finally:
+        unregister("strangers")
 
 
 def test_explicit_values_win(tiny_opts):
