@@ -51,6 +51,7 @@ from spnet_d2.evaluation.inputs import (
     read_protocol,
 )
 from spnet_d2.evaluation.prediction_checks import check_boxes
+from spnet_d2.utils.text import make_output_safe
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -135,6 +136,7 @@ def run(args: argparse.Namespace) -> Evaluation:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
+    make_output_safe()
     args = parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:

@@ -50,7 +50,7 @@ from spnet_d2.search.frames import describe_left_out
 from spnet_d2.search.query import box_to_json
 from spnet_d2.search.suggestion import Suggestion, find_suggestion
 from spnet_d2.search.visualize import MAX_CARDS
-from spnet_d2.utils.text import make_output_safe
+from spnet_d2.utils.text import make_output_safe, printable
 
 logger = logging.getLogger(__name__)
 
@@ -281,11 +281,12 @@ def draw(args: argparse.Namespace, image, box, gallery: Gallery, matches: list[M
     sheet = draw_search(image, box, matches, images(), query_name=args.query.name)
     write_own_image(args.output / "search.png", sheet)
     if missing:
-        print(f"{len(missing)} frames can't be shown and are marked; first: {missing[0]}")
+        count = "1 frame" if len(missing) == 1 else f"{len(missing)} frames"
+        print(f"{count} can't be shown, which is marked in search.png; first: {missing[0]}")
 
 
 def _when(match: Match) -> str:
-    return Path(match.file).name if match.time is None else f"{match.time:.2f} s"
+    return printable(Path(match.file).name) if match.time is None else f"{match.time:.2f} s"
 
 
 def _xywh(box) -> tuple[float, ...]:

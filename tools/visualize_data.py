@@ -25,12 +25,16 @@ import numpy as np
 from detectron2.data import DatasetCatalog
 
 from spnet_d2.config_reader import ConfigError, read_config
-from spnet_d2.data.atomic_io import write_picture
 from spnet_d2.data.geometry import View
+from spnet_d2.data.image_reader import count_turned
 from spnet_d2.data.mapper import PersonSearchMapper
+from spnet_d2.data.own_images import write_own_image
 from spnet_d2.data.own_sets import OwnSetsError, check_sets
 from spnet_d2.data.random_boxes import build_random_boxes
 from spnet_d2.data.samplers import sample_seed
+from spnet_d2.utils.text import make_output_safe
+
+logger = logging.getLogger(__name__)
 
 UNKNOWN_COLOUR = (150, 150, 150)
 GAP = 4
@@ -148,7 +152,7 @@ def save_sheets(rows: list[np.ndarray], args) -> list[Path]:
     for number, start in enumerate(range(0, len(rows), args.rows)):
         paths.append(args.output / f"{args.dataset}_{number:03d}.png")
         sheet = cv2.cvtColor(sheet_of(rows[start : start + args.rows]), cv2.COLOR_RGB2BGR)
-        write_picture(paths[-1], sheet)
+        write_own_image(paths[-1], sheet)
     return paths
 
 
@@ -174,6 +178,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def main(argv=None) -> None:
+    make_output_safe()
     args = parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
@@ -188,6 +193,15 @@ def main(argv=None) -> None:
         dicts = DatasetCatalog.get(args.dataset)
         if not dicts:
             raise ValueError(f"{args.dataset} has no pictures.")
+        turned = count_turned(entry["file_name"] for entry in dicts)
+        if turned:
+            logger.warning(
+                "%d of the %d images of %s carry an EXIF orientation; boxes are taken for the "
+                "upright images.",
+                turned,
+                len(dicts),
+                args.dataset,
+            )
         for path in save_sheets(make_rows(cfg, select(cfg, dicts, args), args), args):
             print(path)
     except (OSError, ValueError) as error:

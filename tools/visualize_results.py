@@ -29,6 +29,7 @@ from spnet_d2.evaluation import (
 )
 from spnet_d2.evaluation.inputs import ANNOTATIONS_HINT, image_sizes, read_protocol
 from spnet_d2.evaluation.prediction_checks import check_boxes
+from spnet_d2.utils.text import make_output_safe
 from spnet_d2.visualization import RankingRecorder, write_report
 
 
@@ -107,6 +108,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
+    make_output_safe()
     args = parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:

@@ -17,6 +17,8 @@ the first one is read.
 import logging
 import os
 import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -151,6 +153,20 @@ def stored_size_and_orientation(path: str | os.PathLike) -> tuple[tuple[int, int
         # Pillow gives the size of turned TIFF files.
         turned = image.format == "TIFF" and orientation >= 5
     return ((width, height) if turned else (height, width)), orientation
+
+
+def count_turned(paths: Iterable[str | os.PathLike]) -> int:
+    """How many images carry an EXIF orientation, from their headers; unreadable ones don't."""
+
+    def turned(path: str | os.PathLike) -> bool:
+        try:
+            return stored_size_and_orientation(path)[1] > 1
+        except Exception:  # whatever Pillow raises; reading the image will say what is wrong
+            return False
+
+    # Cold disks answer several requests at once much sooner than one after the other.
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        return sum(pool.map(turned, paths))
 
 
 def upright_size(path: str | os.PathLike) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from spnet_d2.engine.output_folder import check_writable
 from spnet_d2.engine.schedule import prefer_explicit_iterations, resolve_schedule
 from spnet_d2.modeling.backbone import check_pretrained
 from spnet_d2.modeling.precision import inference_precision
+from spnet_d2.utils.text import make_output_safe
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
         check_pretrained(cfg.MODEL.SPNET.BACKBONE.NAME, cfg.MODEL.SPNET.BACKBONE.PRETRAINED)
     if comm.is_main_process():
         check_writable(cfg.OUTPUT_DIR)
+    # Names of image files, in any encoding, reach the log.
+    make_output_safe()
     # Detectron2 sets up its own loggers only.
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="spnet_d2")
     _choose_device(cfg, use_gpu=getattr(args, "num_gpus", 1) > 0)

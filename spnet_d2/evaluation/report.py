@@ -117,7 +117,10 @@ def write_per_query(truth: GroundTruth, evaluation: Evaluation, path: str | os.P
     images without the person), ``ranked_boxes``, ``in_mean`` (0: left out, without a match) and,
     where known, ``gt_AP``, ``cws_AP``, ``cbgm_AP``, ``rerank_AP``.
     """
-    with atomic_path(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
+    with (
+        atomic_path(path) as part,
+        open(part, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         lines = csv.writer(file, lineterminator="\n")
         for number, (protocol, scores) in enumerate(evaluation.retrieval.items()):
             boxes = truth.find_annotations(scores.annotation_ids, "queries")

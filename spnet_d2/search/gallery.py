@@ -164,7 +164,10 @@ class Gallery:
         """
         if self.fingerprint == predictor.fingerprint:
             return
-        before, now = json.loads(self.settings), predictor.settings
+        before, now = json.loads(self.settings), dict(predictor.settings)
+        if before.keys() == now.keys() and any(key.startswith("INPUT.") for key in now):
+            # The keys say the same more plainly.
+            del before["resize"], now["resize"]
         differing = [
             f"{key} {before.get(key)} (now {now.get(key)})"
             for key in sorted(before.keys() | now.keys())

@@ -170,7 +170,7 @@ def _reason_panel(reason: str) -> np.ndarray:
     """In place of a person: why there is no image."""
     width, height = CROP_SIZE
     panel = np.full((height + round(width * 0.75), width, 3), WHITE, np.uint8)
-    lines = textwrap.wrap(reason, 19)[: height // 14]
+    lines = textwrap.wrap(reason, 16)[: height // 14]
     for i, line in enumerate(lines):
         _text(panel, line, (4, 20 + 16 * i), SMALL, MISS)
     return panel

@@ -8,6 +8,7 @@ from PIL import Image
 from spnet_d2.data.catalog import register_person_search, unregister
 from spnet_d2.data.person_search_json import write_person_search_json
 from spnet_d2.data.person_search_schema import make_annotation
+from spnet_d2.search import ImageFolder
 from tests.scripts import load_script
 
 NAME = "preview_test_people"
@@ -114,3 +115,27 @@ def test_unknown_names_and_missing_pictures(tool, dataset):
     (dataset / "0.png").unlink()
     with pytest.raises(SystemExit, match=r"No picture at .*0\.png"):
         run(tool, dataset)
+
+
+def test_orientations_are_counted(tool, dataset, caplog):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for number in (1, 4):
+        Image.new("RGB", (80, 60)).save(dataset / f"{number}.png", exif=exif)
+    run(tool, dataset)
+    assert f"2 of the 5 images of {NAME} carry an EXIF orientation; boxes are" in caplog.text
+
+
+def test_sheets_are_no_images_to_search(tool, dataset):
+    tool.main(["--dataset", NAME, "--output", str(dataset), "--height", "60"])
+    source = ImageFolder(dataset)
+    assert [path.name for path in source.files] == [f"{number}.png" for number in range(5)]
+    assert source.left_out["images drawn by these tools"] == 1
+
+
+def test_16_bit_images_are_shown_as_bright_as_they_are(tool, dataset):
+    for number in range(5):
+        grey = np.full((60, 80), 90 * 257, np.uint16)
+        Image.fromarray(grey).save(dataset / f"{number}.png")
+    (sheet,) = run(tool, dataset)
+    assert np.median(sheet) == 90

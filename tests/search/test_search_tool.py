@@ -305,7 +305,7 @@ def test_images_that_changed_are_marked(run, folder):
     cv2.imwrite(str(folder / "frames" / "4.png"), draw_scene({}))
     status, text, again = run(gallery="out/gallery.npz", output="again")
     assert status == 0 and again["matches"] == first["matches"]
-    assert "2 frames can't be shown and are marked; first: " in text
+    assert "2 frames can't be shown, which is marked in search.png; first: " in text
     assert "results: " in text and (folder / "again" / "search.png").is_file()
 
 
