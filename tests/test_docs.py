@@ -21,6 +21,7 @@ DOCUMENTS = [
     "GETTING_STARTED.md",
     "INSTALL.md",
     "datasets/README.md",
+    "docs/comparing.md",
     "docs/evaluation.md",
     "docs/evaluation_benchmark.md",
     "docs/memory.md",
