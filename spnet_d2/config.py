@@ -216,7 +216,8 @@ def _add_solver(cfg: CN) -> None:
     cfg.DATASETS.FILES = ()
     cfg.DATASETS.TRAIN = ("cuhk_sysu_train",)
     cfg.DATASETS.TEST = ("cuhk_sysu_test",)
-    # Retrieval protocols to report, "" = the data set's own default one.
+    # Retrieval protocols to report, "" = the data set's own default one. With several test sets, a
+    # name is for those that have it, "set:protocol" for one.
     cfg.TEST.PROTOCOLS = ()
     # At every evaluation also the training losses on the test set, as val/loss_...
     cfg.TEST.LOSS = False
@@ -228,7 +229,8 @@ def _add_solver(cfg: CN) -> None:
     cfg.TEST.EMBEDDING_DTYPE = "float32"
     # Independently augmented views of each image in a batch (a, a, b, b, ...).
     cfg.DATALOADER.VIEWS_PER_IMAGE = 1
-    # A training picture that can't be read: "stop", or "skip" it and take the data set's next.
+    # An image that is damaged or missing: "stop", or "skip" it: training takes the data set's next,
+    # evaluation finds nobody in it.
     cfg.DATALOADER.ON_CORRUPT_IMAGE = "stop"
     # Images without boxes are trained on, as the authors do.
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False

@@ -41,6 +41,7 @@ from spnet_d2.demo.starts import STARTS, register_sample, start_figures
 from spnet_d2.engine import Trainer, setup
 from spnet_d2.errors import errors_in_one_line
 from spnet_d2.evaluation import ALL_PROTOCOL
+from spnet_d2.evaluation.report import fractions
 from spnet_d2.search import (
     Gallery,
     ImageFolder,
@@ -166,7 +167,7 @@ def compare_starts(args: argparse.Namespace, opts: list[str], weights: Path) -> 
         logger.info("Fine-tuning for %d iterations, start: %s", COMPARE_ITERS, name)
         settings = [*opts, *short, "MODEL.WEIGHTS", start]
         cfg = make_config(args, args.config_file, folder / name, settings)
-        found[name] = start_figures(run(Trainer, cfg))
+        found[name] = start_figures(fractions(run(Trainer, cfg)))
     return found
 
 
@@ -241,7 +242,7 @@ def run_demo(args: argparse.Namespace) -> None:
     with clock.phase("search"):
         search_example(cfg, args.output)
     memory = peak_rss_gb(cfg.DATALOADER.NUM_WORKERS)
-    results = make_results(metrics, baseline, starts, clock.seconds(), memory)
+    results = make_results(fractions(metrics), baseline, starts, clock.seconds(), memory)
     write_json(args.output / "results.json", results, indent=2)
     print(summary(results))
     print(f"results: {args.output / 'results.json'}, {args.output / 'search.png'}")

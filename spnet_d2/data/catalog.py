@@ -76,6 +76,8 @@ def register_person_search(
         "image_root": os.fspath(image_root),
         "protocols": protocols,
         "thing_classes": ["person"],
+        # COCO's category of a person is class 0: for Detectron2's own evaluator and tools.
+        "thing_dataset_id_to_contiguous_id": {1: 0},
         "prepare_hint": hint,
     }
     if name in DatasetCatalog:

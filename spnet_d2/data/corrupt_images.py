@@ -7,7 +7,7 @@ from detectron2.utils import comm
 
 from spnet_d2.data.image_reader import CorruptImageError
 
-__all__ = ["POLICIES", "SKIPPED", "CorruptImageError", "SkipCounter"]
+__all__ = ["POLICIES", "SKIPPED", "UNREADABLE", "CorruptImageError", "SkipCounter"]
 
 logger = logging.getLogger(__name__)
 
@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 POLICIES = ("stop", "skip")
 # Where an input says which files it stands in for.
 SKIPPED = "skipped_files"
+# What "skip" skips: damaged files, and those that are not there.
+UNREADABLE = (CorruptImageError, FileNotFoundError)
 
 
 class SkipCounter:

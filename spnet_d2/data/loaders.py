@@ -11,7 +11,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
 from spnet_d2.data.catalog import get_training_dicts
-from spnet_d2.data.corrupt_images import SKIPPED, CorruptImageError
+from spnet_d2.data.corrupt_images import SKIPPED, UNREADABLE, CorruptImageError
 from spnet_d2.data.identity_pairs import PairBatchSampler
 from spnet_d2.data.mapper import PersonSearchMapper
 from spnet_d2.data.random_boxes import RandomBoxes, build_random_boxes
@@ -46,7 +46,7 @@ class _TrainDataset(Dataset):
             index = (slot.index + step) % len(self.dicts)
             try:
                 result = self._view(index, slot)
-            except CorruptImageError as error:
+            except UNREADABLE as error:
                 if not self.skip_corrupt:
                     raise
                 skipped[self.dicts[index]["file_name"]] = str(error)
@@ -64,15 +64,26 @@ class _TrainDataset(Dataset):
 
 
 class _TestDataset(Dataset):
-    def __init__(self, dicts: list[dict], mapper):
+    """Every image once; one that can't be read is black, so that metrics are over all images."""
+
+    def __init__(self, dicts: list[dict], mapper, skip_corrupt: bool = False):
         self.dicts = DatasetFromList(dicts, copy=False)
         self.mapper = mapper
+        self.skip_corrupt = skip_corrupt
 
     def __len__(self) -> int:
         return len(self.dicts)
 
     def __getitem__(self, index: int) -> dict:
-        return self.mapper(self.dicts[index])
+        record = self.dicts[index]
+        try:
+            return self.mapper(record)
+        except UNREADABLE as error:
+            if not (self.skip_corrupt and {"height", "width"} <= record.keys()):
+                raise
+            black = np.zeros((record["height"], record["width"], 3), np.uint8)
+            result = self.mapper(record, image=black)
+            return {**result, SKIPPED: {record["file_name"]: str(error)}}
 
 
 def build_train_loader(cfg, start_iter: int = 0) -> DataLoader:
@@ -90,6 +101,7 @@ def build_train_loader(cfg, start_iter: int = 0) -> DataLoader:
             dict names those it stands in for (:data:`~spnet_d2.data.corrupt_images.SKIPPED`).
     """
     dicts = _training_dicts(cfg)
+    warn_of_nobody(cfg, dicts)
     world_size, rank = comm.get_world_size(), comm.get_rank()
     seed = cfg.SEED if cfg.SEED >= 0 else _drawn_seed()
     sampler = EpochBatchSampler(
@@ -120,10 +132,20 @@ def build_test_loader(cfg, dataset_name: str, batch_size: int = 1) -> DataLoader
     """Loader of one pass over a data set in ascending image id, ground-truth boxes included.
 
     Each process gets a contiguous part. Results do not depend on ``batch_size``.
+
+    Raises:
+        CorruptImageError, FileNotFoundError: when iterated over, at an image that can't be read.
+            With ``DATALOADER.ON_CORRUPT_IMAGE`` "skip" it is black, and its dict says so
+            (:data:`~spnet_d2.data.corrupt_images.SKIPPED`): evaluators count its people as not
+            found.
     """
     dicts = DatasetCatalog.get(dataset_name)
     return DataLoader(
-        _TestDataset(dicts, PersonSearchMapper(cfg, is_train=False)),
+        _TestDataset(
+            dicts,
+            PersonSearchMapper(cfg, is_train=False),
+            skip_corrupt=cfg.DATALOADER.ON_CORRUPT_IMAGE == "skip",
+        ),
         batch_size=batch_size,
         sampler=InferenceSampler(len(dicts)),
         **_worker_settings(cfg.DATALOADER.NUM_WORKERS),
@@ -152,6 +174,30 @@ def build_loss_loader(cfg, dataset_name: str) -> DataLoader:
         batch_sampler=sampler,
         **_worker_settings(cfg.DATALOADER.NUM_WORKERS),
     )
+
+
+def warn_of_nobody(cfg, dicts: list[dict]) -> None:
+    """Say what can't be learned from training sets without boxes, or without known people."""
+    people = [entry for image in dicts for entry in image["annotations"]]
+    if not people and not cfg.INPUT.SSL_BOXES:
+        logger.warning(
+            "%s: none of the %d training images has a box, so that nothing but background is "
+            "learned. Check the annotations.",
+            ", ".join(cfg.DATASETS.TRAIN),
+            len(dicts),
+        )
+    elif (
+        cfg.MODEL.SPNET.REID.LOSS == "oim"
+        and not cfg.INPUT.SSL_BOXES
+        and all(entry["identity"] < 0 for entry in people)
+    ):
+        logger.warning(
+            "%s: nobody of %d boxes is known, so that MODEL.SPNET.REID.LOSS oim learns no re-id. "
+            "Give people who occur more than once one person_id with is_known true, or pre-train "
+            "with momentum_queue.",
+            ", ".join(cfg.DATASETS.TRAIN),
+            len(people),
+        )
 
 
 def iterations_per_epoch(cfg) -> int:

@@ -61,13 +61,19 @@ class PersonSearchMapper:
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
 
-    def __call__(self, dataset_dict: dict, rng: np.random.Generator | None = None) -> dict:
+    def __call__(
+        self,
+        dataset_dict: dict,
+        rng: np.random.Generator | None = None,
+        image: np.ndarray | None = None,
+    ) -> dict:
         """Map one dict.
 
         Args:
             dataset_dict: as ``load_person_search_json`` gives it; it is not changed. Without
                 ``annotations`` the result has no ``instances``.
             rng: source of all randomness; None takes fresh entropy.
+            image: (H, W, 3) uint8 RGB, instead of reading the dict's file.
 
         Returns:
             A copy without ``annotations`` and with
@@ -88,7 +94,8 @@ class PersonSearchMapper:
         result = {
             k: v for k, v in dataset_dict.items() if k not in ("annotations", "ignore_regions")
         }
-        image = read_image(dataset_dict["file_name"])
+        if image is None:
+            image = read_image(dataset_dict["file_name"])
         size = image.shape[:2]
         self._check_size(dataset_dict, size)
         annotations = dataset_dict.get("annotations", [])

@@ -8,7 +8,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,10 @@ from spnet_d2.data.warn_once import warn_once
 logger = logging.getLogger(__name__)
 
 PREPARE_HINT = "The scripts datasets/prepare_*.py write it from the official files."
+
+
+# Where an image's dict names the boxes that were dropped.
+EMPTY = "empty_annotation_ids"
 
 
 @dataclass(frozen=True)
@@ -277,7 +281,8 @@ def load_person_search_json(
         ``annotation_id``, ``bbox`` (x, y, w, h; original pixels), ``bbox_mode``,
         ``category_id`` 0, ``iscrowd`` 0, ``person_id`` (0 .. people - 1, unknown people each
         their own), ``identity`` (row of the look-up table, 0 .. L - 1 in ascending order of the
-        known ids, -1 if unknown), ``is_known`` and ``iou_thresh`` (of the unclipped box).
+        known ids, -1 if unknown), ``is_known`` and ``iou_thresh`` (of the unclipped box). Images
+        with dropped boxes have their ids as ``empty_annotation_ids``.
 
     Raises:
         FileNotFoundError: if ``json_file`` is missing.
@@ -297,6 +302,7 @@ def load_person_search_json(
             "cam_id": entry.get("cam_id", -1),
             "ignore_regions": entry.get("ignore_regions", []),
             "annotations": [],
+            **({EMPTY: table.empty[entry["id"]]} if entry["id"] in table.empty else {}),
         }
         for entry in table.images
     ]
@@ -330,6 +336,8 @@ class PersonSearchTable:
         rows (ndarray): (G,) index of each annotation's image in ``images``.
         boxes (ndarray): (G, 4) x, y, w, h, clipped.
         person_ids, identities (ndarray): (G,) as in the dicts.
+        empty (dict[int, list[int]]): ids of annotations whose boxes are empty inside their image,
+            by image id.
     """
 
     images: list[dict]
@@ -338,6 +346,7 @@ class PersonSearchTable:
     boxes: np.ndarray
     person_ids: np.ndarray
     identities: np.ndarray
+    empty: dict[int, list[int]] = field(default_factory=dict)
 
 
 @garbage_collection_paused()
@@ -366,8 +375,12 @@ def load_person_search_table(
         np.count_nonzero(~keep),
         int(identities.max(initial=-1)) + 1,
     )
+    empty: dict[int, list[int]] = {}
+    for index in np.flatnonzero(~keep).tolist():
+        empty.setdefault(annotations[index]["image_id"], []).append(annotations[index]["id"])
     return PersonSearchTable(
         images=images,
+        empty=empty,
         annotations=[entry for entry, kept in zip(annotations, keep.tolist()) if kept],
         rows=rows[keep],
         boxes=clipped[keep],

@@ -37,6 +37,7 @@ from spnet_d2.evaluation import (
     QueryCentricEvaluator,
     evaluate_query_centric,
 )
+from spnet_d2.evaluation.evaluator import choose_protocols
 
 logger = logging.getLogger(__name__)
 
@@ -218,9 +219,10 @@ class Trainer(DefaultTrainer):
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         kind = QueryCentricEvaluator if _searches_by_query(cfg) else PersonSearchEvaluator
-        return kind(
-            dataset_name, cfg.TEST.PROTOCOLS, folder, embedding_dtype=cfg.TEST.EMBEDDING_DTYPE
-        )
+        # Evaluated by hand, a set need not be one of DATASETS.TEST.
+        test_sets = tuple(dict.fromkeys([*cfg.DATASETS.TEST, dataset_name]))
+        protocols = choose_protocols(dataset_name, cfg.TEST.PROTOCOLS, test_sets)
+        return kind(dataset_name, protocols, folder, embedding_dtype=cfg.TEST.EMBEDDING_DTYPE)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None) -> OrderedDict:

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
+from spnet_d2.data.corrupt_images import SKIPPED
 from spnet_d2.data.person_search_json import load_protocol
 from spnet_d2.evaluation.ground_truth import GroundTruth
 from spnet_d2.evaluation.predictions import Predictions
@@ -31,6 +33,7 @@ class _ImageRecord:
     embeddings: np.ndarray  # (n, D)
     gt_annotation_ids: np.ndarray  # (m,) int64
     gt_embeddings: np.ndarray  # (m, D)
+    unreadable: tuple[str, ...] = ()
 
 
 class PersonSearchEvaluator(DatasetEvaluator):
@@ -91,8 +94,9 @@ class PersonSearchEvaluator(DatasetEvaluator):
         """Score everything processed since :meth:`reset`.
 
         Returns:
-            OrderedDict: fractions: ``{"detection": {"AP50", "recall50", "rAP50"}, "<protocol>":
-            {"mAP", "top1", "gt_mAP", "gt_top1"}, ...}``; empty on all but the main process.
+            OrderedDict: percent: ``{"detection": {"AP50", "recall50", "rAP50"}, "<protocol>":
+            {"mAP", "top1", "top5", "top10", and with "gt_" before them}, ...}``; empty on all but
+            the main process. ``metrics.json`` has fractions.
 
         Raises:
             RuntimeError: images of the protocols were not processed.
@@ -110,10 +114,10 @@ class PersonSearchEvaluator(DatasetEvaluator):
             len(records),
             format_table(evaluation),
         )
-        cost = self._cost(records)
+        more = {**self._cost(records), **self._unreadable(records)}
         if self._output_dir:
             predictions.save(os.path.join(self._output_dir, "predictions.npz"))
-            write_metrics(evaluation, os.path.join(self._output_dir, "metrics.json"), cost)
+            write_metrics(evaluation, os.path.join(self._output_dir, "metrics.json"), more)
             lines = os.path.join(self._output_dir, "per_query.csv")
             write_per_query(self.truth, evaluation, lines)
         return results_dict(evaluation)
@@ -126,6 +130,9 @@ class PersonSearchEvaluator(DatasetEvaluator):
                 "it with spnet_d2.evaluation.evaluate_query_centric, as Trainer.test does."
             )
         instances = output["instances"]
+        if SKIPPED in image:
+            # Nobody is found where there is nothing to see.
+            instances = instances[:0]
         detected = instances.reid_embeddings
         gt_ids = torch.zeros(0, dtype=torch.int64)
         gt_embeddings = detected[:0]
@@ -143,6 +150,7 @@ class PersonSearchEvaluator(DatasetEvaluator):
             embeddings=to_numpy(detected, self._embedding_dtype),
             gt_annotation_ids=to_numpy(gt_ids, torch.int64),
             gt_embeddings=to_numpy(gt_embeddings, self._embedding_dtype),
+            unreadable=tuple(image.get(SKIPPED, ())),
         )
 
     def _gather(self) -> dict[int, Any]:
@@ -175,6 +183,22 @@ class PersonSearchEvaluator(DatasetEvaluator):
             gt_embeddings=join_rows([p.gt_embeddings for p in parts]),
         )
 
+    def _unreadable(self, records: dict[int, Any]) -> dict[str, int]:
+        """Tell of images that could not be read, and count them for ``metrics.json``."""
+        files = sorted({file for record in records.values() for file in record.unreadable})
+        if not files:
+            return {}
+        logger.warning(
+            "%d of the %d images of %s could not be read. They count as black, with nobody found, "
+            "so the metrics are lower than they would be: %s%s. Fetch these files again.",
+            len(files),
+            len(records),
+            self._dataset_name,
+            ", ".join(files[:10]),
+            ", ..." if len(files) > 10 else "",
+        )
+        return {"num_unreadable_images": len(files)}
+
     def _cost(self, records: dict[int, Any]) -> dict[str, float]:
         """Further keys of ``metrics.json``."""
         return {}
@@ -192,10 +216,54 @@ class PersonSearchEvaluator(DatasetEvaluator):
             )
 
 
+def choose_protocols(
+    dataset_name: str, names: Sequence[str], test_sets: Sequence[str]
+) -> tuple[str, ...]:
+    """
+    Which of ``TEST.PROTOCOLS`` are for one of several test sets.
+
+    Args:
+        dataset_name: one of ``test_sets``.
+        names: protocols. A name is for every set that has it, ``"set:protocol"`` for that set
+            alone; "all", and "" for a set's first one, are for all.
+        test_sets: ``DATASETS.TEST``.
+
+    Returns:
+        For :class:`PersonSearchEvaluator`; empty, so that the set's first one is taken, where all
+        names are of other sets.
+
+    Raises:
+        ValueError: a protocol that no set has.
+    """
+    there = {name: _protocol_paths(name) for name in test_sets}
+    chosen = []
+    for name in names:
+        pairs = [
+            (data_set, protocol)
+            for data_set in test_sets
+            for protocol in (name, name.removeprefix(f"{data_set}:"))
+            if protocol in there[data_set] or (protocol in ("", ALL_PROTOCOL))
+        ]
+        if not pairs:
+            known = "; ".join(f"{s}: {', '.join(p) or 'none'}" for s, p in there.items())
+            raise ValueError(
+                f'TEST.PROTOCOLS: the sets of DATASETS.TEST have no protocol "{name}". There are, '
+                f'by set: {known}; and "{ALL_PROTOCOL}" for each. "set:protocol" is for one set.'
+            )
+        chosen += [protocol for data_set, protocol in pairs if data_set == dataset_name]
+    if names and not chosen:
+        logger.info("%s has none of TEST.PROTOCOLS: its first one is taken.", dataset_name)
+    return tuple(dict.fromkeys(chosen))
+
+
+def _protocol_paths(dataset_name: str) -> dict[str, str]:
+    return MetadataCatalog.get(dataset_name).get("protocols", None) or {}
+
+
 def _load_protocols(
     dataset_name: str, names: tuple[str, ...], truth: GroundTruth
 ) -> list[RetrievalProtocol]:
-    paths = MetadataCatalog.get(dataset_name).get("protocols", None) or {}
+    paths = _protocol_paths(dataset_name)
     if not names:
         names = ("",) if paths else ()
         if not names:

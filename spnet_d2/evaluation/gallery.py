@@ -67,9 +67,12 @@ def detected_boxes(truth: GroundTruth, predictions: Predictions) -> GalleryBoxes
         ValueError: a detection names an image or a query that the data set lacks.
     """
     image_index = truth.find_images(predictions.image_ids, "predictions")
-    query_index = None
+    query_index, counts = None, np.ones(len(image_index), bool)
     if predictions.is_query_centric:
-        query_index = truth.find_annotations(predictions.query_annotation_ids, "predictions")
+        ids = np.asarray(predictions.query_annotation_ids)
+        counts = truth.not_empty(ids, "predictions: queries")
+        query_index = np.zeros(len(ids), np.int64)
+        query_index[counts] = truth.find_annotations(ids[counts], "predictions")
     scores = np.array(predictions.scores, np.float64)
     boxes = np.array(predictions.boxes, np.float64)
     for what, broken, meaning in (
@@ -80,7 +83,7 @@ def detected_boxes(truth: GroundTruth, predictions: Predictions) -> GalleryBoxes
             logger.warning("%d detections have non-finite %s: %s.", broken.sum(), what, meaning)
     scores[~np.isfinite(scores)] = 0.0
 
-    over_floor = np.flatnonzero(scores >= SCORE_FLOOR)
+    over_floor = np.flatnonzero((scores >= SCORE_FLOOR) & counts)
     rows = over_floor[np.argsort(image_index[over_floor], kind="stable")]
     everything = GalleryBoxes(image_index, boxes, scores, np.arange(len(scores)), query_index)
     kept = everything.take(rows)

@@ -1,11 +1,15 @@
 """Ground truth of a data set as flat arrays."""
 
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
-from spnet_d2.data.person_search_json import PersonSearchTable
+from spnet_d2.data.person_search_json import EMPTY, PersonSearchTable
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class GroundTruth:
             retrieval: min(0.5, wh / ((w + 10)(h + 10))) in CUHK-SYSU and PRW.
         ignore_boxes (ndarray): (R, 4) float64, regions whose people are not annotated.
         ignore_image_index (ndarray): (R,) number of each region's image.
+        empty_annotation_ids (ndarray): (E,) annotations that are no boxes here, since nothing of
+            theirs is inside the image.
     """
 
     image_ids: np.ndarray
@@ -35,6 +41,7 @@ class GroundTruth:
     iou_thresh: np.ndarray
     ignore_boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
     ignore_image_index: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    empty_annotation_ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @classmethod
     def from_dicts(cls, dataset_dicts: list[dict]) -> "GroundTruth":
@@ -62,6 +69,7 @@ class GroundTruth:
             iou_thresh=np.array([a["iou_thresh"] for a in annotations], np.float64),
             ignore_boxes=_xywh_to_xyxy([box for boxes in regions for box in boxes]),
             ignore_image_index=_owners([len(boxes) for boxes in regions]),
+            empty_annotation_ids=_ids(d.get(EMPTY, ()) for d in dicts),
         )
         _check_unique(truth.image_ids, "image id")
         _check_unique(truth.annotation_ids, "annotation id")
@@ -82,6 +90,7 @@ class GroundTruth:
             iou_thresh=np.array([entry["iou_thresh"] for entry in annotations], np.float64),
             ignore_boxes=_xywh_to_xyxy([box for boxes in regions for box in boxes]),
             ignore_image_index=_owners([len(boxes) for boxes in regions]),
+            empty_annotation_ids=_ids(table.empty.values()),
         )
 
     @property
@@ -100,6 +109,27 @@ class GroundTruth:
         """Numbers of boxes given by annotation id; ``whose`` as in :meth:`find_images`."""
         order = self._annotation_order
         return _find(self.annotation_ids, order, annotation_ids, f"{whose}: annotation ids")
+
+    def not_empty(self, annotation_ids: np.ndarray, whose: str) -> np.ndarray:
+        """
+        (n,) bool: which annotations are no empty boxes; a warning counts those that are.
+
+        Args:
+            annotation_ids (ndarray): (n,) ids.
+            whose (str): who named them, for the warning.
+        """
+        kept = ~np.isin(annotation_ids, self.empty_annotation_ids)
+        empty = np.unique(annotation_ids[~kept])
+        if len(empty):
+            logger.warning(
+                "%s: %d annotations are left out, since nothing of their boxes is inside the "
+                "image: %s%s.",
+                whose,
+                len(empty),
+                ", ".join(map(str, empty[:5])),
+                ", ..." if len(empty) > 5 else "",
+            )
+        return kept
 
     @cached_property
     def first_boxes(self) -> np.ndarray:
@@ -141,6 +171,10 @@ def _find(known: np.ndarray, order: np.ndarray | None, wanted: np.ndarray, what:
 
 def _owners(counts: list[int]) -> np.ndarray:
     return np.repeat(np.arange(len(counts)), np.array(counts, np.int64))
+
+
+def _ids(parts: Iterable[Iterable[int]]) -> np.ndarray:
+    return np.array([number for part in parts for number in part], np.int64)
 
 
 def _xywh_to_xyxy(boxes: list | np.ndarray) -> np.ndarray:

@@ -69,9 +69,10 @@ class Predictions:
         Raises:
             ValueError: an annotation id that the data set lacks.
         """
-        numbers = truth.find_annotations(self.gt_annotation_ids, "predictions")
+        kept = np.flatnonzero(~np.isin(self.gt_annotation_ids, truth.empty_annotation_ids))
+        numbers = truth.find_annotations(self.gt_annotation_ids[kept], "predictions")
         rows = np.full(len(truth.boxes), -1)
-        rows[numbers] = np.arange(len(numbers))
+        rows[numbers] = kept
         return rows
 
     def save(self, path: str) -> None:

@@ -49,10 +49,17 @@ class RetrievalProtocol:
         if len(queries) == 0:
             raise ValueError(f'Protocol "{name}" must have at least one query, but has none.')
         whose = f'protocol "{name}"'
-        query_boxes = truth.find_annotations(np.array(list(queries), np.int64), whose)
+        query_ids = np.array(list(queries), np.int64)
+        kept = truth.not_empty(query_ids, f"{whose}: queries")
+        if not kept.any():
+            raise ValueError(
+                f'Protocol "{name}" must have at least one query, but the boxes of all of its '
+                f"{len(query_ids)} queries are empty inside their images."
+            )
+        query_boxes = truth.find_annotations(query_ids[kept], whose)
         galleries = None
         if isinstance(queries, dict):
-            listed = list(queries.values())
+            listed = [gallery for gallery, k in zip(queries.values(), kept.tolist()) if k]
             ends = np.cumsum([len(gallery) for gallery in listed])
             flat = np.concatenate([np.array(gallery, np.int64) for gallery in listed])
             galleries = np.split(truth.find_images(flat, whose), ends[:-1])

@@ -19,6 +19,7 @@ from detectron2.structures import Boxes
 from detectron2.utils import comm
 from torch import nn
 
+from spnet_d2.data.corrupt_images import SKIPPED
 from spnet_d2.evaluation.evaluator import PersonSearchEvaluator, join_rows, to_numpy
 from spnet_d2.evaluation.gallery import SCORE_FLOOR
 from spnet_d2.evaluation.ground_truth import GroundTruth
@@ -228,6 +229,7 @@ class _SearchRecord:
     query_annotation_ids: np.ndarray  # (n,) int64
     num_pairs: int
     seconds: float
+    unreadable: tuple[str, ...] = ()
 
 
 class QueryCentricEvaluator(PersonSearchEvaluator):
@@ -300,6 +302,9 @@ class QueryCentricEvaluator(PersonSearchEvaluator):
         scores = to_numpy(torch.cat([f.scores for f in found]), torch.float32)
         # What isn't finite is kept: scoring warns of it.
         counts = np.flatnonzero(~(scores < SCORE_FLOOR))
+        if SKIPPED in image:
+            # Nobody is found where there is nothing to see.
+            counts = counts[:0]
         rows = torch.from_numpy(counts)
         boxes = Boxes.cat([f.pred_boxes for f in found]).tensor
         embeddings = torch.cat([f.reid_embeddings for f in found])
@@ -310,6 +315,7 @@ class QueryCentricEvaluator(PersonSearchEvaluator):
             query_annotation_ids=np.repeat(ids, [len(f) for f in found])[counts],
             num_pairs=len(found),
             seconds=self._seconds,
+            unreadable=tuple(image.get(SKIPPED, ())),
         )
 
     def _needed_images(self) -> np.ndarray:

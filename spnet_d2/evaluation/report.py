@@ -5,6 +5,7 @@ import csv
 import json
 import os
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import asdict
 
 import numpy as np
@@ -25,11 +26,11 @@ def detection_metrics(evaluation: Evaluation) -> dict[str, float]:
 
 
 def retrieval_metrics(evaluation: Evaluation, protocol: str) -> dict[str, float]:
-    """``mAP``, ``top1``, ``top5``, ``top10`` and, if known, ``gt_mAP``, ``gt_top1``; fractions."""
+    """``mAP``, ``top1``, ``top5``, ``top10`` and, if known, the same with ``gt_``; fractions."""
     metrics = _ranking_metrics(evaluation.retrieval[protocol])
     gt: RetrievalScores | None = evaluation.gt_retrieval.get(protocol)
     if gt is not None:
-        metrics.update(gt_mAP=gt.mean_ap, gt_top1=gt.top(1))
+        metrics.update({f"gt_{key}": value for key, value in _ranking_metrics(gt).items()})
     return metrics
 
 
@@ -44,16 +45,32 @@ def _ranking_metrics(scores: RetrievalScores) -> dict[str, float]:
 
 
 def results_dict(evaluation: Evaluation) -> OrderedDict:
-    """What ``DatasetEvaluator.evaluate`` returns: ``{"detection": {...}, "<protocol>": {...}}``."""
-    results = OrderedDict(detection=detection_metrics(evaluation))
+    """
+    What ``DatasetEvaluator.evaluate`` returns: ``{"detection": {...}, "<protocol>": {...}}``.
+
+    In percent, as Detectron2's own evaluators: its hooks log these values and choose the best
+    checkpoint by them. Files hold fractions.
+    """
+    results = OrderedDict(detection=_percent(detection_metrics(evaluation)))
     for protocol in evaluation.retrieval:
-        metrics = retrieval_metrics(evaluation, protocol)
-        results[protocol] = {k: v for k, v in metrics.items() if k not in ("top5", "top10")}
+        results[protocol] = _percent(retrieval_metrics(evaluation, protocol))
     return results
 
 
+def _percent(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: 100 * value for name, value in metrics.items()}
+
+
+def fractions(results: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """An evaluator's results, which are percent, as files have them."""
+    return {
+        task: {name: value / 100 for name, value in metrics.items()}
+        for task, metrics in results.items()
+    }
+
+
 def flat_metrics(evaluation: Evaluation) -> dict:
-    """Content of ``metrics.json``.
+    """Content of ``metrics.json``: metrics as fractions, counts and names.
 
     Flat keys of detection and of the first protocol (``AP50``, ..., ``mAP``, ...). With several
     protocols also ``<protocol>/mAP`` and so on, for each. ``protocol`` names the first one,

@@ -106,6 +106,9 @@ def evaluate_predictions(
     if not variant.own_frame_searched:
         protocols = [protocol.without_own_frames() for protocol in protocols]
     detections = detected_boxes(truth, predictions)
+    truth.not_empty(predictions.gt_annotation_ids, "predictions: embeddings")
+    if len(truth.boxes) == 0:
+        logger.warning("The data set has no boxes: all metrics are 0 whatever the model finds.")
     if len(detections) == 0:
         logger.warning(
             "None of the %d detections counts: every figure with detected boxes is 0.",
@@ -140,6 +143,7 @@ def evaluate_predictions(
         )
         rankings = score_rankings(truth, protocol, detections, source, rescorings, variant, observe)
         evaluation.retrieval[protocol.name] = rankings.pop(PLAIN)
+        _warn_of_strangers(protocol.name, evaluation.retrieval[protocol.name])
         evaluation.rescored[protocol.name] = rankings
         gt_boxes = ground_truth_boxes(truth, predictions, protocol.searched_images())
         if gt_boxes is not None:
@@ -148,6 +152,18 @@ def evaluate_predictions(
                 truth, protocol, gt_boxes, source, variant
             )
     return evaluation
+
+
+def _warn_of_strangers(protocol: str, scores: RetrievalScores) -> None:
+    """A figure of 0 that no model could change."""
+    if len(scores.ap) and not scores.present.any():
+        logger.warning(
+            'Protocol "%s": none of its %d queries has its person in its gallery (all unknown, or '
+            "each box a person of its own), so all of its retrieval metrics are 0 whatever the "
+            "model finds. Check person_id and is_known of the data set.",
+            protocol,
+            len(scores.ap),
+        )
 
 
 def _rescorings(

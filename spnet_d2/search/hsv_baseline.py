@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from spnet_d2.data.image_reader import read_image
 from spnet_d2.evaluation import PersonSearchEvaluator
+from spnet_d2.evaluation.report import fractions
 
 STRIPES = 6
 # Hue, saturation, value.
@@ -88,7 +89,7 @@ def evaluate_hsv_baseline(
             [{"image_id": image["image_id"], "instances": Instances(size, gt_annotation_ids=ids)}],
             [{"instances": detections, "gt_embeddings": {"reid": embeddings}}],
         )
-    results = evaluator.evaluate()
+    results = fractions(evaluator.evaluate())
     return {
         name: {"mAP": figures["mAP"], "top1": figures["top1"]}
         for name, figures in results.items()

@@ -10,8 +10,13 @@ from PIL import Image
 
 from spnet_d2.config import add_spnet_config
 from spnet_d2.data.catalog import register_person_search, unregister
-from spnet_d2.data.corrupt_images import CorruptImageError
-from spnet_d2.data.loaders import build_test_loader, build_train_loader, iterations_per_epoch
+from spnet_d2.data.corrupt_images import SKIPPED, CorruptImageError
+from spnet_d2.data.loaders import (
+    build_test_loader,
+    build_train_loader,
+    iterations_per_epoch,
+    warn_of_nobody,
+)
 from spnet_d2.data.person_search_json import write_person_search_json
 from spnet_d2.data.person_search_schema import make_annotation
 
@@ -161,6 +166,41 @@ def test_without_any_sound_picture(cfg, tmp_path):
     cfg.DATALOADER.ON_CORRUPT_IMAGE = "skip"
     with pytest.raises(CorruptImageError, match=r"None of the 7 training .* /.*/0\.png"):
         take(build_train_loader(cfg), 1)
+
+
+@pytest.mark.parametrize("damage", ["cut off", "missing"])
+def test_missing_images_are_skipped_as_damaged_ones(cfg, tmp_path, damage):
+    """In training the next one stands in, in evaluation they are black; both say so."""
+    cut_off(tmp_path, 3)
+    if damage == "missing":
+        (tmp_path / "3.png").unlink()
+    for loader in (build_train_loader(cfg), build_test_loader(cfg, NAME)):
+        with pytest.raises((CorruptImageError, FileNotFoundError), match=r"/3\.png"):
+            list(islice(loader, 7))
+    cfg.DATALOADER.ON_CORRUPT_IMAGE = "skip"
+    trained = [x for batch in islice(build_train_loader(cfg), 8) for x in batch]
+    assert 3 not in {x["image_id"] for x in trained}
+    assert str(tmp_path / "3.png") in {file for x in trained for file in x.get(SKIPPED, ())}
+    tested = [x for batch in build_test_loader(cfg, NAME) for x in batch]
+    assert [x["image_id"] for x in tested] == list(range(NUM_IMAGES))
+    assert [x["image_id"] for x in tested if SKIPPED in x] == [3]
+    assert not tested[3]["image"].any() and len(tested[3]["instances"]) == 1
+    assert tested[3]["image"].shape == tested[2]["image"].shape
+
+
+def test_training_sets_without_anybody_are_named(cfg, caplog):
+    for entries, message in (
+        ([], "none of the 1 training images has a box"),
+        ([{"identity": -1}], "nobody of 1 boxes is known"),
+    ):
+        caplog.clear()
+        warn_of_nobody(cfg, [{"annotations": entries}])
+        assert NAME in caplog.text and message in caplog.text
+    caplog.clear()
+    warn_of_nobody(cfg, [{"annotations": [{"identity": 0}]}])
+    cfg.MODEL.SPNET.REID.LOSS = "momentum_queue"
+    warn_of_nobody(cfg, [{"annotations": [{"identity": -1}]}])
+    assert not caplog.text
 
 
 def test_iterations_per_epoch(cfg):

@@ -27,6 +27,17 @@ def test_prepare_cuhk_sysu_with_chosen_protocols(cuhk_sysu_files, tmp_path):
     assert {path.stem for path in (folder / "retrieval").iterdir()} == {"G100", "G500", "val"}
 
 
+def test_galleries_too_large_for_memory_are_left_out(cuhk_sysu_files, monkeypatch, caplog):
+    module = script("prepare_cuhk_sysu").cuhk_sysu
+    # As large as the official files.
+    monkeypatch.setattr(module, "_LEAST_SHARE", 1e-12)
+    chosen = module.affordable(cuhk_sysu_files, 3e9)
+    assert set(module.PROTOCOLS) - set(chosen) == {"G1000", "G2000", "G4000"}
+    assert "G4000 is left out: reading it takes about 12.8 GB of memory, 3.0 GB are" in caplog.text
+    assert module.affordable(cuhk_sysu_files, 14e9) == list(module.PROTOCOLS)
+    assert script("prepare_cuhk_sysu").free_memory() > 1e6
+
+
 def test_prepare_prw(prw_files, tmp_path, capsys):
     folder = shutil.copytree(prw_files, tmp_path / "prw")
     arguments = ["--dataset-dir", str(folder), "--same-cam-own-frame", "--ignored-people", "1"]

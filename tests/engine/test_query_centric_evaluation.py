@@ -12,6 +12,7 @@ from spnet_d2.data.loaders import build_test_loader
 from spnet_d2.data.person_search_json import write_person_search_json, write_protocol
 from spnet_d2.engine import Trainer, setup
 from spnet_d2.evaluation import Predictions, evaluate_predictions, flat_metrics
+from spnet_d2.evaluation.report import fractions
 from tests.engine.conftest import HEIGHT, NUM_IMAGES, NUM_KNOWN, WIDTH
 from tests.evaluation import oracle
 from tests.evaluation.corpus import xywh
@@ -136,7 +137,7 @@ def test_equals_single_searches(searched_corpus, tiny_opts, tmp_path, architectu
     cfg = make_cfg(tiny_opts, tmp_path, *ARCHITECTURES[architecture], *chunks)
     model = make_model(cfg)
     corpus, embeddings, gt = search_one_by_one(cfg, model)
-    results = Trainer.test(cfg, model)
+    results = fractions(Trainer.test(cfg, model))
 
     def similarity(query, row):
         return torch.cosine_similarity(gt[query], embeddings[row], dim=0).item()

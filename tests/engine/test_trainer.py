@@ -111,7 +111,9 @@ def test_workers_and_evaluation_change_nothing(whole_run, tiny_opts, tmp_path):
 
 def test_results_and_files(whole_run):
     assert set(whole_run.results) == {"detection", "all_pairs"}
-    assert set(whole_run.results["all_pairs"]) == {"mAP", "top1", "gt_mAP", "gt_top1"}
+    assert set(whole_run.results["all_pairs"]) == {
+        f"{gt}{name}" for gt in ("", "gt_") for name in ("mAP", "top1", "top5", "top10")
+    }
     folder = Path(whole_run.cfg.OUTPUT_DIR)
     assert (folder / "last_checkpoint").read_text() == "model_final.pth"
     saved = {path.name for path in folder.glob("*.pth")}

@@ -8,16 +8,20 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 
 from spnet_d2.data.catalog import register_person_search, unregister
+from spnet_d2.data.corrupt_images import SKIPPED
 from spnet_d2.data.person_search_json import write_person_search_json, write_protocol
 from spnet_d2.evaluation import PersonSearchEvaluator, Predictions
+from spnet_d2.evaluation.evaluator import choose_protocols
 from tests.evaluation.corpus import QUERY, worked_example, write_dataset
 from tests.scripts import load_script
 
 NAME = "evaluator_test"
+# Percent.
+EVERY_TOP = {"top5": 100, "top10": 100, "gt_top1": 100, "gt_top5": 100, "gt_top10": 100}
 EXPECTED = {
-    "detection": {"AP50": 0.4583, "recall50": 0.5, "rAP50": 0.2292},
-    "list": {"mAP": 0.25, "top1": 0.0, "gt_mAP": 0.8875, "gt_top1": 1.0},
-    "dict": {"mAP": 0.4533, "top1": 1.0, "gt_mAP": 0.9267, "gt_top1": 1.0},
+    "detection": {"AP50": 45.83, "recall50": 50, "rAP50": 22.92},
+    "list": {"mAP": 25, "top1": 0, "gt_mAP": 88.75, **EVERY_TOP},
+    "dict": {"mAP": 45.33, "top1": 100, "gt_mAP": 92.67, **EVERY_TOP},
 }
 
 
@@ -60,7 +64,7 @@ def process(evaluator, corpus, images):
         evaluator.process([image], [output])
 
 
-@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-4), ("float16", 1e-4)])
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-2), ("float16", 1e-2)])
 def test_results_and_files(dataset, tmp_path, dtype, tolerance):
     output_dir = tmp_path / "inference"
     evaluator = PersonSearchEvaluator(
@@ -76,9 +80,10 @@ def test_results_and_files(dataset, tmp_path, dtype, tolerance):
     metrics = json.loads((output_dir / "metrics.json").read_text())
     assert metrics["protocol"] == "list"
     assert metrics["protocol_variant"] == "original"
-    assert metrics["mAP"] == metrics["list/mAP"] == results["list"]["mAP"]
+    assert 100 * metrics["mAP"] == 100 * metrics["list/mAP"] == results["list"]["mAP"]
     assert metrics["dict/gt_top1"] == 1
     assert {"AP50", "recall50", "rAP50", "top1", "top5", "top10", "gt_mAP"} <= metrics.keys()
+    assert {"gt_top5", "gt_top10", "dict/gt_top5"} <= metrics.keys() and metrics["mAP"] <= 1
     assert (metrics["num_queries"], metrics["num_gt_boxes"]) == (1, 6)
 
     predictions = Predictions.load(output_dir / "predictions.npz")
@@ -139,7 +144,8 @@ def test_no_detections_score_zero(dataset, caplog):
         evaluator.process([image], [output])
     results = evaluator.evaluate()
     assert results["detection"] == {"AP50": 0, "recall50": 0, "rAP50": 0}
-    assert results["list"] == pytest.approx({"mAP": 0, "top1": 0, "gt_mAP": 0.8875, "gt_top1": 1})
+    nothing = {"mAP": 0, "top1": 0, "top5": 0, "top10": 0}
+    assert results["list"] == pytest.approx({**EVERY_TOP, "gt_mAP": 88.75, **nothing})
     assert any("None of the 0 detections counts" in m for m in caplog.messages)
 
 
@@ -176,7 +182,7 @@ def test_arguments(dataset, tmp_path):
     unregister("evaluator_test_empty")
     evaluator = PersonSearchEvaluator(NAME, ("all",))
     process(evaluator, dataset, range(6))
-    assert evaluator.evaluate()["all"]["mAP"] == pytest.approx(0.3167, abs=1e-4)
+    assert evaluator.evaluate()["all"]["mAP"] == pytest.approx(31.67, abs=1e-2)
 
 
 def test_data_set_without_protocol_gets_detection_only(dataset, tmp_path):
@@ -187,3 +193,39 @@ def test_data_set_without_protocol_gets_detection_only(dataset, tmp_path):
         assert list(evaluator.evaluate()) == ["detection"]
     finally:
         unregister("evaluator_test_plain")
+
+
+def test_protocols_by_name_for_several_sets(dataset, tmp_path):
+    other = "evaluator_test_other"
+    register_person_search(other, tmp_path / "test.json", tmp_path, tmp_path / "dict.json")
+    sets = (NAME, other)
+    try:
+        for names, first, second in (
+            ((), (), ()),
+            (("list",), ("list",), ()),
+            (("dict",), ("dict",), ("dict",)),
+            (("list", "dict"), ("list", "dict"), ("dict",)),
+            ((f"{other}:dict", "list"), ("list",), ("dict",)),
+            (("all", f"{NAME}:list", "list"), ("all", "list"), ("all",)),
+            (("",), ("",), ("",)),
+        ):
+            assert choose_protocols(NAME, names, sets) == first
+            assert choose_protocols(other, names, sets) == second
+        for wrong in ("G100", f"{other}:list", "nobody:dict"):
+            message = rf'no protocol "{wrong}".*{NAME}: list, dict; {other}: dict; and "all"'
+            with pytest.raises(ValueError, match=message):
+                choose_protocols(NAME, ("list", wrong), sets)
+    finally:
+        unregister(other)
+
+
+def test_unreadable_images_show_nobody(dataset, tmp_path, caplog):
+    evaluator = PersonSearchEvaluator(NAME, output_dir=str(tmp_path / "out"))
+    for image_id in range(6):
+        image, output = model_output(dataset, image_id)
+        evaluator.process([image | {SKIPPED: {f"{image_id}.jpg": "cut"}}], [output])
+    results = evaluator.evaluate()
+    assert results["detection"]["recall50"] == 0 and results["list"]["gt_mAP"] > 0
+    assert "6 of the 6 images of evaluator_test could not be read" in caplog.text
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["num_unreadable_images"] == 6

@@ -1,8 +1,16 @@
 import dataclasses
 
+import numpy as np
 import pytest
 
-from spnet_d2.evaluation import GroundTruth, RetrievalProtocol
+from spnet_d2.data.person_search_json import (
+    load_person_search_json,
+    load_person_search_table,
+    write_person_search_json,
+)
+from spnet_d2.data.person_search_schema import make_annotation
+from spnet_d2.evaluation import GroundTruth, Predictions, RetrievalProtocol
+from spnet_d2.evaluation.gallery import detected_boxes
 from spnet_d2.evaluation.report import format_table
 from spnet_d2.evaluation.scoring import evaluate_predictions
 from tests.evaluation.corpus import (
@@ -100,3 +108,60 @@ def test_query_centric_predictions_need_a_protocol(truth):
             detection.query = QUERY
     with pytest.raises(ValueError, match="Query-centric predictions .* need a protocol"):
         evaluate_predictions(truth, [], predictions(corpus, embeddings, gt_embeddings))
+
+
+def test_empty_boxes_are_left_out_not_unknown(tmp_path, caplog):
+    """One box lies outside of its image: the loader drops it, a protocol still names it."""
+    images = [{"id": i, "file_name": "a.jpg", "width": 90, "height": 90} for i in range(2)]
+    boxes = [(5, 5, 20, 40), (200, 5, 20, 40), (9, 9, 20, 40)]
+    annotations = [make_annotation(10 + k, k % 2, box, 3, True) for k, box in enumerate(boxes)]
+    write_person_search_json(tmp_path / "a.json", images, annotations)
+    truth = GroundTruth.from_table(load_person_search_table(tmp_path / "a.json"))
+    dicts = load_person_search_json(tmp_path / "a.json", tmp_path)
+    assert GroundTruth.from_dicts(dicts).empty_annotation_ids.tolist() == [11]
+    protocol = RetrievalProtocol.from_ids("p", truth, [0, 1], {10: [0], 11: [0, 1], 12: [1]})
+    assert truth.annotation_ids[protocol.queries].tolist() == [10, 12]
+    assert [g.tolist() for g in protocol.galleries] == [[0], [1]]
+    assert 'protocol "p": queries: 1 annotations are left out' in caplog.text
+    with pytest.raises(ValueError, match="boxes of all of its 1 queries are empty"):
+        RetrievalProtocol.from_ids("p", truth, [0, 1], [11])
+    with pytest.raises(ValueError, match="1 are not: 77"):
+        RetrievalProtocol.from_ids("p", truth, [0, 1], [11, 77, 10])
+
+    one = np.ones((3, 2), np.float32)
+    found = Predictions(
+        image_ids=np.array([0, 1, 0]),
+        boxes=np.array([[5, 5, 25, 45], [9, 9, 29, 49], [5, 5, 25, 45]], np.float32),
+        scores=np.ones(3, np.float32),
+        embeddings=one,
+        gt_annotation_ids=np.array([11, 10, 12]),
+        gt_embeddings=one,
+        query_annotation_ids=np.array([10, 10, 11]),
+    )
+    assert found.gt_rows(truth).tolist() == [1, 2]
+    assert len(detected_boxes(truth, found)) == 2
+    evaluation = evaluate_predictions(truth, [protocol], found)
+    assert evaluation.retrieval["p"].ap.shape == (2,)
+    assert "embeddings: 1 annotations are left out" in caplog.text
+
+
+def test_nobody_to_find_is_said(caplog):
+    truth = GroundTruth(
+        image_ids=np.arange(2),
+        annotation_ids=np.arange(2),
+        image_index=np.arange(2),
+        boxes=np.array([[5, 5, 25, 45], [9, 9, 29, 49]], float),
+        person_index=np.arange(2),
+        iou_thresh=np.full(2, 0.5),
+    )
+    one = np.ones((2, 2), np.float32)
+    found = Predictions(
+        np.arange(2),
+        truth.boxes,
+        np.ones(2),
+        one,
+        gt_annotation_ids=np.arange(2),
+        gt_embeddings=one,
+    )
+    evaluate_predictions(truth, [RetrievalProtocol.all_boxes(truth)], found)
+    assert "none of its 2 queries has its person in its gallery" in caplog.text

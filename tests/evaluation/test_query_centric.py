@@ -101,6 +101,7 @@ def dataset(tmp_path):
     unregister(NAME)
 
 
+RETRIEVAL = [f"{gt}{name}" for gt in ("", "gt_") for name in ("mAP", "top1", "top5", "top10")]
 EXAMPLE_C = {"AP50": 0.125, "recall50": 0.25, "rAP50": 0.03125}
 
 
@@ -112,11 +113,12 @@ def test_worked_example_and_files(dataset, tmp_path, dtype):
     )
     loader = loader_of(dataset.corpus, range(7), batch_size=2)
     results = evaluate_query_centric(dataset, loader, evaluator)
-    assert results["detection"] == pytest.approx(EXAMPLE_C)
-    expected = {"mAP": 0.25, "top1": 0, "gt_mAP": 0.8875, "gt_top1": 1}
-    assert results["dict"] == results["list"] == pytest.approx(expected, abs=1e-4)
-    assert results["repeated"]["mAP"] == pytest.approx(0.2)
-    assert results["repeated"]["gt_mAP"] == pytest.approx(0.71)
+    assert results["detection"] == pytest.approx({k: 100 * v for k, v in EXAMPLE_C.items()})
+    tops = dict.fromkeys(("top5", "top10", "gt_top1", "gt_top5", "gt_top10"), 100)
+    expected = {"mAP": 25, "top1": 0, "gt_mAP": 88.75, **tops}
+    assert results["dict"] == results["list"] == pytest.approx(expected, abs=1e-2)
+    assert results["repeated"]["mAP"] == pytest.approx(20)
+    assert results["repeated"]["gt_mAP"] == pytest.approx(71)
     assert sorted(dataset.searched) == [(QUERY, image) for image in IMAGES]
 
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -178,7 +180,7 @@ def test_processes_share_queries_and_are_joined(dataset, tmp_path):
 def test_nobody_searches(dataset):
     evaluator = QueryCentricEvaluator(NAME, ("nobody",))
     results = evaluate_query_centric(dataset, loader_of(dataset.corpus, range(7)), evaluator)
-    assert results["nobody"] == {"mAP": 0, "top1": 0, "gt_mAP": 0, "gt_top1": 0}
+    assert results["nobody"] == dict.fromkeys(RETRIEVAL, 0)
     assert dataset.searched == []
 
 

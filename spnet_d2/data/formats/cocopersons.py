@@ -18,7 +18,7 @@ from spnet_d2.data.formats.corpus import Corpus, log_counts
 from spnet_d2.data.formats.noise_partitions import FewPersonsError, missing_labels, spurious_labels
 from spnet_d2.data.formats.splits import Partition, subset
 from spnet_d2.data.person_search_json import write_person_search_json
-from spnet_d2.data.person_search_schema import check_person_search
+from spnet_d2.data.person_search_schema import CATEGORIES, check_person_search
 
 logger = logging.getLogger(__name__)
 
@@ -150,11 +150,11 @@ def _write(
     for name, partition in partitions.items():
         path = folder / f"{name}.json"
         if info is None:
-            write_json(path, {"info": {}, "licenses": [], **partition})
+            categories = {"categories": CATEGORIES}
+            write_json(path, {"info": {}, "licenses": [], **partition, **categories})
         else:
-            # These files have never had a list of categories.
             images, annotations = partition["images"], partition["annotations"]
-            write_person_search_json(path, images, annotations, info, categories=None)
+            write_person_search_json(path, images, annotations, info)
         written[f"{folder.name}/{name}.json"] = path
         logger.info("wrote %s (%.1f MB)", path, path.stat().st_size / 1e6)
     return written

@@ -6,6 +6,7 @@ for validating a pre-training. Protocols: ``G50`` .. ``G4000``, ``GOcclusion``, 
 """
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,43 @@ PUBLISHED = {
 # The galleries of G50, each with all other test images after it.
 FULL_GALLERY = "GFull"
 PROTOCOLS = (*mat.PROTOCOLS, FULL_GALLERY)
+
+
+# Bytes of memory for each entry of a gallery that is read, and queries of a protocol.
+_BYTES_PER_ENTRY, _QUERIES = 1100, 2900
+# Official files are compressed, to much more than this share of the memory they take.
+_LEAST_SHARE = 1e-3
+
+
+def memory_needed(dataset_dir: str | Path, protocol: str) -> float:
+    """Bytes that reading one of :data:`PROTOCOLS` takes, about."""
+    if protocol == FULL_GALLERY or not re.fullmatch(r"G\d+", protocol):
+        return memory_needed(dataset_dir, "G50")
+    whole = _QUERIES * int(protocol[1:]) * _BYTES_PER_ENTRY
+    file = Path(dataset_dir) / "annotation/test" / mat.PROTOCOLS[protocol][0]
+    return min(whole, file.stat().st_size / _LEAST_SHARE) if file.is_file() else 0
+
+
+def affordable(dataset_dir: str | Path, available: float) -> list[str]:
+    """
+    Those of :data:`PROTOCOLS` that fit into memory; a warning names the others.
+
+    Args:
+        dataset_dir: folder with ``annotation/``.
+        available: bytes.
+    """
+    needed = {name: memory_needed(dataset_dir, name) for name in PROTOCOLS}
+    left_out = {name: size for name, size in needed.items() if size > available}
+    for name, size in left_out.items():
+        logger.warning(
+            "CUHK-SYSU: protocol %s is left out: reading it takes about %.1f GB of memory, %.1f GB "
+            "are free. --protocols %s reads it all the same; the paper's is G100.",
+            name,
+            size / 1e9,
+            available / 1e9,
+            name,
+        )
+    return [name for name in PROTOCOLS if name not in left_out]
 
 
 @dataclass(frozen=True)

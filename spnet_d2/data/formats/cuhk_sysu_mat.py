@@ -84,11 +84,14 @@ def read_protocol(corpus: Corpus, name: str) -> list[SearchQuery]:
     expected = f"{variable}(i) with Query(1).imname, .idlocate and Gallery(j).imname, .idlocate"
     queries, names = [], {}
     with corpus.reading(corpus.root / relative, expected):
-        for record in elements(records):
+        for number, record in enumerate(elements(records), start=1):
             query = record["Query"][0, 0]
-            box = integer_box(query[1])
+            try:
+                box = integer_box(query[1])
+            except ValueError as error:
+                raise ValueError(f"{variable}({number}), its query: {error}") from error
             if box is None:
-                raise ValueError("a query has no box")
+                raise ValueError(f"{variable}({number}), its query, has no box")
             gallery = record["Gallery"].reshape(-1)
             image_field, box_field, _ = gallery.dtype.names
             # The protocols list 22 million images by name: one string object for each is enough.
@@ -96,7 +99,12 @@ def read_protocol(corpus: Corpus, name: str) -> list[SearchQuery]:
             search = SearchQuery(text(query[0]), box, images)
             for image, entry in zip(images, gallery[box_field]):
                 # Positives come first; an empty box ends them, whatever may follow.
-                if (box := integer_box(entry)) is None:
+                try:
+                    box = integer_box(entry)
+                except ValueError as error:
+                    place = f"{variable}({number}), {image} of its gallery"
+                    raise ValueError(f"{place}: {error}") from error
+                if box is None:
                     break
                 search.appearances.append((image, box))
             queries.append(search)

@@ -98,12 +98,19 @@ def read_queries(corpus: Corpus) -> list[FrameQuery]:
         for number, line in enumerate(path.read_text(encoding="ascii").splitlines(), start=1):
             if not line.strip():
                 continue
-            person, *box, frame = line.split()
-            if len(box) != 4:
-                raise ValueError(f"line {number}: {line!r}")
-            camera(frame)
-            numbers = np.array([box], dtype=np.float64)
-            box = tuple(integer_boxes(numbers)[0].tolist())
-            box = PATCHES.get((frame, box), box)
-            queries.append(FrameQuery(int(float(person)), box, frame, number))
+            try:
+                queries.append(_query(line, number))
+            except (ValueError, OverflowError) as error:
+                raise ValueError(f"line {number}, {line!r}: {error}") from error
         return some(queries)
+
+
+def _query(line: str, number: int) -> FrameQuery:
+    """One line of ``query_info.txt``; raises ``ValueError`` or ``OverflowError``."""
+    words = line.split()
+    if len(words) != 6:
+        raise ValueError(f"found {len(words)} words")
+    person, *box, frame = words
+    camera(frame)
+    box = tuple(integer_boxes(np.array([box], dtype=np.float64))[0].tolist())
+    return FrameQuery(int(float(person)), PATCHES.get((frame, box), box), frame, number)

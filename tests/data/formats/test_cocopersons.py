@@ -40,7 +40,7 @@ def test_only_images_with_people_stay(folder):
     assert [image["id"] for image in content["images"]] == sorted(corpora.COCO_PEOPLE)
     assert len(content["annotations"]) == 19
     assert len(partition(folder, "val")["annotations"]) == 5
-    assert "categories" not in content
+    assert content["categories"] == [{"supercategory": "person", "id": 1, "name": "person"}]
 
 
 def test_fields(folder, coco_files):
