@@ -44,8 +44,9 @@ VIDEO_SHA256 = "45cddc9490be69345cbdab64ca583be65987e864ca408038e648db99e10516cf
 VIDEO_IN_PACKAGE = "usr/share/doc/opencv-doc/examples/data/vtest.avi"
 ANNOTATIONS = Path(__file__).resolve().parent / "pets09" / "pets09_s2l1.json"
 GET_IT_BY_HAND = (
-    "Get vtest.avi by hand (samples/data/vtest.avi of OpenCV's sources, or "
-    f"{VIDEO_IN_PACKAGE} of the package opencv-doc) and pass it with --video PATH."
+    "Get vtest.avi by hand (https://github.com/opencv/opencv/raw/4.x/samples/data/vtest.avi, or "
+    f"{VIDEO_IN_PACKAGE} of the package opencv-doc, https://packages.debian.org/opencv-doc) and "
+    "pass it with --video PATH, here and to tools/demo.py."
 )
 
 
