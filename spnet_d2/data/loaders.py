@@ -170,7 +170,11 @@ def build_loss_loader(cfg, dataset_name: str) -> DataLoader:
         world_size=comm.get_world_size(),
     )
     return DataLoader(
-        _TrainDataset(dicts, PersonSearchMapper(cfg, is_train=True)),
+        _TrainDataset(
+            dicts,
+            PersonSearchMapper(cfg, is_train=True),
+            skip_corrupt=cfg.DATALOADER.ON_CORRUPT_IMAGE == "skip",
+        ),
         batch_sampler=sampler,
         **_worker_settings(cfg.DATALOADER.NUM_WORKERS),
     )

@@ -46,6 +46,9 @@ def serve(
     weights = find_weights(cfg.MODEL.WEIGHTS if weights is None else weights, cfg.OUTPUT_DIR)
     last = Checkpointer(nn.Identity(), cfg.OUTPUT_DIR, save_to_disk=False)
     covered = bool(weights) or (resume and last.has_checkpoint())
+    if not covered and not allow_untrained:
+        # An error, before a model is built, for which weights may have to be downloaded.
+        last.load_to_serve("", resume=resume)
     try:
         model = build_model(config_to_serve(cfg, covered)).eval()
     except ValueError as error:

@@ -78,14 +78,17 @@ def test_weights_are_found_in_the_folder_of_the_run(run, monkeypatch, tmp_path):
         serve(run, run.OUTPUT_DIR)
 
 
-def test_a_model_that_never_saw_weights_says_so(run, caplog):
+def test_a_model_that_never_saw_weights_says_so(run, offline, caplog):
     run.MODEL.WEIGHTS = ""
     predictor = DefaultPredictor(run)
     for _ in range(2):
         predictor(np.zeros((40, 50, 3), np.uint8))
     assert caplog.text.count("No checkpoint was loaded into this model") == 1
-    with pytest.raises(UntrainedModelError, match=r"MODEL\.WEIGHTS is empty"):
-        serve(run)
+    run.MODEL.SPNET.BACKBONE.PRETRAINED = "hub"
+    for resume in (False, True):
+        with pytest.raises(UntrainedModelError, match=r"MODEL\.WEIGHTS is empty"):
+            serve(run, resume=resume)
+    assert not offline
 
 
 @pytest.mark.parametrize(
