@@ -11,7 +11,11 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.visualizer import Visualizer
 
-from spnet_d2.data.catalog import register_person_search, unregister
+from spnet_d2.data.catalog import (
+    register_builtin_datasets,
+    register_person_search,
+    unregister,
+)
 from spnet_d2.data.person_search_json import write_person_search_json
 from spnet_d2.data.person_search_schema import make_annotation
 from spnet_d2.evaluation import PersonSearchEvaluator
@@ -104,9 +108,7 @@ def test_detectron2_draws_ground_truth_and_detections(people):
 
 
 def test_every_registered_set_names_its_class(prepared_root):
-    from spnet_d2.data.catalog import register_builtin_datasets
-
-    for name in register_builtin_datasets(prepared_root):
+    for name in register_builtin_datasets():
         metadata = MetadataCatalog.get(name)
         assert metadata.thing_dataset_id_to_contiguous_id == {1: 0}
     written = list(prepared_root.rglob("coco/*.json"))
