@@ -181,26 +181,13 @@ def build_loss_loader(cfg, dataset_name: str) -> DataLoader:
 
 
 def warn_of_nobody(cfg, dicts: list[dict]) -> None:
-    """Say what can't be learned from training sets without boxes, or without known people."""
-    people = [entry for image in dicts for entry in image["annotations"]]
-    if not people and not cfg.INPUT.SSL_BOXES:
+    """Say that nothing can be learned from training sets without boxes."""
+    if not any(image["annotations"] for image in dicts) and not cfg.INPUT.SSL_BOXES:
         logger.warning(
             "%s: none of the %d training images has a box, so that nothing but background is "
             "learned. Check the annotations.",
             ", ".join(cfg.DATASETS.TRAIN),
             len(dicts),
-        )
-    elif (
-        cfg.MODEL.SPNET.REID.LOSS == "oim"
-        and not cfg.INPUT.SSL_BOXES
-        and all(entry["identity"] < 0 for entry in people)
-    ):
-        logger.warning(
-            "%s: nobody of %d boxes is known, so that MODEL.SPNET.REID.LOSS oim learns no re-id. "
-            "Give people who occur more than once one person_id with is_known true, or pre-train "
-            "with momentum_queue.",
-            ", ".join(cfg.DATASETS.TRAIN),
-            len(people),
         )
 
 
