@@ -8,15 +8,14 @@ import logging
 import os
 import sys
 
-# Of UTF-8, and of what takes its place in JSON: "\udce9" is JSON's own escape, so that the name
-# that is read back opens the file.
-REVERSIBLE = "backslashreplace"
-
 
 def printable(text: str | os.PathLike) -> str:
     """``text`` that any UTF-8 file takes: bytes of a name that are no UTF-8 become ``\\xe9``."""
-    data = os.fspath(text).encode("utf-8", "surrogateescape")
-    return data.decode("utf-8", "backslashreplace")
+    text = os.fspath(text)
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # a surrogate that stands for no byte, such as of a JSON file
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 def make_output_safe() -> None:
@@ -34,8 +33,4 @@ class _PrintableRecord(logging.LogRecord):
     """Of use for log files, whose handlers encode strictly."""
 
     def getMessage(self) -> str:  # noqa: N802  (logging's name)
-        message = super().getMessage()
-        try:
-            return printable(message)
-        except UnicodeEncodeError:  # a surrogate that stands for no byte
-            return message.encode("utf-8", "backslashreplace").decode()
+        return printable(super().getMessage())

@@ -15,6 +15,7 @@ NAME = os.fsdecode(b"photo\xe9.jpg")
 
 def test_printable():
     assert printable(NAME) == r"photo\xe9.jpg"
+    assert printable("a\ud800.jpg") == r"a\ud800.jpg"
     assert printable("größe 人.jpg") == "größe 人.jpg"
 
 
