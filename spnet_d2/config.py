@@ -142,6 +142,9 @@ def _add_model(cfg: CN) -> None:
     # them: the same numbers in a fifth of the memory, for up to a third more time.
     spnet.ACTIVATION_CHECKPOINTING = False
 
+    # torch.compile trunk and RoI stages: minutes at the start, then less time for every step.
+    spnet.COMPILE = False
+
     # Learning without forgetting: keep classifying ImageNet as the pretrained trunk did (Figure 7).
     # The classifier comes with the trunk's weights, from where BACKBONE.PRETRAINED says.
     spnet.LWF = CN()

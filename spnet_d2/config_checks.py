@@ -180,6 +180,11 @@ def _training_clashes(cfg: CfgNode, processes: int) -> Iterator[str]:
             f"INPUT.SSL_BOXES is {cfg.INPUT.SSL_BOXES}, but MODEL.SPNET.REID.LOSS oim has no row "
             "for the people of random boxes: set it to momentum_queue."
         )
+    if spnet.COMPILE and spnet.ACTIVATION_CHECKPOINTING:
+        yield (
+            "MODEL.SPNET.COMPILE can't compile the blocks that "
+            "MODEL.SPNET.ACTIVATION_CHECKPOINTING repeats: set one of them to False."
+        )
     if reid.ONLY and spnet.LWF.ENABLED:
         yield (
             "MODEL.SPNET.REID.ONLY drops the loss of MODEL.SPNET.LWF.ENABLED: set one of them to "

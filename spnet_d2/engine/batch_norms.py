@@ -6,7 +6,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from spnet_d2.engine.periodic import PeriodicHook
-from spnet_d2.modeling.sync_batch_norm import SyncBatchNorm
+from spnet_d2.modeling.sync_batch_norm import is_synchronised
 
 
 class AverageBatchNorms(PeriodicHook):
@@ -25,7 +25,7 @@ def average_batch_norms(model: nn.Module) -> None:
     """
     Set running means and variances to their averages over processes, which must all call this.
 
-    Frozen norms and :class:`SyncBatchNorm` have the same ones everywhere already.
+    Frozen norms, and synchronised ones, have the same everywhere already.
 
     Args:
         model: in training mode.
@@ -33,9 +33,7 @@ def average_batch_norms(model: nn.Module) -> None:
     norms = [
         m
         for m in model.modules()
-        if isinstance(m, nn.modules.batchnorm._BatchNorm)
-        and m.training
-        and not isinstance(m, SyncBatchNorm)
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training and not is_synchronised(m)
     ]
     buffers = [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
     if comm.get_world_size() == 1 or not buffers:

@@ -27,6 +27,9 @@ class MomentumTwin(nn.Module):
         self.backbone = copy.deepcopy(backbone)
         self.reid_embedder = copy.deepcopy(reid_embedder)
         self.requires_grad_(False)
+        # Whether its trunk equals the student's, and of which versions of their tensors that holds.
+        self._same_trunk = False
+        self._compared: list[tuple[int, int]] = []
 
     @torch.no_grad()
     def features(self, images: Tensor, student: TimmFPN, maps: list[Tensor]) -> Tensor:
@@ -39,7 +42,7 @@ class MomentumTwin(nn.Module):
             maps: what its trunk made of these images. They serve the twin, too, where its own
                 trunk would give the same: both are constant and have equal weights.
         """
-        if not (student.trunk_is_constant and _equal(self.backbone.trunk, student.trunk)):
+        if not (student.trunk_is_constant and self._has_trunk_of(student)):
             maps = self.backbone.trunk_maps(images)
         return self.backbone.finest(maps)
 
@@ -51,15 +54,29 @@ class MomentumTwin(nn.Module):
     @torch.no_grad()
     def update(self, backbone: nn.Module, reid_embedder: nn.Module) -> None:
         """Move towards the student: once per training step, before the optimiser's."""
-        for twin, student in ((self.backbone, backbone), (self.reid_embedder, reid_embedder)):
-            torch._foreach_lerp_(
-                list(twin.parameters()),
-                [p.detach() for p in student.parameters()],
-                1 - self.momentum,
-            )
+        pairs = [(self.backbone.fpn, backbone.fpn), (self.reid_embedder, reid_embedder)]
+        if not (backbone.trunk_is_constant and self._has_trunk_of(backbone)):
+            # Of an equal one that stays as it is, the average is that one.
+            pairs.append((self.backbone.trunk, backbone.trunk))
+        twins, students = (
+            [p.detach() for pair in pairs for p in pair[i].parameters()] for i in (0, 1)
+        )
+        torch._foreach_lerp_(twins, students, 1 - self.momentum)
+
+    def _has_trunk_of(self, student: TimmFPN) -> bool:
+        """
+        Whether the trunks have equal parameters and buffers.
+
+        The device is asked only where a tensor was replaced or written to since it was asked last:
+        in training with a frozen trunk once, and after a checkpoint was loaded.
+        """
+        pairs = [_tensors(self.backbone.trunk), _tensors(student.trunk)]
+        now = [(x.data_ptr(), x._version) for tensors in pairs for x in tensors]
+        if now != self._compared:
+            self._same_trunk = all(torch.equal(x, y) for x, y in zip(*pairs, strict=True))
+            self._compared = now
+        return self._same_trunk
 
 
-def _equal(a: nn.Module, b: nn.Module) -> bool:
-    """Whether modules of the same kind have the same parameters and buffers."""
-    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
-    return all(torch.equal(x, y) for x, y in pairs)
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]

@@ -17,10 +17,12 @@ from detectron2.modeling import (
 )
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.utils import comm
 from torch import Tensor, nn
 
 from .backbone import FEATURES, pretrained_of
 from .box_embedder import RoiMap
+from .compiling import compile_networks
 from .device_copies import move
 from .lwf import LearningWithoutForgetting, imagenet_classifier
 from .momentum import MomentumTwin
@@ -28,7 +30,7 @@ from .pair_sampler import make_queries, unique_people
 from .precision import autocast, inference_precision
 from .roi_heads import ROI_MAP
 from .serving import names_of_pretrained, note_loaded, refuse_random_trunk, refuse_untrained
-from .sync_batch_norm import synchronise_batch_norms
+from .sync_batch_norm import synchronise_batch_norms, synchronise_trunk
 from .targets import Targets
 
 logger = logging.getLogger(__name__)
@@ -71,6 +73,8 @@ class SPNet(nn.Module):
         reid_only: bool = False,
         queries_per_chunk: int = 64,
         sync_bn: bool = False,
+        sync_trunk: bool = False,
+        compiled: bool = False,
         test_precision: str = "float32",
         awaits_weights: bool = False,
     ):
@@ -88,6 +92,8 @@ class SPNet(nn.Module):
             reid_only: train re-id alone.
             queries_per_chunk: queries of an image searched at a time.
             sync_bn: batch norms see the batches of all processes together.
+            sync_trunk: those of the trunk by PyTorch's own layers, which need GPUs.
+            compiled: ``torch.compile`` trunks and RoI stages, see :mod:`.compiling`.
             test_precision: of inference, see :mod:`.precision`.
             awaits_weights: the trunk's pretrained weights are not there yet: a checkpoint brings
                 them before training.
@@ -117,8 +123,13 @@ class SPNet(nn.Module):
         self.proposal_generator = proposal_generator
         self.roi_heads = roi_heads
         self.lwf = lwf
-        if sync_bn:
+        if sync_bn and comm.get_world_size() > 1:
+            if sync_trunk:
+                for module in (backbone, *([] if twin is None else [twin.backbone])):
+                    synchronise_trunk(module.trunk)
             synchronise_batch_norms(self)
+        if compiled:
+            compile_networks(self)
         # Tensors that a checkpoint left untouched; None: there was no checkpoint.
         self.untrained: tuple[str, ...] | None = None
         # Tensors of pretrained weights that a checkpoint has to bring.
@@ -165,6 +176,8 @@ class SPNet(nn.Module):
             "reid_only": options.REID.ONLY,
             "queries_per_chunk": options.TEST.QUERIES_PER_CHUNK,
             "sync_bn": options.SYNC_BN,
+            "sync_trunk": cfg.MODEL.DEVICE.startswith("cuda"),
+            "compiled": options.COMPILE,
             "test_precision": options.TEST.PRECISION,
             "awaits_weights": pretrained_of(cfg) != options.BACKBONE.PRETRAINED,
         }

@@ -1,12 +1,13 @@
 """Batch norm over the batches of all processes (``MODEL.SPNET.SYNC_BN``).
 
-PyTorch's ``SyncBatchNorm`` works on GPUs only, and Detectron2's weights processes by images, not by
-rows, and needs affine parameters. This one is what ``BatchNorm`` computes on the joined batch, on
-any device, whatever the processes' numbers of rows.
+PyTorch's ``SyncBatchNorm`` works on GPUs only, and needs a row or more; Detectron2's weights
+processes by images, not by rows, and needs affine parameters. This one is what ``BatchNorm``
+computes on the joined batch, on any device, whatever the processes' numbers of rows. On GPUs a
+trunk, whose maps are large, gets PyTorch's, which is fused.
 """
 
 import torch
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 
 from .precision import full_precision
@@ -82,13 +83,26 @@ def synchronise_batch_norms(module: nn.Module) -> None:
     """
     Put a :class:`SyncBatchNorm` in the place of every batch norm inside ``module``.
 
-    Parameters, buffers and their names stay.
+    Parameters, buffers and their names stay. Norms that are synchronised already stay as well.
     """
     for name, child in module.named_children():
+        if isinstance(child, (SyncBatchNorm, nn.SyncBatchNorm)):
+            continue
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             setattr(module, name, _synchronised(child))
         else:
             synchronise_batch_norms(child)
+
+
+def synchronise_trunk(trunk: nn.Module) -> None:
+    """Put PyTorch's ``SyncBatchNorm``, for GPUs, in the place of every batch norm of a trunk."""
+    for name, child in trunk.named_children():
+        setattr(trunk, name, convert_sync_batchnorm(child))
+
+
+def is_synchronised(norm: nn.Module) -> bool:
+    """Whether a batch norm has the same statistics on all processes."""
+    return isinstance(norm, (SyncBatchNorm, nn.SyncBatchNorm))
 
 
 def synchronises(module: nn.Module) -> bool:
