@@ -6,12 +6,23 @@ Keys of Detectron2 that SPNet uses with another default are set here too, so tha
 
 from detectron2.config import CfgNode as CN
 
+from spnet_d2.config_node import REMOVED_KEYS, RENAMED_KEYS, ConfigNode, set_node_class
+
 
 def add_spnet_config(cfg: CN) -> None:
     """Add SPNet's keys and defaults (the paper's SPNet-S fine-tuning profile) to ``cfg``."""
     _add_model(cfg)
     _add_input(cfg)
     _add_solver(cfg)
+    for old, new in RENAMED_KEYS.items():
+        if not cfg.key_is_renamed(old):
+            cfg.register_renamed_key(old, new)
+    for name in REMOVED_KEYS:
+        if not cfg.key_is_deprecated(name):
+            cfg.register_deprecated_key(name)
+    # Of epochs and iterations whichever is named counts, also where Detectron2's own methods name
+    # it.
+    set_node_class(cfg, ConfigNode)
 
 
 def _add_model(cfg: CN) -> None:
@@ -80,8 +91,6 @@ def _add_model(cfg: CN) -> None:
     spnet.BACKBONE.PRETRAINED = "hub"
     # p_max of stochastic depth, also in the RoI heads. -1: the reference's rate for this trunk.
     spnet.BACKBONE.DROP_PATH_RATE = -1.0
-    # FPN channels C. 0: as many as the stride-16 map, which the RoI heads' stage copy needs.
-    spnet.BACKBONE.FPN_CHANNELS = 0
     # "kaiming", as the authors; "identity": p3 starts as the stride-16 map (short runs).
     spnet.BACKBONE.FPN_INIT = "kaiming"
     # How a RoI's features become a vector: "max" | "avg", "": as the authors with this trunk.
@@ -169,11 +178,11 @@ def _add_model(cfg: CN) -> None:
     # Queries of an image searched at a time (query-centric): bounds memory, changes no result.
     spnet.TEST.QUERIES_PER_CHUNK = 64
     # Score floor after the first round (strict >).
-    spnet.TEST.SCORE_THRESH = 0.5
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.5
     # Boxes kept by score before NMS, and after it.
     spnet.TEST.TOPK_CANDIDATES = 300
-    spnet.TEST.DETECTIONS_PER_IMAGE = 300
-    spnet.TEST.NMS_THRESH = 0.5
+    cfg.TEST.DETECTIONS_PER_IMAGE = 300
+    cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST = 0.5
     # "float32" | "float16" | "bfloat16": of convolutions and linear layers. On a CPU float16 is
     # bfloat16 where the CPU has it, else float32. The authors evaluate in float16, as the profiles
     # do. float32 is exact on GPUs as well: no TF32.
@@ -255,11 +264,17 @@ def _add_solver(cfg: CN) -> None:
     # Own learning rate and decay of the trunk ("mixed LR", pre-training). -1: as the rest.
     cfg.SOLVER.BACKBONE_LR = -1.0
     cfg.SOLVER.BACKBONE_WEIGHT_DECAY = -1.0
-    # Epochs become SOLVER.MAX_ITER; 0: SOLVER.MAX_ITER counts.
+    # The length of a run and its periods: in epochs or in iterations, whichever is named last
+    # (command line, then a file, then its _BASE_). The other one becomes 0, until training sets
+    # the iterations that the epochs amount to.
+    cfg.SOLVER.MAX_ITER = 0
     cfg.SOLVER.EPOCHS = 30
-    # In epochs; 0: SOLVER.CHECKPOINT_PERIOD / TEST.EVAL_PERIOD (iterations) count.
+    # Both 0: only the final checkpoint.
+    cfg.SOLVER.CHECKPOINT_PERIOD = 0
     cfg.SOLVER.CHECKPOINT_EPOCHS = 5
+    # Both 0: only at the end.
     cfg.TEST.EVAL_EPOCHS = 0
+    cfg.TEST.EVAL_PERIOD = 0
     # Iterations between backups, of which the newest two stay while a run goes on; 0: none.
     cfg.SOLVER.BACKUP_PERIOD = 10000
     cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"

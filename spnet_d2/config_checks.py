@@ -1,7 +1,7 @@
 """Values and combinations of settings that can't work, found before a job does anything."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from detectron2.config import CfgNode
@@ -14,15 +14,18 @@ from detectron2.modeling import (
 )
 from detectron2.utils import comm
 
+from spnet_d2.config_keys import unread_keys
+from spnet_d2.config_node import EPOCH_KEYS
 from spnet_d2.config_reader import ConfigError, get_value
 from spnet_d2.data.corrupt_images import POLICIES
 from spnet_d2.data.own_sets import OwnSetsError, check_sets, register_sets
 from spnet_d2.modeling.fixed_norm import LOGIT_TYPES
 from spnet_d2.modeling.precision import PRECISIONS
-from spnet_d2.modeling.spnet import SPNet
 from spnet_d2.modeling.swap_path import BRIDGE_TYPES
 
 _INFINITE = float("inf")
+# Warm-up lasts min(1000, I - 1) iterations, I = iterations per epoch.
+MAX_WARMUP_ITERS = 1000
 
 _CHOICES = {
     "MODEL.SPNET.ANCHOR_LOGITS": LOGIT_TYPES,
@@ -35,6 +38,8 @@ _CHOICES = {
     "DATALOADER.ON_CORRUPT_IMAGE": POLICIES,
     # What the model normalises; DefaultPredictor turns its BGR pictures into it.
     "INPUT.FORMAT": ("RGB",),
+    # A person.
+    "MODEL.ROI_HEADS.NUM_CLASSES": (1,),
 }
 # Classes a key may name; others register theirs, too.
 _REGISTRIES = {
@@ -53,8 +58,8 @@ _RANGES = {
     "MODEL.SPNET.REID.IOU_THRESH": (0, 1),
     "MODEL.SPNET.MOMENTUM_TWIN.MOMENTUM": (0, 1),
     "MODEL.SPNET.LWF.LOSS_WEIGHT": (0, _INFINITE),
-    "MODEL.SPNET.TEST.SCORE_THRESH": (0, 1),
-    "MODEL.SPNET.TEST.NMS_THRESH": (0, 1),
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": (0, 1),
+    "MODEL.ROI_HEADS.NMS_THRESH_TEST": (0, 1),
     "INPUT.MIN_VISIBILITY": (0, 1),
 }
 _POSITIVE = ("MODEL.SPNET.REID.SCALE", "MODEL.SPNET.LWF.TEMPERATURE")
@@ -72,7 +77,7 @@ def check_config(cfg: CfgNode, training: bool = True, processes: int | None = No
     Raises:
         ConfigError: it names all keys that are out of range or clash, with their values.
     """
-    problems = [*_wrong_values(cfg), *_clashes(cfg)]
+    problems = [*unread_keys(cfg), *_wrong_values(cfg), *_clashes(cfg)]
     if training:
         problems += _training_clashes(cfg, processes or comm.get_world_size())
     if problems:
@@ -122,21 +127,58 @@ def _own_way(cfg: CfgNode) -> str:
     return script
 
 
+def check_schedule(cfg: CfgNode, resolved: bool = False) -> None:
+    """
+    Look for a schedule that can't be trained, whatever the data are.
+
+    Args:
+        cfg: of a job.
+        resolved: its epochs have become iterations.
+
+    Raises:
+        ConfigError: no iterations, a negative number of epochs, or a warm-up that does not end
+            before the training does.
+    """
+    problem = next(_impossible_schedule(cfg, resolved), None)
+    if problem:
+        raise ConfigError(problem)
+
+
+def _impossible_schedule(cfg: CfgNode, resolved: bool = False) -> Iterator[str]:
+    solver = cfg.SOLVER
+    for iterations_key, epochs_key in EPOCH_KEYS.items():
+        epochs = get_value(cfg, epochs_key)
+        if epochs < 0:
+            yield f"{epochs_key} is {epochs}; expected 0 ({iterations_key} counts) or more."
+    if max(solver.MAX_ITER, solver.EPOCHS) < 1:
+        yield (
+            f"SOLVER.MAX_ITER is {solver.MAX_ITER} and SOLVER.EPOCHS {solver.EPOCHS}, so there is "
+            "nothing to train; set one of them to 1 or more."
+        )
+    elif (resolved or solver.EPOCHS < 1) and solver.WARMUP_ITERS >= solver.MAX_ITER:
+        yield (
+            f"SOLVER.WARMUP_ITERS ({solver.WARMUP_ITERS}) must be less than SOLVER.MAX_ITER "
+            f"({solver.MAX_ITER}); -1 chooses min({MAX_WARMUP_ITERS}, iterations per epoch - 1)."
+        )
+
+
 def _wrong_values(cfg: CfgNode) -> Iterator[str]:
     for key, choices in _CHOICES.items():
         value = get_value(cfg, key)
         if value not in choices:
-            yield f"{key} is {value!r}, expected one of {', '.join(choices)}."
+            yield f"{key} is {value!r}, expected one of {', '.join(map(str, choices))}."
     # Then the file is one of another project, and its other names are no news.
     model = cfg.MODEL.META_ARCHITECTURE
-    if model not in META_ARCH_REGISTRY or not issubclass(META_ARCH_REGISTRY.get(model), SPNet):
+    if model not in META_ARCH_REGISTRY or not issubclass(
+        META_ARCH_REGISTRY.get(model), META_ARCH_REGISTRY.get("SPNet")
+    ):
         yield f"MODEL.META_ARCHITECTURE is {model!r}, expected SPNet or a class derived from it."
     else:
         for key, registry in _REGISTRIES.items():
             value = get_value(cfg, key)
-            if value not in registry:
-                known = ", ".join(name for name, _ in registry)
-                yield f"{key} is {value!r}, expected one of {known}."
+            usable = [name for name, part in registry if not _of_detectron2(part)]
+            if value not in usable:
+                yield f"{key} is {value!r}, expected one of {', '.join(usable)}."
     try:
         torch.device(cfg.MODEL.DEVICE)
     except RuntimeError:
@@ -151,6 +193,11 @@ def _wrong_values(cfg: CfgNode) -> Iterator[str]:
         value = get_value(cfg, key)
         if not value > 0:
             yield f"{key} is {value}, expected more than 0."
+
+
+def _of_detectron2(part: Callable) -> bool:
+    """Whether it is of Detectron2's own models, whose parts don't go together with SPNet's."""
+    return part.__module__.partition(".")[0] == "detectron2"
 
 
 def _clashes(cfg: CfgNode) -> Iterator[str]:
@@ -169,6 +216,7 @@ def _clashes(cfg: CfgNode) -> Iterator[str]:
 
 
 def _training_clashes(cfg: CfgNode, processes: int) -> Iterator[str]:
+    yield from _impossible_schedule(cfg)
     spnet, reid = cfg.MODEL.SPNET, cfg.MODEL.SPNET.REID
     if reid.LOSS == "momentum_queue" and not spnet.MOMENTUM_TWIN.ENABLED:
         yield (

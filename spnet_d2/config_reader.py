@@ -12,6 +12,7 @@ from detectron2.config import CfgNode, get_cfg
 from yaml import YAMLError
 
 from spnet_d2.config import add_spnet_config
+from spnet_d2.config_node import RENAMED_KEYS, warn_of_renamed
 from spnet_d2.data.own_sets import as_settings, use_own_sets
 from spnet_d2.errors import UserError
 
@@ -54,7 +55,7 @@ def merge_settings(cfg: CfgNode, opts: Sequence) -> None:
 
     Args:
         cfg: changed in place.
-        opts: KEY VALUE after KEY VALUE.
+        opts: KEY VALUE after KEY VALUE; a key may have its earlier name.
 
     Raises:
         ConfigError: as :func:`read_config`.
@@ -62,6 +63,8 @@ def merge_settings(cfg: CfgNode, opts: Sequence) -> None:
     opts = list(opts)
     if len(opts) % 2:
         raise ConfigError(f"Settings are KEY VALUE pairs, found {len(opts)} words: {opts}.")
+    warn_of_renamed([key for key in opts[0::2] if key in RENAMED_KEYS])
+    opts[0::2] = [RENAMED_KEYS.get(key, key) for key in opts[0::2]]
     with _explained(cfg, "Cannot use the settings"):
         cfg.merge_from_list(as_settings(opts))
 
@@ -79,8 +82,7 @@ def _explained(cfg: CfgNode, what: str) -> Iterator[None]:
     except (AssertionError, KeyError, OSError, ValueError, YAMLError) as error:
         # A KeyError's text is in quotes.
         message = str(error.args[0] if isinstance(error, KeyError) else error)
-        hint = _similar(cfg, message) or _comma(message)
-        raise ConfigError(f"{what}: {message}{hint}") from error
+        raise ConfigError(f"{what}: {message}{_similar(cfg, message)}") from error
     except (AttributeError, TypeError) as error:
         expected = "expected sections with keys, as in projects_configs/"
         raise ConfigError(f"{what}: {expected} ({error}).") from error
@@ -97,14 +99,6 @@ def _needed() -> dict[str, Any]:
     add_spnet_config(cfg)
     values = {key: get_value(cfg, key) for key in _keys(cfg)}
     return {key: value for key, value in values.items() if value is not None}
-
-
-def _comma(message: str) -> str:
-    """What a text in place of a tuple of one text lacks."""
-    found = re.search(
-        r"Type mismatch \(<class 'tuple'> vs. <class 'str'>\) .* vs\. (.*)\) for", message
-    )
-    return f". A tuple of one has a comma: \"('{found[1]}',)\"" if found else ""
 
 
 def _similar(cfg: CfgNode, message: str) -> str:

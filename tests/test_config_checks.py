@@ -65,8 +65,11 @@ def test_data_sets_that_nobody_registered():
         (["MODEL.PROPOSAL_GENERATOR.NAME", "S"], "GENERATOR.NAME is 'S', .*SwapPathProposalGen"),
         (spnet("REID.MOMENTUM", 1.5), "MODEL.SPNET.REID.MOMENTUM is 1.5, expected 0 to 1"),
         (spnet("MOMENTUM_TWIN.MOMENTUM", -0.1), "MOMENTUM_TWIN.MOMENTUM is -0.1, expected 0 to 1"),
-        (spnet("TEST.NMS_THRESH", 50.0), "MODEL.SPNET.TEST.NMS_THRESH is 50.0, expected 0 to 1"),
-        (spnet("TEST.SCORE_THRESH", NAN), "MODEL.SPNET.TEST.SCORE_THRESH is nan, expected 0 to 1"),
+        (
+            ["MODEL.ROI_HEADS.NMS_THRESH_TEST", 50.0],
+            "NMS_THRESH_TEST is 50.0, expected 0 to 1",
+        ),
+        (["MODEL.ROI_HEADS.SCORE_THRESH_TEST", NAN], "SCORE_THRESH_TEST is nan, expected 0 to 1"),
         (spnet("FOCAL_GAMMA", -1.0), "MODEL.SPNET.FOCAL_GAMMA is -1.0, expected 0 or more"),
         (spnet("REID.SCALE", 0.0), "MODEL.SPNET.REID.SCALE is 0.0, expected more than 0"),
         (spnet("REID_DIM", 256), "SEPARATE_HEADS is False.*EMBED_DIM is 128 .*REID_DIM 256"),
@@ -109,7 +112,8 @@ def test_refused_before_training_only(settings, message):
         ["INPUT.SSL_BOXES", "iou", *spnet("REID.LOSS_WEIGHT", 0.0)],
         ["INPUT.SSL_BOXES", "iou", *spnet("REID.LOSS", "nt_xent")],
         ["TEST.LOSS_IMS_PER_BATCH", 5],
-        spnet("REID.MOMENTUM", 0.0, "MOMENTUM_TWIN.MOMENTUM", 1.0, "TEST.SCORE_THRESH", 0.0),
+        spnet("REID.MOMENTUM", 0.0, "MOMENTUM_TWIN.MOMENTUM", 1.0),
+        ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0],
     ],
 )
 def test_allowed(settings):

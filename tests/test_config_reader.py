@@ -60,11 +60,6 @@ def test_no_file(tmp_path):
         (["SOLVER.EPOHCS", "3"], "SOLVER.EPOHCS; similar ones: SOLVER.EPOCHS"),
         (["SOLVER.EPOCHS", "three"], "SOLVER.EPOCHS"),
         (
-            ["DATASETS.TRAIN", "('prw_train')"],
-            "DATASETS.TRAIN. A tuple of one has a comma",
-        ),
-        (["DATASETS.TRAIN", "prw_train"], r"of one has a comma: \"\('prw_train',\)\""),
-        (
             ["MODEL.SPNET.REID.SCALE", "None"],
             "MODEL.SPNET.REID.SCALE can't be None, expected float",
         ),
@@ -74,3 +69,47 @@ def test_no_file(tmp_path):
 def test_settings_that_cannot_be_used_are_named(opts, message):
     with pytest.raises(ConfigError, match=message):
         merge_settings(read_config(), opts)
+
+
+@pytest.mark.parametrize("value", ["('prw_test')", "prw_test", "'prw_test'", "('prw_test',)"])
+@pytest.mark.parametrize("reader", ["settings", "file", "detectron2's file", "detectron2's list"])
+def test_one_name_where_a_tuple_belongs(tmp_path, reader, value):
+    (tmp_path / "run.yaml").write_text(f'VERSION: 2\nDATASETS:\n  TEST: "{value}"\n')
+    if reader == "settings":
+        cfg = read_config(opts=["DATASETS.TEST", value])
+    elif reader == "file":
+        cfg = read_config(tmp_path / "run.yaml")
+    else:
+        cfg = read_config()
+        if reader == "detectron2's file":
+            cfg.merge_from_file(str(tmp_path / "run.yaml"))
+        else:
+            cfg.merge_from_list(["DATASETS.TEST", value])
+    assert cfg.DATASETS.TEST == ("prw_test",)
+
+
+def test_one_number_where_a_tuple_belongs():
+    cfg = read_config(opts=["INPUT.MIN_SIZE_TRAIN", "640", "SOLVER.STEPS", "(30)"])
+    assert cfg.INPUT.MIN_SIZE_TRAIN == (640,) and cfg.SOLVER.STEPS == (30,)
+    assert read_config(opts=["TEST.PROTOCOLS", "G100"]).TEST.PROTOCOLS == ("G100",)
+    assert read_config(opts=["TEST.PROTOCOLS", "()"]).TEST.PROTOCOLS == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("DATASETS.TRAIN", "a,b", r"DATASETS.TRAIN is 'a,b', expected .*such as \('a', 'b'\)"),
+        ("DATASETS.TRAIN", "(prw_train,)", r"expected a tuple, such as \('prw_train',\)"),
+        ("DATASETS.TRAIN", "", r"expected a tuple, such as \('NAME',\); \(\) is an empty one"),
+        ("DATASETS.TRAIN", "3", "Type mismatch"),
+        ("INPUT.SCALE_RANGE", "2.0", "Type mismatch"),
+        ("INPUT.MIN_SIZE_TRAIN", "True", "Type mismatch"),
+    ],
+)
+def test_no_tuple_and_no_single_value(tmp_path, key, value, message):
+    with pytest.raises(ConfigError, match=message):
+        read_config(opts=[key, value])
+    section, _, name = key.partition(".")
+    (tmp_path / "run.yaml").write_text(f'VERSION: 2\n{section}:\n  {name}: "{value}"\n')
+    with pytest.raises(ConfigError, match=message):
+        read_config(tmp_path / "run.yaml")

@@ -143,8 +143,8 @@ def load_config(args: argparse.Namespace) -> tuple[CfgNode, str]:
     except ConfigError as error:
         raise SearchInputError(str(error)) from error
     # The model drops what it is unsure of, too.
-    test = cfg.MODEL.SPNET.TEST
-    test.SCORE_THRESH = min(test.SCORE_THRESH, args.min_score)
+    heads = cfg.MODEL.ROI_HEADS
+    heads.SCORE_THRESH_TEST = min(heads.SCORE_THRESH_TEST, args.min_score)
     return cfg, str(weights or cfg.MODEL.WEIGHTS)
 
 

@@ -14,6 +14,7 @@ from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 from ..config import add_spnet_config
+from ..config_reader import merge_settings
 from .trunk_families import VIT_UNSUPPORTED, Family, identify
 from .trunk_names import UNUSED
 
@@ -281,7 +282,7 @@ def build_from_llnl(
     """
     cfg = infer_config(state_dict) if cfg is None else cfg.clone()
     cfg.defrost()
-    cfg.merge_from_list(_in_turn(overrides))
+    merge_settings(cfg, _in_turn(overrides))
     converted = convert_state_dict(state_dict)
     # Every weight comes from the checkpoint.
     cfg.MODEL.SPNET.BACKBONE.PRETRAINED = ""

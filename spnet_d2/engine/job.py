@@ -13,8 +13,8 @@ from spnet_d2.config_checks import check_config, check_data_sets
 from spnet_d2.config_reader import read_config
 from spnet_d2.data.catalog import num_identities
 from spnet_d2.data.loaders import iterations_per_epoch
-from spnet_d2.engine.output_folder import check_writable
-from spnet_d2.engine.schedule import prefer_explicit_iterations, resolve_schedule
+from spnet_d2.engine.output_folder import check_writable, refuse_run
+from spnet_d2.engine.schedule import resolve_schedule
 from spnet_d2.modeling.backbone import check_pretrained
 from spnet_d2.modeling.precision import inference_precision
 from spnet_d2.utils.text import make_output_safe
@@ -22,50 +22,93 @@ from spnet_d2.utils.text import make_output_safe
 logger = logging.getLogger(__name__)
 
 
+# Where a config's node keeps what it was when it was resolved.
+_RESOLVED = "__resolved__"
+
+
 def setup(args: argparse.Namespace) -> CfgNode:
     """
     Build the config of a job and set the process up for it (logging, seeds, output folder).
 
     Defaults, then ``args.config_file``, then ``args.opts``. For training, whatever depends on the
-    training data is filled in: see :func:`spnet_d2.engine.schedule.resolve_schedule`, and
-    ``MODEL.SPNET.REID.NUM_IDENTITIES`` -1 becomes the number of identities. For evaluation that
-    number is the checkpoint's, so the training data need not be there.
+    training data is filled in, see :func:`resolve_config`. For evaluation the number of identities
+    is the checkpoint's, so the training data need not be there.
 
     Args:
         args: of ``detectron2.engine.default_argument_parser``; only ``config_file`` and ``opts``
-            must be there.
+            must be there. With ``resume`` False, training wants a folder without checkpoints.
 
     Returns:
         CfgNode: frozen.
 
     Raises:
-        ConfigError: settings that can't be read, or can't work together, unknown data sets.
+        ConfigError: settings that can't be read, or can't work together, unknown data sets, or
+            a run that would be overwritten.
         OSError: nothing can be written to ``OUTPUT_DIR``.
         ValueError: settings that can't be used, or that don't fit the training data.
         FileNotFoundError: there is no training data, or there are no pretrained weights.
     """
-    opts = list(args.opts or [])
-    cfg = read_config(args.config_file, opts)
+    cfg = read_config(args.config_file, list(args.opts or []))
     training = not getattr(args, "eval_only", False)
-    check_config(cfg, training)
-    check_data_sets(cfg, training)
-    if training and not cfg.MODEL.WEIGHTS:
-        # Before the data, which take longer.
-        check_pretrained(cfg.MODEL.SPNET.BACKBONE.NAME, cfg.MODEL.SPNET.BACKBONE.PRETRAINED)
-    if comm.is_main_process():
-        check_writable(cfg.OUTPUT_DIR)
+    if training and getattr(args, "resume", None) is False:
+        refuse_run(cfg.OUTPUT_DIR)
+    _check(cfg, training)
     # Names of image files, in any encoding, reach the log.
     make_output_safe()
     # Detectron2 sets up its own loggers only.
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="spnet_d2")
     _choose_device(cfg, use_gpu=getattr(args, "num_gpus", 1) > 0)
     if training:
-        prefer_explicit_iterations(cfg, opts[0::2])
-        resolve_schedule(cfg, iterations_per_epoch(cfg))
-        _set_identities(cfg)
+        _fit_to_data(cfg)
     cfg.freeze()
     default_setup(cfg, args)
     return cfg
+
+
+def resolve_config(cfg: CfgNode) -> CfgNode:
+    """
+    A training config that is checked and complete, as :func:`setup` gives it.
+
+    The schedule's epochs become iterations (:func:`~spnet_d2.engine.schedule.resolve_schedule`),
+    ``MODEL.SPNET.REID.NUM_IDENTITIES`` -1 becomes the number of identities, and a GPU that isn't
+    there the CPU.
+
+    Args:
+        cfg: left as it is.
+
+    Returns:
+        ``cfg`` itself if that was done before, else a copy, as frozen as ``cfg`` is.
+
+    Raises:
+        ConfigError, OSError, ValueError: as :func:`setup`.
+    """
+    if vars(cfg).get(_RESOLVED) == cfg.dump():
+        return cfg
+    frozen = cfg.is_frozen()
+    cfg = cfg.clone()
+    cfg.defrost()
+    _check(cfg)
+    _choose_device(cfg)
+    _fit_to_data(cfg)
+    if frozen:
+        cfg.freeze()
+    return cfg
+
+
+def _check(cfg: CfgNode, training: bool = True) -> None:
+    check_config(cfg, training)
+    check_data_sets(cfg, training)
+    if comm.is_main_process():
+        check_writable(cfg.OUTPUT_DIR)
+    if training and not cfg.MODEL.WEIGHTS:
+        # Before the data, which take longer.
+        check_pretrained(cfg.MODEL.SPNET.BACKBONE.NAME, cfg.MODEL.SPNET.BACKBONE.PRETRAINED)
+
+
+def _fit_to_data(cfg: CfgNode) -> None:
+    resolve_schedule(cfg, iterations_per_epoch(cfg))
+    _set_identities(cfg)
+    vars(cfg)[_RESOLVED] = cfg.dump()
 
 
 def _set_identities(cfg: CfgNode) -> None:
@@ -88,7 +131,13 @@ def _set_identities(cfg: CfgNode) -> None:
         )
 
 
-def _choose_device(cfg: CfgNode, use_gpu: bool) -> None:
+def mention_unused_gpu(cfg: CfgNode) -> None:
+    """The ``config.yaml`` of a run on a CPU says so, and holds it there on any machine."""
+    if cfg.MODEL.DEVICE == "cpu" and torch.cuda.is_available():
+        logger.warning("MODEL.DEVICE is cpu, so the GPU is not used: MODEL.DEVICE cuda uses it.")
+
+
+def _choose_device(cfg: CfgNode, use_gpu: bool = True) -> None:
     """Fall back to the CPU, and there from float16, where there is no GPU to use."""
     if cfg.MODEL.DEVICE.startswith("cuda") and not (use_gpu and torch.cuda.is_available()):
         reason = "PyTorch finds no usable GPU" if use_gpu else "--num-gpus is 0"
@@ -96,6 +145,8 @@ def _choose_device(cfg: CfgNode, use_gpu: bool) -> None:
         cfg.MODEL.DEVICE = "cpu"
     if cfg.MODEL.DEVICE != "cpu":
         return
+    if use_gpu:
+        mention_unused_gpu(cfg)
     amp, test = cfg.SOLVER.AMP, cfg.MODEL.SPNET.TEST
     if amp.ENABLED and amp.PRECISION == "float16":
         logger.info(

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from torch import nn, optim
 
+from spnet_d2.config_reader import ConfigError
+
 logger = logging.getLogger(__name__)
 
 # Numbers of a parameter's size that an optimiser keeps for each parameter.
@@ -37,6 +39,27 @@ def check_writable(folder: str | os.PathLike) -> None:
     finally:
         if probe.is_file():
             probe.unlink()
+
+
+def checkpoints_in(folder: str | os.PathLike) -> list[str]:
+    """Names of the checkpoints that training left in a folder, the last one's name among them."""
+    folder = Path(folder)
+    patterns = ("last_checkpoint", "model_final.pth", "model_[0-9]*.pth", "backup_[0-9]*.pth")
+    return [path.name for pattern in patterns for path in sorted(folder.glob(pattern))]
+
+
+def refuse_run(folder: str | os.PathLike) -> None:
+    """
+    See that a folder is free for a new run.
+
+    Raises:
+        ConfigError: it holds checkpoints of another, which the new run would overwrite.
+    """
+    if found := checkpoints_in(folder):
+        raise ConfigError(
+            f"OUTPUT_DIR {os.path.abspath(folder)} holds a run already ({', '.join(found)}). "
+            "Continue it with --resume, choose another OUTPUT_DIR, or remove that folder."
+        )
 
 
 def checkpoint_bytes(model: nn.Module, optimizer: optim.Optimizer) -> int:

@@ -4,38 +4,11 @@ import logging
 
 from detectron2.config import CfgNode
 
+from spnet_d2.config_checks import MAX_WARMUP_ITERS, check_schedule
+from spnet_d2.config_node import EPOCH_KEYS
 from spnet_d2.config_reader import get_value
 
 logger = logging.getLogger(__name__)
-
-# Warm-up lasts min(1000, I - 1) iterations, I = iterations per epoch.
-_MAX_WARMUP_ITERS = 1000
-
-# Key in epochs -> the key in iterations that it sets.
-_EPOCH_KEYS = {
-    "SOLVER.EPOCHS": "SOLVER.MAX_ITER",
-    "SOLVER.CHECKPOINT_EPOCHS": "SOLVER.CHECKPOINT_PERIOD",
-    "TEST.EVAL_EPOCHS": "TEST.EVAL_PERIOD",
-}
-
-
-def prefer_explicit_iterations(cfg: CfgNode, keys: list[str]) -> None:
-    """
-    Let an iteration count of the command line win over a count of epochs from a file.
-
-    Without this, ``SOLVER.MAX_ITER 100`` on the command line would do nothing, because every
-    profile counts in epochs. Where the command line has both, the later one wins, as of any
-    setting that is given twice.
-
-    Args:
-        cfg: changed in place: the overruled ``*EPOCHS`` key becomes 0.
-        keys: config keys named on the command line, in order.
-    """
-    for epochs, iterations in _EPOCH_KEYS.items():
-        given = [key for key in keys if key in (epochs, iterations)]
-        if given and given[-1] == iterations and get_value(cfg, epochs):
-            logger.info("%s is given, so %s is set to 0.", iterations, epochs)
-            _set(cfg, epochs, 0)
 
 
 def resolve_schedule(cfg: CfgNode, iterations_per_epoch: int) -> None:
@@ -45,51 +18,57 @@ def resolve_schedule(cfg: CfgNode, iterations_per_epoch: int) -> None:
     - ``SOLVER.EPOCHS``, ``SOLVER.CHECKPOINT_EPOCHS`` and ``TEST.EVAL_EPOCHS``, where positive, set
       ``SOLVER.MAX_ITER``, ``SOLVER.CHECKPOINT_PERIOD`` and ``TEST.EVAL_PERIOD``.
     - ``SOLVER.WARMUP_ITERS`` -1 becomes ``min(1000, I - 1)``, and less than ``MAX_ITER``.
-    - A ``SOLVER.CHECKPOINT_PERIOD`` of 0 means: only the final checkpoint.
+    - A ``SOLVER.CHECKPOINT_PERIOD`` of 0, or of the whole run, means: only the final checkpoint.
+      It becomes ``MAX_ITER + 1``, or the last iteration would be stored twice.
 
     Args:
         cfg: changed in place.
         iterations_per_epoch: I, see ``spnet_d2.data.loaders.iterations_per_epoch``.
 
     Raises:
-        ValueError: no iterations, a negative number of epochs, or a warm-up that does not end
+        ConfigError: no iterations, a negative number of epochs, or a warm-up that does not end
             before the training does.
     """
-    for epochs_key, iterations_key in _EPOCH_KEYS.items():
-        epochs = get_value(cfg, epochs_key)
-        if epochs < 0:
-            raise ValueError(
-                f"{epochs_key} is {epochs}; expected 0 ({iterations_key} counts) or more."
-            )
-        if epochs > 0:
-            _set(cfg, iterations_key, epochs * iterations_per_epoch)
+    check_schedule(cfg)
+    for iterations_key, epochs_key in EPOCH_KEYS.items():
+        if get_value(cfg, epochs_key) > 0:
+            _count_in_epochs(cfg, iterations_key, epochs_key, iterations_per_epoch)
     solver = cfg.SOLVER
-    if solver.MAX_ITER < 1:
-        raise ValueError(
-            f"SOLVER.MAX_ITER is {solver.MAX_ITER} and SOLVER.EPOCHS {solver.EPOCHS}, so there is "
-            "nothing to train; set one of them to 1 or more."
-        )
     if solver.WARMUP_ITERS < 0:
-        wanted = min(_MAX_WARMUP_ITERS, iterations_per_epoch - 1)
+        wanted = min(MAX_WARMUP_ITERS, iterations_per_epoch - 1)
         solver.WARMUP_ITERS = min(wanted, solver.MAX_ITER - 1)
-    if solver.WARMUP_ITERS >= solver.MAX_ITER:
-        raise ValueError(
-            f"SOLVER.WARMUP_ITERS ({solver.WARMUP_ITERS}) must be less than SOLVER.MAX_ITER "
-            f"({solver.MAX_ITER}); -1 chooses min({_MAX_WARMUP_ITERS}, iterations per epoch - 1)."
+    check_schedule(cfg, resolved=True)
+    if solver.CHECKPOINT_PERIOD < 1 or solver.CHECKPOINT_PERIOD == solver.MAX_ITER:
+        solver.CHECKPOINT_PERIOD = solver.MAX_ITER + 1
+    _log(cfg, iterations_per_epoch)
+
+
+def _count_in_epochs(cfg: CfgNode, iterations_key: str, epochs_key: str, per_epoch: int) -> None:
+    section, _, name = iterations_key.partition(".")
+    epochs, before = get_value(cfg, epochs_key), cfg[section][name]
+    if before not in (0, epochs * per_epoch):
+        logger.warning(
+            "%s %d counts, %d iterations here, and not %s %d, which was given beside it; set one "
+            "of them to 0.",
+            epochs_key,
+            epochs,
+            epochs * per_epoch,
+            iterations_key,
+            before,
         )
-    if solver.CHECKPOINT_PERIOD < 1:
-        solver.CHECKPOINT_PERIOD = solver.MAX_ITER
+    # By item: the epochs stay what they are.
+    cfg[section][name] = epochs * per_epoch
+
+
+def _log(cfg: CfgNode, iterations_per_epoch: int) -> None:
+    solver = cfg.SOLVER
+    kept = f"every {solver.CHECKPOINT_PERIOD}"
     logger.info(
         "%d iterations per epoch: training for %d iterations, %d of them warm-up; checkpoint "
-        "every %d, evaluation every %d (0: at the end).",
+        "%s, evaluation every %d (0: at the end).",
         iterations_per_epoch,
         solver.MAX_ITER,
         solver.WARMUP_ITERS,
-        solver.CHECKPOINT_PERIOD,
+        kept if solver.CHECKPOINT_PERIOD <= solver.MAX_ITER else "at the end",
         cfg.TEST.EVAL_PERIOD,
     )
-
-
-def _set(cfg: CfgNode, key: str, value: int) -> None:
-    section, _, name = key.partition(".")
-    cfg[section][name] = value

@@ -10,6 +10,7 @@ from torch import nn
 
 from spnet_d2.config_reader import ConfigError
 from spnet_d2.engine.checkpointer import Checkpointer
+from spnet_d2.engine.job import mention_unused_gpu
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ def config_to_serve(cfg: CfgNode, covered: bool = True) -> CfgNode:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("MODEL.DEVICE is %s, but there is no CUDA; using the CPU.", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
+    mention_unused_gpu(cfg)
     return cfg
 
 

@@ -17,6 +17,7 @@ from detectron2.engine import (
 )
 from detectron2.evaluation import DatasetEvaluator, print_csv_format
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 from torch import nn, optim
 from torch.utils.data import DataLoader
 
@@ -28,8 +29,14 @@ from spnet_d2.engine.backups import Backups
 from spnet_d2.engine.bad_batches import BadBatchError
 from spnet_d2.engine.batch_norms import AverageBatchNorms
 from spnet_d2.engine.checkpointer import Checkpointer
+from spnet_d2.engine.job import resolve_config
 from spnet_d2.engine.optimizer import build_optimizer
-from spnet_d2.engine.output_folder import check_space, checkpoint_bytes, cut_metrics
+from spnet_d2.engine.output_folder import (
+    check_space,
+    checkpoint_bytes,
+    checkpoints_in,
+    cut_metrics,
+)
 from spnet_d2.engine.step import build_step_trainer
 from spnet_d2.engine.validation_loss import validation_losses
 from spnet_d2.evaluation import (
@@ -38,6 +45,9 @@ from spnet_d2.evaluation import (
     evaluate_query_centric,
 )
 from spnet_d2.evaluation.evaluator import choose_protocols
+
+logger = logging.getLogger(__name__)
+
 
 logger = logging.getLogger(__name__)
 
@@ -60,9 +70,12 @@ class Trainer(DefaultTrainer):
     """
     Trains what ``cfg`` describes. Use it as Detectron2's ``DefaultTrainer``::
 
-        trainer = Trainer(cfg)            # cfg of spnet_d2.engine.setup
+        trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
         results = trainer.train()
+
+    A ``cfg`` that :func:`spnet_d2.engine.setup` has not gone over is checked and completed in the
+    same way. ``trainer.cfg`` is the result, which ``train`` writes to ``OUTPUT_DIR/config.yaml``.
 
     A run that is interrupted and resumed from a checkpoint continues as if it had not been: the
     checkpoint holds the model with its re-id memories, the optimiser, the schedule, the iteration
@@ -71,9 +84,19 @@ class Trainer(DefaultTrainer):
     """
 
     def __init__(self, cfg: CfgNode):
-        # A test set or protocol that is not there is found now, not when training is over.
-        for name in cfg.DATASETS.TEST:
-            self.build_evaluator(cfg, name)
+        """
+        Args:
+            cfg: left as it is.
+
+        Raises:
+            ConfigError: settings that can't work, unknown data sets.
+            ValueError: settings that don't fit the data.
+            FileNotFoundError: there is no such data.
+        """
+        _show_log()
+        cfg = resolve_config(cfg)
+        # What is not there is found now, not when training is over.
+        self._test_sets = self._look_for_test_sets(cfg)
         # Not Detectron2's own, which can't share a model out to processes on CPUs.
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
@@ -86,6 +109,34 @@ class Trainer(DefaultTrainer):
         self.cfg, self.start_iter, self.max_iter = cfg, 0, cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
 
+    def _look_for_test_sets(self, cfg: CfgNode) -> tuple[str, ...]:
+        """
+        Those of ``DATASETS.TEST`` that training can be watched on.
+
+        Pre-training goes on without one whose files are missing, which may be another corpus than
+        it trains on; fine-tuning is for its test sets.
+        """
+        found = []
+        for name in cfg.DATASETS.TEST:
+            try:
+                self.build_evaluator(cfg, name)
+                found.append(name)
+            except FileNotFoundError as error:
+                if cfg.MODEL.SPNET.REID.LOSS == "oim":
+                    raise
+                logger.warning("Training is not evaluated on %s. %s", name, error)
+        return tuple(found)
+
+    def _cfg_of_evaluation(self) -> CfgNode:
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.DATASETS.TEST = self._test_sets
+        return cfg
+
+    def _evaluate(self) -> OrderedDict:
+        self._last_eval_results = self.test(self._cfg_of_evaluation(), self.model)
+        return self._last_eval_results
+
     def build_hooks(self) -> list[HookBase]:
         init = self.cfg.MODEL.SPNET.INIT
         self.checkpointer = Checkpointer(
@@ -96,6 +147,9 @@ class Trainer(DefaultTrainer):
             trainer=weakref.proxy(self),
         )
         result = [hook for hook in super().build_hooks() if hook is not None]
+        result[_index_of(result, hooks.EvalHook)] = hooks.EvalHook(
+            self.cfg.TEST.EVAL_PERIOD, self._evaluate
+        )
         saves = [i for i, h in enumerate(result) if isinstance(h, hooks.PeriodicCheckpointer)]
         # Only the main process saves. The others take part right after what comes before saving.
         place = saves[0] if saves else _index_of(result, hooks.EvalHook)
@@ -104,16 +158,39 @@ class Trainer(DefaultTrainer):
             result.insert(place + 1, Backups(self.checkpointer, backup, kept))
         result.insert(place, random_state.RandomState(kept, backup))
         result.insert(place, AverageBatchNorms(kept, backup, self.cfg.TEST.EVAL_PERIOD))
-        if self.cfg.TEST.LOSS:
+        if self.cfg.TEST.LOSS and self._test_sets:
             losses = hooks.EvalHook(
-                self.cfg.TEST.EVAL_PERIOD, lambda: validation_losses(self.cfg, self.model)
+                self.cfg.TEST.EVAL_PERIOD,
+                lambda: validation_losses(self._cfg_of_evaluation(), self.model),
             )
             result.insert(_index_of(result, hooks.EvalHook), losses)
         return result
 
+    def resume_or_load(self, resume: bool = True) -> None:
+        """
+        Continue from the last checkpoint of ``OUTPUT_DIR``, or start anew from ``MODEL.WEIGHTS``.
+
+        Args:
+            resume: continue if there is a checkpoint.
+        """
+        folder, found = self.cfg.OUTPUT_DIR, checkpoints_in(self.cfg.OUTPUT_DIR)
+        if resume and not self.checkpointer.has_checkpoint():
+            logger.info("No checkpoint to continue from in %s: training starts anew.", folder)
+        if found and not resume:
+            logger.warning(
+                "%s holds a run (%s), and training starts anew in it: checkpoints of the same "
+                "names are overwritten, metrics.json is continued. Give each run an OUTPUT_DIR of "
+                "its own.",
+                folder,
+                ", ".join(found),
+            )
+        super().resume_or_load(resume=resume)
+
     def train(self) -> OrderedDict | None:
         """
         Train from the current iteration to ``SOLVER.MAX_ITER``, then evaluate.
+
+        Of a run that was finished and is resumed, only the evaluation is made again.
 
         Returns:
             The last evaluation's results; None on all but the main process.
@@ -124,6 +201,14 @@ class Trainer(DefaultTrainer):
             CorruptImageError: a training picture can't be read.
             OSError: there is no room for checkpoints.
         """
+        if self.start_iter >= self.max_iter:
+            logger.info(
+                "The run in %s is finished, all %d iterations are done: it is evaluated again. A "
+                "larger SOLVER.EPOCHS or SOLVER.MAX_ITER would train on.",
+                self.cfg.OUTPUT_DIR,
+                self.max_iter,
+            )
+            return self._evaluate()
         self._trainer.data_loader.start_iter = self.start_iter
         if comm.is_main_process():
             self._prepare_folder()
@@ -141,6 +226,8 @@ class Trainer(DefaultTrainer):
                 count += min(Backups.KEPT, left // solver.BACKUP_PERIOD)
             check_space(folder, checkpoint_bytes(self.checkpointer.model, self.optimizer), count)
         cut_metrics(folder / "metrics.json", self.start_iter or None)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(self.cfg.dump())
 
     def run_step(self) -> None:
         # A step that is left out has none.
@@ -261,6 +348,13 @@ def distribute(model: nn.Module, cfg: CfgNode) -> nn.Module:
     """
     more = {"device_ids": None} if cfg.MODEL.DEVICE == "cpu" else {}
     return create_ddp_model(model, broadcast_buffers=False, find_unused_parameters=True, **more)
+
+
+def _show_log() -> None:
+    """Without any set-up of the program's own, log to the terminal, as ``DefaultTrainer`` does."""
+    for name in ("detectron2", "spnet_d2"):
+        if not logging.getLogger(name).isEnabledFor(logging.INFO):
+            setup_logger(name=name)
 
 
 def _searches_by_query(cfg: CfgNode) -> bool:

@@ -279,7 +279,6 @@ class TimmFPN(Backbone):
     def __init__(
         self,
         trunk: FeatureListNet | SoliderSwin,
-        channels: int = 0,
         freeze: bool = False,
         freeze_bn: bool = False,
         fpn_init: str = "kaiming",
@@ -292,7 +291,6 @@ class TimmFPN(Backbone):
         """
         Args:
             trunk: of :func:`create_trunk`.
-            channels: C, 0 for the stride-16 map's.
             fpn_init: one of ``FPN_INITS``.
             freeze: run the trunk without gradients.
             freeze_bn: batch norms of the trunk use their running statistics.
@@ -313,7 +311,8 @@ class TimmFPN(Backbone):
         self.freeze_bn = freeze_bn
         self.trunk_channels = tuple(trunk.feature_info.channels())
         self.channels_last = getattr(trunk, "output_fmt", "NCHW") == "NHWC"
-        self.channels = channels or self.trunk_channels[1]
+        # C. The RoI heads' copies of the last stage take as many as the stride-16 map has.
+        self.channels = self.trunk_channels[1]
         self.roi_pooling = roi_pooling or getattr(trunk, "roi_pooling", "max")
         self.roi_stripes = roi_stripes
         self.roi_margin = roi_margin
@@ -360,7 +359,6 @@ class TimmFPN(Backbone):
             checkpoint_blocks(trunk)
         return {
             "trunk": trunk,
-            "channels": options.FPN_CHANNELS,
             "freeze": options.FREEZE,
             "freeze_bn": options.FREEZE_BN,
             "fpn_init": options.FPN_INIT,

@@ -135,11 +135,6 @@ class StageCopy(nn.Module):
     def __init__(self, backbone: TimmFPN):
         super().__init__()
         c4, self.out_channels = backbone.trunk_channels[1:]
-        if backbone.channels != c4:
-            raise ValueError(
-                f"MODEL.SPNET.BACKBONE.FPN_CHANNELS is {backbone.channels}, but RoI features "
-                f"pass through the trunk's last stage, which takes {c4}. Set it to 0 or {c4}."
-            )
         self.in_channels = c4
         self.stage = last_stage(backbone.trunk)
         self.pooling = RoiPooling(backbone)

@@ -231,17 +231,17 @@ class SwapPathProposalGenerator(nn.Module):
                 f"MODEL.SPNET.QC.MATCH_MODE is {match_mode!r}, expected one of {MATCH_MODES}."
             )
         counts = {
-            "ANCHORS_PER_IMAGE": anchors_per_image,
-            "QC.ANCHORS_PER_PAIR": anchors_per_pair,
-            "QC.PAIRS_PER_BATCH": pairs_per_batch,
-            "TEST.PRE_TOPK": pre_topk,
-            "TEST.QUERY_TOPK": query_topk,
-            "TEST.TOPK_CANDIDATES": topk_candidates,
+            "MODEL.SPNET.ANCHORS_PER_IMAGE": anchors_per_image,
+            "MODEL.SPNET.QC.ANCHORS_PER_PAIR": anchors_per_pair,
+            "MODEL.SPNET.QC.PAIRS_PER_BATCH": pairs_per_batch,
+            "MODEL.SPNET.TEST.PRE_TOPK": pre_topk,
+            "MODEL.SPNET.TEST.QUERY_TOPK": query_topk,
+            "MODEL.SPNET.TEST.TOPK_CANDIDATES": topk_candidates,
             "TEST.DETECTIONS_PER_IMAGE": detections_per_image,
         }
         for key, count in counts.items():
             if count < 1:
-                raise ValueError(f"MODEL.SPNET.{key} must be 1 or more, found {count}.")
+                raise ValueError(f"{key} must be 1 or more, found {count}.")
         self.id_field = id_field
         self.positive_norm = positive_norm
         self.anchors_per_image = anchors_per_image
@@ -288,10 +288,10 @@ class SwapPathProposalGenerator(nn.Module):
             "box_loss_weight": options.BOX_LOSS_WEIGHT,
             "pre_topk": test.PRE_TOPK,
             "query_topk": test.QUERY_TOPK,
-            "score_thresh": test.SCORE_THRESH,
+            "score_thresh": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
             "topk_candidates": test.TOPK_CANDIDATES,
-            "nms_thresh": test.NMS_THRESH,
-            "detections_per_image": test.DETECTIONS_PER_IMAGE,
+            "nms_thresh": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
+            "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
         }
 
     def forward(

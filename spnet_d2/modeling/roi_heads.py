@@ -188,7 +188,7 @@ class SPNetROIHeads(nn.Module):
             "reid_gt_only": options.REID.GT_ONLY,
             "reid_feat4_share": options.REID.FEAT4_SHARE,
             "reid_box_jitter": options.REID.BOX_JITTER,
-            "nms_thresh": options.TEST.NMS_THRESH,
+            "nms_thresh": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
         }
 
     def loc_embedder(self, t: int) -> nn.Module:

@@ -20,6 +20,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils import comm
 from torch import Tensor, nn
 
+from ..config_checks import check_config
 from .backbone import FEATURES, pretrained_of
 from .box_embedder import RoiMap
 from .compiling import compile_networks
@@ -143,9 +144,8 @@ class SPNet(nn.Module):
     @classmethod
     def from_config(cls, cfg):
         options = cfg.MODEL.SPNET
-        # Detectron2's tools turn pictures into what the config says, the model takes RGB.
-        if cfg.INPUT.FORMAT != "RGB":
-            raise ValueError(f'INPUT.FORMAT must be "RGB" for SPNet, found "{cfg.INPUT.FORMAT}".')
+        # Also for those who build a model without this project's tools.
+        check_config(cfg, training=False)
         backbone = build_backbone(cfg)
         # Not Detectron2's builder: the RoI heads copy the trunk's last stage.
         roi_heads = ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)(cfg, backbone)

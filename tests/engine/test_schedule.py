@@ -1,13 +1,16 @@
 """Epochs to iterations, and the learning rate against values of the authors' runs."""
 
+import copy
 import logging
+from pickle import dumps, loads
 
 import pytest
 import torch
+from detectron2.config import CfgNode
 from detectron2.solver import build_lr_scheduler
 
+from spnet_d2.config_reader import read_config
 from spnet_d2.engine import resolve_schedule
-from spnet_d2.engine.schedule import prefer_explicit_iterations
 
 # Iterations per epoch, and {iteration: learning rate} over 30 epochs at a base of 1e-4.
 CUHK_SYSU = 1400
@@ -82,7 +85,18 @@ def test_zero_epochs_leave_iterations_alone(default_cfg):
 def test_no_checkpoint_period_means_the_final_one(default_cfg):
     default_cfg.SOLVER.CHECKPOINT_EPOCHS = default_cfg.SOLVER.CHECKPOINT_PERIOD = 0
     resolve_schedule(default_cfg, 10)
-    assert default_cfg.SOLVER.CHECKPOINT_PERIOD == 300
+    # The last iteration is stored as model_final.pth alone.
+    assert default_cfg.SOLVER.CHECKPOINT_PERIOD == 301
+    resolve_schedule(default_cfg, 10)
+    assert default_cfg.SOLVER.CHECKPOINT_PERIOD == 301
+
+
+@pytest.mark.parametrize("settings", [{"CHECKPOINT_EPOCHS": 30}, {"CHECKPOINT_PERIOD": 300}])
+def test_a_checkpoint_period_of_the_whole_run_means_the_final_one(default_cfg, settings):
+    for key, value in settings.items():
+        setattr(default_cfg.SOLVER, key, value)
+    resolve_schedule(default_cfg, 10)
+    assert default_cfg.SOLVER.CHECKPOINT_PERIOD == 301
 
 
 def test_short_run_ends_its_warmup(default_cfg):
@@ -112,24 +126,112 @@ def test_nothing_to_train_is_refused(default_cfg):
         resolve_schedule(default_cfg, 10)
 
 
-def test_iterations_of_the_command_line_win_over_epochs(default_cfg, caplog):
-    default_cfg.SOLVER.MAX_ITER = 100
-    with caplog.at_level(logging.INFO, "spnet_d2.engine"):
-        prefer_explicit_iterations(default_cfg, ["SOLVER.MAX_ITER"])
-    resolve_schedule(default_cfg, 10)
-    assert default_cfg.SOLVER.MAX_ITER == 100
-    assert "SOLVER.EPOCHS is set to 0" in caplog.text
-
-
-@pytest.mark.parametrize(("last", "iterations"), [("SOLVER.EPOCHS", 300), ("SOLVER.MAX_ITER", 100)])
+@pytest.mark.parametrize(("last", "iterations"), [("SOLVER.EPOCHS", 20), ("SOLVER.MAX_ITER", 100)])
 def test_of_epochs_and_iterations_on_the_command_line_the_later_wins(default_cfg, last, iterations):
-    default_cfg.SOLVER.MAX_ITER = 100
-    keys = ["SOLVER.MAX_ITER", "SOLVER.EPOCHS", "SEED", last]
-    prefer_explicit_iterations(default_cfg, keys)
+    values = {"SOLVER.MAX_ITER": 100, "SOLVER.EPOCHS": 2}
+    keys = ["SOLVER.MAX_ITER", "SOLVER.EPOCHS", last]
+    default_cfg.merge_from_list([x for key in keys for x in (key, values[key])])
     resolve_schedule(default_cfg, 10)
     assert default_cfg.SOLVER.MAX_ITER == iterations
     # Periods have keys of their own.
     assert default_cfg.SOLVER.CHECKPOINT_PERIOD == 50
+
+
+FILES = [
+    # base, file, settings; iterations, checkpoint period and evaluation period of 10 an epoch
+    ("", "SOLVER: {MAX_ITER: 7}", [], (7, 50, 0)),
+    ("", "SOLVER: {MAX_ITER: 7, CHECKPOINT_PERIOD: 3}", [], (7, 3, 0)),
+    ("", "SOLVER: {MAX_ITER: 40000, CHECKPOINT_PERIOD: 5000}", [], (40000, 5000, 0)),
+    ("SOLVER: {EPOCHS: 20}", "SOLVER: {MAX_ITER: 7}", [], (7, 50, 0)),
+    ("SOLVER: {MAX_ITER: 7}", "SOLVER: {EPOCHS: 2}", [], (20, 50, 0)),
+    ("SOLVER: {MAX_ITER: 7}", "SOLVER: {EPOCHS: 30}", [], (300, 50, 0)),
+    ("SOLVER: {MAX_ITER: 7}", "SEED: 1", [], (7, 50, 0)),
+    ("SOLVER: {EPOCHS: 0, MAX_ITER: 7}", "SOLVER: {MAX_ITER: 8}", [], (8, 50, 0)),
+    ("", "SOLVER: {EPOCHS: 0, MAX_ITER: 7}", [], (7, 50, 0)),
+    ("TEST: {EVAL_EPOCHS: 5}", "TEST: {EVAL_PERIOD: 8}", [], (300, 50, 8)),
+    ("TEST: {EVAL_EPOCHS: 5}", "TEST: {EVAL_PERIOD: 0}", [], (300, 50, 0)),
+    ("TEST: {EVAL_PERIOD: 8}", "TEST: {EVAL_EPOCHS: 5}", [], (300, 50, 50)),
+    ("", "SOLVER: {CHECKPOINT_PERIOD: 0}", [], (300, 301, 0)),
+    ("", "SOLVER: {MAX_ITER: 7}", ["SOLVER.EPOCHS", "2"], (20, 50, 0)),
+    ("", "SOLVER: {EPOCHS: 2}", ["SOLVER.MAX_ITER", "7"], (7, 50, 0)),
+    ("", "TEST: {EVAL_EPOCHS: 5}", ["TEST.EVAL_PERIOD", "8"], (300, 50, 8)),
+]
+
+
+@pytest.mark.parametrize(("base", "file", "settings", "expected"), FILES)
+@pytest.mark.parametrize("reader", ["read_config", "detectron2"])
+def test_the_nearest_level_that_names_epochs_or_iterations_wins(
+    tmp_path, caplog, default_cfg, reader, base, file, settings, expected
+):
+    (tmp_path / "base.yaml").write_text(base or "SEED: 0")
+    (tmp_path / "run.yaml").write_text(f"_BASE_: base.yaml\nVERSION: 2\n{file}\n")
+    cfg = default_cfg
+    if reader == "read_config":
+        cfg = read_config(tmp_path / "run.yaml", settings)
+    else:
+        cfg.merge_from_file(str(tmp_path / "run.yaml"))
+        cfg.merge_from_list(settings)
+    resolve_schedule(cfg, 10)
+    found = (cfg.SOLVER.MAX_ITER, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD)
+    assert found == expected
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_the_later_of_several_bases_wins(tmp_path, default_cfg):
+    (tmp_path / "epochs.yaml").write_text("SOLVER: {EPOCHS: 2}")
+    (tmp_path / "iterations.yaml").write_text("SOLVER: {MAX_ITER: 7}")
+    for names, expected in (("epochs, iterations", 7), ("iterations, epochs", 20)):
+        bases = ", ".join(f"{name}.yaml" for name in names.split(", "))
+        (tmp_path / "run.yaml").write_text(f"_BASE_: [{bases}]\n")
+        cfg = default_cfg.clone()
+        cfg.merge_from_file(str(tmp_path / "run.yaml"))
+        resolve_schedule(cfg, 10)
+        assert cfg.SOLVER.MAX_ITER == expected
+
+
+@pytest.mark.parametrize("order", ["{EPOCHS: 2, MAX_ITER: 7}", "{MAX_ITER: 7, EPOCHS: 2}"])
+def test_of_both_in_one_file_epochs_win_and_a_warning_names_both(tmp_path, caplog, order):
+    (tmp_path / "run.yaml").write_text(f"SOLVER: {order}")
+    cfg = read_config(tmp_path / "run.yaml")
+    resolve_schedule(cfg, 10)
+    assert cfg.SOLVER.MAX_ITER == 20
+    assert "SOLVER.EPOCHS 2 counts, 20 iterations here, and not SOLVER.MAX_ITER 7" in caplog.text
+
+
+def test_the_config_of_a_finished_run_has_both_without_a_warning(tmp_path, caplog, default_cfg):
+    default_cfg.TEST.EVAL_EPOCHS = 2
+    resolve_schedule(default_cfg, 10)
+    (tmp_path / "config.yaml").write_text(default_cfg.dump())
+    again = read_config(tmp_path / "config.yaml")
+    assert again.SOLVER == default_cfg.SOLVER and again.TEST == default_cfg.TEST
+    resolve_schedule(again, 10)
+    assert again.SOLVER == default_cfg.SOLVER
+    longer = read_config(tmp_path / "config.yaml", ["SOLVER.EPOCHS", 60])
+    resolve_schedule(longer, 10)
+    assert longer.SOLVER.MAX_ITER == 600
+    shorter = again.clone()
+    shorter.SOLVER.MAX_ITER = 5
+    shorter.SOLVER.WARMUP_ITERS = -1
+    resolve_schedule(shorter, 10)
+    assert (shorter.SOLVER.MAX_ITER, shorter.SOLVER.WARMUP_ITERS) == (5, 4)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("copied", [CfgNode.clone, copy.deepcopy, lambda x: loads(dumps(x))])
+def test_what_is_set_in_code_counts(default_cfg, copied):
+    """Also in copies, and in those that another process gets."""
+    cfg = copied(default_cfg)
+    cfg.SOLVER.MAX_ITER = 5
+    resolve_schedule(copied(cfg), 10)
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.EPOCHS) == (5, 0)
+    cfg.SOLVER.EPOCHS = 3
+    cfg = copied(cfg)
+    cfg.TEST.EVAL_PERIOD = 4
+    resolve_schedule(cfg, 10)
+    assert (cfg.SOLVER.MAX_ITER, cfg.TEST.EVAL_PERIOD) == (30, 4)
+    cfg.SOLVER.MAX_ITER = 12
+    resolve_schedule(cfg, 10)
+    assert cfg.SOLVER.MAX_ITER == 12
 
 
 @pytest.mark.parametrize("key", ["SOLVER.EPOCHS", "SOLVER.CHECKPOINT_EPOCHS", "TEST.EVAL_EPOCHS"])

@@ -330,7 +330,7 @@ def test_weights_rounded_without_a_graph_are_not_kept_for_training():
 @half
 @norms
 def test_inference(dtype, norm):
-    model = tiny_model("MODEL.SPNET.TEST.SCORE_THRESH", 0.0).eval()
+    model = tiny_model("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0).eval()
     embeddings_of(model, norm)
     with torch.no_grad(), torch.autocast("cpu", dtype):
         (output,) = model([tiny_input(0, BOX_A)])

@@ -271,7 +271,6 @@ class TestBadInput:
             (("MODEL.SPNET.NUM_CASCADES", -1), "NUM_CASCADES"),
             (("MODEL.SPNET.BACKBONE.NAME", "convnext_titan"), "convnext_tiny"),
             (("MODEL.SPNET.BACKBONE.NAME", "vit_tiny_patch16_224"), "strides"),
-            (("MODEL.SPNET.BACKBONE.FPN_CHANNELS", 7), "FPN_CHANNELS"),
             (("MODEL.SPNET.REID.LOSS", "triplet"), "oim"),
             (("MODEL.SPNET.MOMENTUM_TWIN.ENABLED", True), "REID.LOSS is 'oim'"),
             (("MODEL.SPNET.QC.PAIRS_PER_BATCH", 0), "QC.PAIRS_PER_BATCH must be 1 or more"),

@@ -51,5 +51,5 @@ def test_another_channel_order_is_refused(weighted):
     """It would be fed to the model as if it were RGB."""
     cfg = weighted[0].clone()
     cfg.INPUT.FORMAT = "BGR"
-    with pytest.raises(ValueError, match='INPUT.FORMAT must be "RGB" for SPNet, found "BGR"'):
+    with pytest.raises(ValueError, match="INPUT.FORMAT is 'BGR', expected one of RGB"):
         DefaultPredictor(cfg)

@@ -238,7 +238,7 @@ def test_min_score_reaches_the_model(tool, run, folder, monkeypatch):
     seen = []
 
     def record(cfg, weights, allow_untrained):
-        seen.append((cfg.MODEL.SPNET.TEST.SCORE_THRESH, weights))
+        seen.append((cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST, weights))
         assert not allow_untrained
         return make_predictor()
 

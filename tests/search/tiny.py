@@ -15,6 +15,6 @@ def tiny_config():
     cfg.MODEL.SPNET.REID.NUM_IDENTITIES = 5
     cfg.MODEL.SPNET.REID.QUEUE_SIZE = 8
     # Untrained scores lie anywhere.
-    cfg.MODEL.SPNET.TEST.SCORE_THRESH = 0.0
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 96, 160
     return cfg

@@ -1,0 +1,177 @@
+"""Detectron2's config node, with epochs beside iterations and with keys that were renamed.
+
+``SOLVER.EPOCHS`` and ``SOLVER.MAX_ITER`` say the same thing. Whichever a user names counts,
+wherever it is named: in a file (before what its ``_BASE_`` names), on the command line, or in
+code, as in ``cfg.SOLVER.MAX_ITER = 300``. The other one becomes 0.
+"""
+
+import ast
+import copy
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode
+
+logger = logging.getLogger(__name__)
+
+# Key in iterations -> the key in epochs that sets it where it is more than 0.
+EPOCH_KEYS = {
+    "SOLVER.MAX_ITER": "SOLVER.EPOCHS",
+    "SOLVER.CHECKPOINT_PERIOD": "SOLVER.CHECKPOINT_EPOCHS",
+    "TEST.EVAL_PERIOD": "TEST.EVAL_EPOCHS",
+}
+# A text that is one name, whatever it names.
+_NAME = r"[^\s,()\[\]'\"]+"
+_SECTIONS = ("SOLVER", "TEST")
+# The same within their section.
+_PAIRS = [
+    (iterations.partition(".")[2], epochs.partition(".")[2])
+    for iterations, epochs in EPOCH_KEYS.items()
+]
+
+# Earlier name -> the key that takes its place.
+RENAMED_KEYS = {
+    "MODEL.SPNET.TEST.SCORE_THRESH": "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
+    "MODEL.SPNET.TEST.NMS_THRESH": "MODEL.ROI_HEADS.NMS_THRESH_TEST",
+    "MODEL.SPNET.TEST.DETECTIONS_PER_IMAGE": "TEST.DETECTIONS_PER_IMAGE",
+}
+# Had one legal value each.
+REMOVED_KEYS = ("MODEL.SPNET.BACKBONE.FPN_CHANNELS",)
+
+
+class ConfigNode(CfgNode):
+    """
+    A config, or its section ``SOLVER`` or ``TEST``.
+
+    A file that names both keys of a pair, as the ``config.yaml`` of a run does, keeps both: the
+    epochs count unless they are 0, and
+    :func:`~spnet_d2.engine.schedule.resolve_schedule` says so if the iterations differ.
+    """
+
+    @classmethod
+    def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
+        """A file's content, earlier names translated, on top of that of its ``_BASE_``."""
+        loaded = super().load_yaml_with_base(filename, allow_unsafe=allow_unsafe)
+        if not isinstance(loaded, dict):
+            return loaded
+        # BaseLoader makes nothing but strings, lists and dicts, whatever the file's tags say.
+        with cls._open_cfg(filename) as file:
+            own = yaml.load(file, Loader=yaml.BaseLoader)
+        for section in _SECTIONS:
+            _settle(loaded.get(section), own.get(section))
+        warn_of_renamed([old for old, new in RENAMED_KEYS.items() if _move(loaded, old, new)])
+        return loaded
+
+    def merge_from_other_cfg(self, cfg_other: CfgNode) -> None:
+        cfg_other = copy.deepcopy(cfg_other)
+        _wrap_single_values(cfg_other, self)
+        # yacs takes nodes of one class only for each other's.
+        set_node_class(self, CfgNode)
+        try:
+            self.merge_from_other_cfg(cfg_other)
+        finally:
+            set_node_class(self, ConfigNode)
+        for section in _SECTIONS:
+            _settle(self.get(section), cfg_other.get(section))
+
+    def merge_from_list(self, cfg_list: list) -> None:
+        """KEY VALUE after KEY VALUE; of two keys of a pair, the later one counts."""
+        for start in range(0, len(cfg_list), 2):
+            key, *value = cfg_list[start : start + 2]
+            super().merge_from_list([key, *(_wrapped(v, self, key) for v in value)])
+            section, _, name = key.partition(".")
+            _settle(self.get(section), {name: None})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        _settle(self, {name: None})
+
+
+def set_node_class(cfg: CfgNode, kind: type[CfgNode]) -> None:
+    """Make a config, and its sections ``SOLVER`` and ``TEST``, nodes of another class."""
+    for node in (cfg, *(cfg[section] for section in _SECTIONS if section in cfg)):
+        # A node's own __setattr__ takes keys only.
+        object.__setattr__(node, "__class__", kind)
+
+
+def warn_of_renamed(names: Iterable[str]) -> None:
+    """One warning that names keys which were given by an earlier name."""
+    if names := list(names):
+        told = "; ".join(f"{name} is now {RENAMED_KEYS[name]}" for name in names)
+        logger.warning("Keys given by an earlier name were taken: %s.", told)
+
+
+def _wrap_single_values(node: Mapping, known: CfgNode, prefix: str = "") -> None:
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            if isinstance(known.get(name), Mapping):
+                _wrap_single_values(value, known[name], f"{prefix}{name}.")
+        elif name in known:
+            node[name] = _wrap(value, known[name], prefix + name)
+
+
+def _wrapped(value: Any, cfg: CfgNode, key: str) -> Any:
+    """The value for a dotted key of a config, see :func:`_wrap`."""
+    node: Any = cfg
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, Mapping) else None
+    return _wrap(value, node, key)
+
+
+def _wrap(value: Any, known: Any, key: str) -> Any:
+    """
+    A tuple of one where a key holds tuples and its value is a single name or number.
+
+    ``('x')``, without the comma that makes a tuple, is the same as ``x``.
+    """
+    decoded = _literal(value)
+    if not isinstance(known, tuple) or isinstance(decoded, bool | list | tuple):
+        return value
+    if not isinstance(decoded, str):
+        numbers = len(known) == 1 and isinstance(known[0], int | float)
+        return (decoded,) if numbers and isinstance(decoded, int | float) else value
+    # Several without quotes, or without brackets: which, isn't clear.
+    if not re.fullmatch(_NAME, decoded):
+        names = re.findall(_NAME, decoded) or ["NAME"]
+        raise ValueError(
+            f"{key} is {value!r}, expected a tuple, such as {(*names,)}; () is an empty one."
+        )
+    return (decoded,)
+
+
+def _literal(value: Any) -> Any:
+    """What a text of the command line or a file stands for, as yacs reads it."""
+    try:
+        return ast.literal_eval(value) if isinstance(value, str) else value
+    except (SyntaxError, ValueError):
+        return value
+
+
+def _settle(section: Any, named: Any) -> None:
+    """Of each pair of a section, set the key to 0 that was not named while the other one was."""
+    if not isinstance(section, Mapping) or not isinstance(named, Mapping):
+        return
+    for iterations, epochs in _PAIRS:
+        if iterations in named and epochs not in named:
+            section[epochs] = 0
+        elif epochs in named and iterations not in named and section.get(epochs):
+            section[iterations] = 0
+
+
+def _move(content: dict, old: str, new: str) -> bool:
+    """Give the value of one dotted key of nested dicts to another, if it is there."""
+    *sections, name = old.split(".")
+    place = content
+    for section in sections:
+        place = place.get(section) if isinstance(place, dict) else None
+    if not isinstance(place, dict) or name not in place:
+        return False
+    value = place.pop(name)
+    *sections, name = new.split(".")
+    for section in sections:
+        content = content.setdefault(section, {})
+    content[name] = value
+    return True

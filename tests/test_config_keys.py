@@ -1,0 +1,177 @@
+"""Keys that are set to no effect are refused, with the one that has it."""
+
+import pytest
+from detectron2.config import get_cfg
+from detectron2.engine import DefaultTrainer
+from detectron2.modeling import build_model
+
+from spnet_d2.config import add_spnet_config
+from spnet_d2.config_checks import check_config
+from spnet_d2.config_keys import INSTEAD, keys_and_values
+from spnet_d2.config_node import RENAMED_KEYS
+from spnet_d2.config_reader import ConfigError, get_value, merge_settings, read_config
+from tests.modeling.tiny import tiny_config
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 128, "is 128, .* MODEL.SPNET.ANCHORS_PER_IMAGE"),
+        ("MODEL.RPN.PRE_NMS_TOPK_TEST", 500, "set MODEL.SPNET.TEST.PRE_TOPK instead"),
+        ("MODEL.RPN.IN_FEATURES", ["p2"], "has no effect on SPNet"),
+        ("MODEL.ANCHOR_GENERATOR.SIZES", [[32]], "no effect on SPNet: the anchors are the paper's"),
+        ("MODEL.BACKBONE.FREEZE_AT", 0, "set MODEL.SPNET.BACKBONE.FREEZE instead"),
+        ("MODEL.FPN.OUT_CHANNELS", 128, "no effect on SPNet: the FPN is as wide as"),
+        ("MODEL.RESNETS.DEPTH", 101, "set MODEL.SPNET.BACKBONE.NAME instead"),
+        ("MODEL.MASK_ON", True, "MODEL.MASK_ON is True, which has no effect"),
+        ("MODEL.KEYPOINT_ON", True, "MODEL.KEYPOINT_ON is True, which has no effect"),
+        ("MODEL.ROI_HEADS.NUM_CLASSES", 2, "is 2, expected one of 1"),
+        ("MODEL.ROI_HEADS.NUM_CLASSES", 80, "is 80, expected one of 1"),
+        ("INPUT.CROP.ENABLED", True, "set INPUT.CROP_SIZE, with INPUT.AUG_TRAIN instead"),
+        ("INPUT.MASK_FORMAT", "bitmask", "has no effect"),
+        ("TEST.AUG.ENABLED", True, "TEST.AUG.ENABLED is True, which has no effect on SPNet: leave"),
+        ("TEST.PRECISE_BN.ENABLED", True, "would fill the re-id memories"),
+        ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler", "has no effect"),
+        ("DATALOADER.ASPECT_RATIO_GROUPING", False, "has no effect"),
+        ("VIS_PERIOD", 100, "VIS_PERIOD is 100, which has no effect"),
+    ],
+)
+def test_detectron2_keys_that_do_nothing_here(key, value, message):
+    with pytest.raises(ConfigError, match=f"{key}.*{message}" if key not in message else message):
+        check_config(read_config(opts=[key, value]))
+
+
+def test_what_stands_instead_is_there():
+    known = dict(keys_and_values(read_config()))
+    for text in [*INSTEAD.values(), *RENAMED_KEYS.values()]:
+        assert set(text.replace(", with", "").split()) <= set(known)
+
+
+def test_detectron2_keys_that_count(tmp_path):
+    cfg = read_config()
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 1
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.7
+    cfg.TEST.DETECTIONS_PER_IMAGE = 7
+    cfg.SOLVER.STEPS = []
+    cfg.SOLVER.GAMMA = 0.5
+    cfg.INPUT.RANDOM_FLIP = "none"
+    # As they are, if in the other kind of sequence.
+    cfg.MODEL.RPN.IN_FEATURES = ("res4",)
+    check_config(cfg)
+    (tmp_path / "plain.yaml").write_text(get_cfg().dump())
+    plain = dict(keys_and_values(read_config(tmp_path / "plain.yaml")))
+    # What Detectron2's defaults say of other models troubles nobody.
+    merge_settings(
+        cfg,
+        [
+            x
+            for key in plain
+            if key.startswith("MODEL.R")
+            for x in (key, plain[key])
+            if key.split(".")[1] not in ("ROI_HEADS",)
+        ],
+    )
+    check_config(cfg)
+
+
+def test_components_of_ones_own_may_read_any_key(monkeypatch):
+    from detectron2.modeling import ROI_HEADS_REGISTRY
+
+    monkeypatch.setitem(ROI_HEADS_REGISTRY._obj_map, "MyHeads", type("MyHeads", (), {}))
+    cfg = read_config(opts=["MODEL.ROI_HEADS.NAME", "MyHeads", "MODEL.MASK_ON", True])
+    cfg.MODEL.SPNET.MY_KEY = 1
+    check_config(cfg)
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "message"),
+    [
+        ("MODEL.SPNET.TEST", "SCORE_THRESH", "is now MODEL.ROI_HEADS.SCORE_THRESH_TEST"),
+        ("MODEL.SPNET.TEST", "NMS_THRESH", "is now MODEL.ROI_HEADS.NMS_THRESH_TEST"),
+        ("MODEL.SPNET.TEST", "DETECTIONS_PER_IMAGE", "is now TEST.DETECTIONS_PER_IMAGE"),
+        ("MODEL.SPNET.BACKBONE", "FPN_CHANNELS", "is no longer there"),
+        ("MODEL.SPNET", "NUM_CASCADE", "similar ones: MODEL.SPNET.NUM_CASCADES"),
+        ("MODEL.SPNET.QC", "XYZZY", "There is no key MODEL.SPNET.QC.XYZZY"),
+        ("SOLVER", "EPOCH", "There is no key SOLVER.EPOCH; a similar one is SOLVER.EPOCHS"),
+        ("SOLVER", "MAX_ITERS", "a similar one is SOLVER.MAX_ITER"),
+        ("TEST", "PROTOCOL", "a similar one is TEST.PROTOCOLS"),
+    ],
+)
+def test_names_that_are_not_there(section, name, message):
+    """yacs takes any name that is assigned."""
+    cfg = tiny_config()
+    setattr(get_value(cfg, section), name, 1)
+    for use in (check_config, build_model):
+        with pytest.raises(
+            ConfigError, match=f"{section}.{name}.*{message}" if section not in message else message
+        ):
+            use(cfg)
+
+
+def test_keys_of_other_projects_are_left_alone():
+    cfg = read_config()
+    cfg.SOLVER.WARMUP_STYLE = "mine"
+    cfg.INPUT.MY_AUG_TRAIN = "mine"
+    cfg.MY_TASK = "search"
+    check_config(cfg)
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"),
+        ("MODEL.BACKBONE.NAME", "build_resnet_backbone"),
+        ("MODEL.ROI_HEADS.NAME", "StandardROIHeads"),
+        ("MODEL.PROPOSAL_GENERATOR.NAME", "RPN"),
+    ],
+)
+def test_parts_of_other_models(key, name):
+    cfg = tiny_config()
+    merge_settings(cfg, [key, name])
+    for use in (check_config, build_model, DefaultTrainer.build_model):
+        with pytest.raises(ConfigError, match=f"{key} is '{name}', expected one of "):
+            use(cfg)
+
+
+def old_yaml(path):
+    path.write_text(
+        "VERSION: 2\nMODEL:\n  ROI_HEADS: {SCORE_THRESH_TEST: 0.05}\n  SPNET:\n"
+        "    BACKBONE: {FPN_CHANNELS: 0}\n"
+        "    TEST: {SCORE_THRESH: 0.6, NMS_THRESH: 0.4, DETECTIONS_PER_IMAGE: 9}\n"
+    )
+    return path
+
+
+def values(cfg):
+    heads = cfg.MODEL.ROI_HEADS
+    return heads.SCORE_THRESH_TEST, heads.NMS_THRESH_TEST, cfg.TEST.DETECTIONS_PER_IMAGE
+
+
+def test_earlier_names_in_a_file(tmp_path, caplog):
+    """Such as the config.yaml of an earlier run, which has Detectron2's own keys beside them."""
+    path = old_yaml(tmp_path / "old.yaml")
+    assert values(read_config(path)) == (0.6, 0.4, 9)
+    (warning,) = [r.getMessage() for r in caplog.records if r.name.startswith("spnet_d2")]
+    assert "MODEL.SPNET.TEST.NMS_THRESH is now MODEL.ROI_HEADS.NMS_THRESH_TEST" in warning
+    cfg = get_cfg()
+    add_spnet_config(cfg)
+    cfg.merge_from_file(str(path))
+    assert values(cfg) == (0.6, 0.4, 9)
+    check_config(cfg)
+
+
+def test_earlier_names_in_a_base(tmp_path):
+    old_yaml(tmp_path / "old.yaml")
+    (tmp_path / "new.yaml").write_text(
+        "_BASE_: old.yaml\nMODEL:\n  ROI_HEADS: {SCORE_THRESH_TEST: 0.8}\n"
+        "  SPNET: {TEST: {NMS_THRESH: 0.3}}\n"
+    )
+    assert values(read_config(tmp_path / "new.yaml")) == (0.8, 0.3, 9)
+
+
+def test_earlier_names_among_settings(caplog):
+    cfg = read_config(opts=["MODEL.SPNET.TEST.SCORE_THRESH", "0.25", "SEED", "3"])
+    assert cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST == 0.25
+    assert caplog.text.count("is now MODEL.ROI_HEADS.SCORE_THRESH_TEST") == 1
+    with pytest.raises(KeyError, match="was renamed to MODEL.ROI_HEADS.SCORE_THRESH_TEST"):
+        cfg.merge_from_list(["MODEL.SPNET.TEST.SCORE_THRESH", 0.25])
