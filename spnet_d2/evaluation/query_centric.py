@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
-from detectron2.structures import Boxes
+from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from torch import nn
 
@@ -238,7 +238,8 @@ class QueryCentricEvaluator(PersonSearchEvaluator):
 
     Give it to :func:`evaluate_query_centric`. Per image the model must give ``query_instances``:
     for each of the input's ``queries`` an ``Instances`` with ``pred_boxes`` (pixels of the original
-    image), ``scores`` and ``reid_embeddings``. ``predictions.npz`` says for every detection which
+    image), ``scores`` and ``reid_embeddings``; all of them in one as ``query_detections``, with
+    ``query_index``, save joining them. ``predictions.npz`` says for every detection which
     query it belongs to, and lacks those below the score floor, which count nowhere.
 
     ``metrics.json`` has two more keys: ``num_query_image_pairs``, and
@@ -299,20 +300,23 @@ class QueryCentricEvaluator(PersonSearchEvaluator):
                 f"Image {image['image_id']}: the model must give one Instances per query, but "
                 f"gave {len(found)} for {len(ids)} queries."
             )
-        scores = to_numpy(torch.cat([f.scores for f in found]), torch.float32)
+        flat = output.get("query_detections")
+        if flat is None:
+            flat = _joined(found)
+        scores = to_numpy(flat.scores, torch.float32)
         # What isn't finite is kept: scoring warns of it.
         counts = np.flatnonzero(~(scores < SCORE_FLOOR))
         if SKIPPED in image:
             # Nobody is found where there is nothing to see.
             counts = counts[:0]
         rows = torch.from_numpy(counts)
-        boxes = Boxes.cat([f.pred_boxes for f in found]).tensor
-        embeddings = torch.cat([f.reid_embeddings for f in found])
+        boxes = flat.pred_boxes.tensor
+        embeddings = flat.reid_embeddings
         return _SearchRecord(
             boxes=to_numpy(boxes[rows.to(boxes.device)], torch.float32),
             scores=scores[counts],
             embeddings=to_numpy(embeddings[rows.to(boxes.device)], self._embedding_dtype),
-            query_annotation_ids=np.repeat(ids, [len(f) for f in found])[counts],
+            query_annotation_ids=ids[to_numpy(flat.query_index, torch.int64)[counts]],
             num_pairs=len(found),
             seconds=self._seconds,
             unreadable=tuple(image.get(SKIPPED, ())),
@@ -375,6 +379,18 @@ def evaluate_query_centric(
     logger.info("Second pass: %d queries search their galleries", len(queries.annotation_ids))
     searched = QueryLoader(loader, evaluator.truth, evaluator.plan, queries)
     return inference_on_dataset(model, searched, evaluator, evaluator.stopwatch())
+
+
+def _joined(found: list[Instances]) -> Instances:
+    """Detections of all queries in one ``Instances``, with ``query_index``."""
+    index = np.repeat(np.arange(len(found)), [len(f) for f in found])
+    return Instances(
+        found[0].image_size,
+        pred_boxes=Boxes.cat([f.pred_boxes for f in found]),
+        scores=torch.cat([f.scores for f in found]),
+        reid_embeddings=torch.cat([f.reid_embeddings for f in found]),
+        query_index=torch.from_numpy(index),
+    )
 
 
 def _merge(parts: list[dict[int, BoxEmbeddings]]) -> BoxEmbeddings:

@@ -198,7 +198,8 @@ class SPNet(nn.Module):
             boxes in original-image pixels) and, if the input has ``instances``,
             ``gt_embeddings``: ``{"reid": (n, D_r), "loc": (n, D)}``. Where the input has
             ``queries``, or the test pathway is "QC", ``query_instances`` stands instead of
-            ``instances``: a list of one ``Instances`` per query.
+            ``instances``: a list of one ``Instances`` per query; and ``query_detections``, all of
+            them in one, query by query, with the query's place as ``query_index``.
 
         Raises:
             ValueError: an empty batch, images or boxes that can't be used.
@@ -338,14 +339,20 @@ class SPNet(nn.Module):
         queries = [x.queries for x in inputs]
         sizes = batch.image_sizes
         anchors, x_a = self.proposal_generator.embed_anchors(batch, features)
-        results: list[dict] = [{"query_instances": []} for _ in inputs]
+        parts: list[list[Instances]] = [[] for _ in inputs]
         for first in range(0, max(map(len, queries)), self.queries_per_chunk):
             chunk = [q[first : first + self.queries_per_chunk] for q in queries]
             proposals = self.proposal_generator.search(anchors, x_a, sizes, chunk)
             detections = self.roi_heads.detect(features, sizes, proposals, chunk)
-            for result, found, x, asked in zip(results, detections, inputs, chunk):
-                found = to_original_size(found, x.given)
-                result["query_instances"] += split_by_query(found, len(asked))
+            for part, found in zip(parts, detections, strict=True):
+                found.query_index += first
+                part.append(found)
+        results: list[dict] = [{"query_instances": []} for _ in inputs]
+        for result, part, x in zip(results, parts, inputs, strict=True):
+            if part:
+                found = to_original_size(Instances.cat(part), x.given)
+                result["query_detections"] = found
+                result["query_instances"] = split_by_query(found, len(x.queries))
         return results
 
     def _batch(self, images: list[Tensor]) -> ImageList:
@@ -449,7 +456,9 @@ def split_by_query(found: Instances, num_queries: int) -> list[Instances]:
     Returns:
         One ``Instances`` per query, without ``query_index``.
     """
-    counts = found.query_index.bincount(minlength=num_queries).tolist()
+    queries = torch.arange(num_queries, device=found.query_index.device)
+    ends = torch.searchsorted(found.query_index, queries, right=True).tolist()
+    counts = [end - start for start, end in zip([0, *ends], ends)]
     boxes = [Boxes(part) for part in found.pred_boxes.tensor.split(counts)]
     names = [n for n in found.get_fields() if n not in ("query_index", "pred_boxes")]
     columns = [found.get(name).split(counts) for name in names]

@@ -215,3 +215,41 @@ def test_bridge_folded_into_the_anchor_convolution(kind):
         torch.autograd.grad((folded.square() * weights).sum(), inputs),
         torch.autograd.grad((expected.square() * weights).sum(), inputs),
     )
+
+
+def test_anchors_are_made_once_for_a_size():
+    with torch.inference_mode():
+        first = grid_anchors((96, 160), pyramid(96, 160))
+    assert grid_anchors((96, 160), pyramid(96, 160)) is first
+    assert len(grid_anchors((128, 160), pyramid(128, 160))) > len(first)
+    # Also for training, where graphs keep them.
+    (first * torch.ones(4, requires_grad=True)).sum().backward()
+
+
+def test_folded_weights_are_kept_at_inference_until_they_change():
+    torch.manual_seed(0)
+    embedder, path = AnchorEmbedder(6, 16, bias=-0.5).eval(), SwapPath(16).eval()
+    features = [torch.randn(1, 6, 5, 7)]
+    folds = []
+    fold = embedder.folded
+    embedder.folded = lambda affine: folds.append(1) or fold(affine)
+
+    def check():
+        with torch.no_grad():
+            expected = path.object_centric(embedder(features))
+            torch.testing.assert_close(embedder(features, path), expected)
+            embedder(features, path)
+
+    check()
+    assert len(folds) == 1
+    with torch.no_grad():
+        path.bridge.weight.normal_()
+    check()
+    embedder.load_state_dict({k: 2 * v for k, v in embedder.state_dict().items()})
+    check()
+    embedder.conv.bias.data = torch.ones(9 * 16)
+    check()
+    assert len(folds) == 4
+    embedder.train()
+    embedder(features, path).sum().backward()
+    assert path.bridge.weight.grad is not None and len(folds) == 5

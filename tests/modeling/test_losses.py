@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from torchvision.ops import generalized_box_iou_loss
 
 from spnet_d2.modeling.losses import (
     BOX_TRANSFORM,
@@ -8,6 +9,7 @@ from spnet_d2.modeling.losses import (
     box_loss,
     class_loss,
     clip_to_images,
+    giou_loss,
 )
 
 
@@ -82,3 +84,37 @@ def test_clipping_takes_one_size_or_one_per_box():
     assert one.tolist() == [[0, 0, 30, 50], [2, 3, 40, 20]]
     each = clip_to_images(boxes, torch.tensor([[50, 20], [10, 40]]))
     assert each.tolist() == [[0, 0, 20, 50], [2, 3, 40, 10]]
+
+
+@pytest.mark.parametrize("loss", [anchor_loss, class_loss])
+def test_ignored_logits_give_no_gradient_whatever_they_are(loss):
+    logits = torch.tensor([torch.nan, torch.inf, 0.5, -0.2], requires_grad=True)
+    labels = torch.tensor([-1, -1, 1, 0])
+    value = loss(logits, labels)
+    value.backward()
+    kept = logits.detach()[2:].requires_grad_()
+    expected = loss(kept, labels[2:])
+    expected.backward()
+    assert value == expected
+    assert logits.grad.tolist() == [0, 0, *kept.grad.tolist()]
+
+
+def test_predictions_for_background_give_no_box_loss_whatever_they_are():
+    deltas = torch.cat([DELTAS, torch.full((1, 4), torch.nan)]).requires_grad_()
+    anchors = torch.cat([ANCHORS, torch.full((1, 4), torch.nan)])
+    value = box_loss(deltas, anchors, anchors + 3, torch.tensor([1, 0, -1]))
+    value.backward()
+    assert value == box_loss(DELTAS[:1], ANCHORS[:1], ANCHORS[:1] + 3, torch.ones(1))
+    assert deltas.grad[0].any() and not deltas.grad[1:].any()
+
+
+def test_giou_is_torchvisions():
+    torch.manual_seed(0)
+    boxes, targets = torch.rand(2, 500, 4).mul(60).round().unbind()
+    boxes[:, 2:] += boxes[:, :2]
+    targets[:, 2:] += targets[:, :2] + 1
+    boxes.requires_grad_()
+    found, expected = giou_loss(boxes, targets), generalized_box_iou_loss(boxes, targets)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    a, b = (torch.autograd.grad(x.sum(), boxes)[0] for x in (found, expected))
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)

@@ -7,7 +7,7 @@ import torch
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from torchvision.ops import generalized_box_iou
 
-from spnet_d2.modeling import pair_sampler
+from spnet_d2.modeling import pair_sampler, swap_path
 from spnet_d2.modeling.pair_sampler import (
     Pairs,
     Queries,
@@ -222,3 +222,17 @@ def test_distances_are_exact_and_differentiable_at_zero():
     torch.testing.assert_close(found, expected)
     found.sum().backward()
     assert torch.isfinite(x_q.grad).all()
+
+
+def test_distances_of_inference_are_those_of_training():
+    """A matrix product there; in training by parts on GPUs. Gradients are cdist's."""
+    torch.manual_seed(0)
+    x_q, x_a = torch.randn(5, 16, requires_grad=True), torch.randn(40, 16, requires_grad=True)
+    expected = torch.cdist(x_q, x_a, compute_mode="donot_use_mm_for_euclid_dist")
+    found, weights = query_distances(x_q, x_a), torch.randn(5, 40)
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad((w * weights).sum(), (x_q, x_a)) for w in (found, expected)]
+    torch.testing.assert_close(*gradients)
+    with torch.no_grad():
+        torch.testing.assert_close(query_distances(x_q, x_a), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(swap_path._exact_distances(x_q, x_a), expected)

@@ -300,3 +300,26 @@ def test_instances_of_length_zero_are_fine_at_inference():
         (output,) = model([x])
     assert output["gt_embeddings"]["reid"].shape == (0, DIM)
     assert isinstance(output["instances"], Instances)
+
+
+@pytest.mark.parametrize("pathway", ["OC", "QC"])
+def test_background_of_ignore_regions_trains_no_round(pathway, monkeypatch):
+    """Refined boxes in there are neither sampled as background nor counted as such."""
+    model = tiny_model("MODEL.SPNET.NUM_CASCADES", 2, "MODEL.SPNET.PATHWAY", pathway)
+    seen = []
+    monkeypatch.setattr(
+        "spnet_d2.modeling.roi_heads.class_loss",
+        lambda logits, labels: seen.append(labels) or logits.sum() * 0,
+    )
+    everything = Boxes(torch.tensor([[0.0, 0, 128, 96]]))
+    model([tiny_input(0, BOX_A, ignore_boxes=everything), tiny_input(1, BOX_B)])
+    ignoring = torch.cat(seen)
+    seen.clear()
+    model([tiny_input(0, BOX_A), tiny_input(1, BOX_B)])
+    plain = torch.cat(seen)
+    assert (ignoring == 1).any() and (plain == 1).any()
+    assert 0 < (ignoring == 0).sum() < 0.7 * (plain == 0).sum()
+    seen.clear()
+    model([tiny_input(0, BOX_A, ignore_boxes=everything)])
+    inside = torch.cat(seen)
+    assert (inside == 1).any() and not (inside == 0).any()

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from detectron2.structures import Boxes
+from detectron2.utils.events import EventStorage
 
 from spnet_d2.modeling.device_copies import move, to_device
 from spnet_d2.modeling.targets import Targets
@@ -166,3 +167,33 @@ def test_what_is_there_is_not_copied():
     moved, same, nothing = move((targets, [targets.rois], None), torch.device("cpu"))
     assert moved.rois is same[0] is targets.rois and nothing is None
     assert moved.counts == [2]
+
+
+def recorded(model, inputs: list[dict], iteration: int) -> dict[str, float]:
+    with EventStorage(start_iter=iteration) as storage:
+        model(inputs)
+    return {name: value for name, (value, _) in storage.latest().items()}
+
+
+def test_numbers_of_a_step_are_recorded_now_and_then():
+    """Those that the GPU counts would wait for it in every step."""
+    model, inputs = tiny_model(), batch()
+    assert recorded(model, inputs, 3) == {}
+    found = recorded(model, inputs, 19)
+    assert found.keys() == {
+        *("spnet/num_pos_anchors", "spnet/num_neg_anchors", "spnet/num_reid_boxes"),
+        *("spnet/num_lut_rows", "spnet/num_queue_rows"),
+    }
+    # Each of 8 images has 12 people together; 5 identities, of which 3 are in the batch.
+    assert found["spnet/num_lut_rows"] == 3 and found["spnet/num_queue_rows"] == 0
+    assert 12 / 8 <= found["spnet/num_pos_anchors"] < found["spnet/num_neg_anchors"]
+
+
+def test_numbers_of_pairs_are_recorded():
+    model, inputs = tiny_model(*PRETRAINING), batch()
+    found = recorded(model, inputs, 39)
+    kinds = [found[f"spnet/num_pairs_{kind}"] for kind in ("other", "self", "negative")]
+    assert sum(kinds) == 12 and kinds[0] == 12
+    # Persons 0, 1 and 2 of these images.
+    assert found["spnet/num_queue_rows"] == 3
+    assert "spnet/num_lut_rows" not in found

@@ -127,3 +127,46 @@ def test_table_size_comes_from_the_checkpoint():
 def test_bad_sizes():
     with pytest.raises(ValueError, match="at least one row"):
         OIMLoss(4, 3, 0)
+
+
+@pytest.mark.parametrize("dim", [2, 64])
+def test_many_rows_of_one_identity_equal_the_slow_oracle(dim):
+    """Far more than the last ones, on which alone the result depends."""
+    generator = torch.Generator().manual_seed(dim)
+    loss, slow = OIMLoss(dim, 3, 4), SlowOIM(dim, 3, 4)
+    for n in (500, 300):
+        x = torch.randn(n, dim, generator=generator)
+        identities = torch.randint(-1, 2, (n,), generator=generator)
+        slow(x.double().numpy(), identities.numpy())
+        loss(x, identities)
+        np.testing.assert_allclose(loss.lut.numpy(), slow.lut, atol=1e-6)
+
+
+def test_number_of_rows_that_a_mean_depends_on():
+    def most(m):
+        return OIMLoss(4, 3, 2, momentum=m)._most_rounds
+
+    assert most(0.0) == 1 and most(0.5) == 96
+    assert most(0.1) < most(0.5) < most(0.9) < most(0.99) < most(1.0)
+
+
+def test_gradient_equals_that_of_the_cross_entropy():
+    torch.manual_seed(0)
+    loss = OIMLoss(6, 4, 3)
+    identities = torch.tensor([0, 1, -1, 2, 0, -1, 3])
+    loss(torch.randn(7, 6), identities.clamp(max=2))
+    x = torch.randn(7, 6, requires_grad=True)
+    unit = torch.nn.functional.normalize(x, dim=1)
+    memory = torch.cat([loss.lut, loss.queue])
+    similarity = (unit @ memory.T).masked_fill((memory == 0).all(dim=1), -1.0)
+    own = torch.zeros_like(similarity, dtype=torch.bool)
+    own[6, 3] = True
+    expected = torch.nn.functional.cross_entropy(
+        30 * similarity.masked_fill(own, 1.0), identities, ignore_index=-1, reduction="sum"
+    )
+    (expected / 7).backward()
+    gradient, x.grad = x.grad, None
+    value = loss(x, identities)
+    value.backward()
+    torch.testing.assert_close(value, expected.detach() / 7)
+    torch.testing.assert_close(x.grad, gradient)
