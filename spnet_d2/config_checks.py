@@ -112,19 +112,10 @@ def check_data_sets(cfg: CfgNode, training: bool = True) -> None:
             similar = f" Similar ones: {', '.join(similar)}." if similar else ""
             raise ConfigError(
                 f"{key} has {name!r}, which is not registered.{similar} datasets/README.md lists "
-                f"all names, and says how to register data of your own: {_own_way(cfg)}."
+                "all names, and says how to register data of your own: by a YAML file in "
+                "DATASETS.FILES, or by a script that calls register_person_search of "
+                "spnet_d2.data.catalog before it builds the Trainer, in every process."
             )
-
-
-def _own_way(cfg: CfgNode) -> str:
-    """How data of one's own get a name."""
-    script = (
-        "a script that calls spnet_d2.data.catalog.register_person_search(NAME, JSON, IMAGES, "
-        "PROTOCOL) before it builds the Trainer, in every process"
-    )
-    if "FILES" in cfg.DATASETS:
-        return f"a YAML file of names, given to every tool as DATASETS.FILES FILE, or {script}"
-    return script
 
 
 def check_schedule(cfg: CfgNode, resolved: bool = False) -> None:

@@ -21,6 +21,7 @@ from spnet_d2.checkpoint.files import read_checkpoint
 from spnet_d2.config_checks import check_config
 from spnet_d2.config_reader import ConfigError, get_value, read_config
 from spnet_d2.data.image_reader import read_image
+from spnet_d2.data.own_sets import read_sets
 from spnet_d2.data.person_search_json import (
     load_person_search_json,
     load_person_search_table,
@@ -39,6 +40,7 @@ from tests.fuzz.inputs import (
     images,
     json_text,
     partition,
+    spoilt,
     torch_file,
     videos,
 )
@@ -401,6 +403,23 @@ def check_settings(path: Path) -> None:
         assert key.split(".")[-1] in str(error), f"the message does not name {key}: {error}"
 
 
+@st.composite
+def files_of_sets(draw: Callable) -> tuple[str, bytes]:
+    """A YAML file for ``DATASETS.FILES``."""
+    street = {"json": "a.json", "images": "frames", "protocols": {"later": "retrieval/later.json"}}
+    content = draw(spoilt({"street_train": street, "street_test": {**street}}))
+    try:
+        text = yaml.safe_dump(content).encode("utf-8", "surrogatepass")
+    except (yaml.YAMLError, UnicodeError):
+        text = repr(content).encode("utf-8", "backslashreplace")
+    return "yaml", draw(damaged(text)) if draw(st.booleans()) else text
+
+
+def check_sets(path: Path) -> None:
+    with users_errors(str(path)):
+        assert isinstance(read_sets(path), list)
+
+
 def _json(content: dict) -> st.SearchStrategy:
     return st.tuples(st.just("json"), json_text(content))
 
@@ -420,5 +439,6 @@ KINDS = {
     "videos": Kind(one_of_files(videos), check_video, 250),
     "checkpoints": Kind(checkpoints(), check_checkpoint, 300),
     "config files": Kind(configs(), check_config_file, 500),
+    "files of data sets": Kind(files_of_sets(), check_sets, 300),
     "settings": Kind(settings_of_a_command(), check_settings, 800),
 }
