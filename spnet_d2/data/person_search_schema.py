@@ -124,10 +124,8 @@ def _file_name_problem(name: Any) -> str | None:
         return "must be a non-empty string"
     if "\\" in name:
         return "must have / between folders, not \\"
-    if name.startswith("/") or PureWindowsPath(name).drive:
-        return "must be relative to the image folder"
-    if ".." in name.split("/"):
-        return "must stay inside of the image folder, without .."
+    if PureWindowsPath(name).drive and os.name != "nt":
+        return "must not begin with a Windows drive"
     try:
         encoded = os.fsencode(name)
     except UnicodeEncodeError:
