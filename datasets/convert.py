@@ -35,6 +35,7 @@ from spnet_d2.data.formats.convert import (
     Source,
     build_partition,
     heldout,
+    read_source,
 )
 from spnet_d2.data.formats.convert.crowdhuman import KINDS
 from spnet_d2.data.formats.convert.output import Conversion, write_conversion
@@ -143,7 +144,7 @@ def read(args: argparse.Namespace) -> Source:
         for option, (_, argument) in FORMAT_OPTIONS.items()
         if getattr(args, option) is not None
     }
-    return READERS[args.format](args.source, args.images, args.skip_bad_images, **options)
+    return read_source(args.format, args.source, args.images, args.skip_bad_images, **options)
 
 
 def convert(args: argparse.Namespace) -> str:

@@ -68,7 +68,7 @@ def build_partition(source: Source, choices: Choices) -> tuple[Partition, Tally]
     images, boxes = [], []
     cameras = {name: number for number, name in enumerate(_cameras(source.images))}
     for image in _every_nth_frame(source.images, choices.step, tally):
-        kept, regions = [], []
+        kept, regions, reasons = [], [], Counter()
         for box in image.boxes:
             reason = _unusable(box, image)
             if reason:
@@ -77,13 +77,13 @@ def build_partition(source: Source, choices: Choices) -> tuple[Partition, Tally]
                 tally.dropped[f"class {source.classes.get(box.class_id, box.class_id)}"] += 1
             elif reason := _ignored(box, source, people, choices):
                 regions.append([float(value) for value in box.bbox])
-                tally.regions[reason] += 1
+                reasons[reason] += 1
             else:
                 kept.append(box)
         if choices.drop_empty and not kept:
             tally.images["without a person (--drop-empty)"] += 1
-            # Regions of an image that isn't there aren't there either.
             continue
+        tally.regions += reasons
         images.append(_image_entry(len(images), image, regions, cameras, source))
         boxes += [(box, image, len(images) - 1) for box in kept]
     if not boxes:

@@ -20,6 +20,7 @@ from spnet_d2.data.formats.convert.source import (
 )
 
 _TRACK_KEYS = ("person_id", "instance_id", "track_id")
+_COCO_KEYS = ("id", "image_id", "category_id", "area", "iscrowd", "segmentation")
 _VIDEO_KEYS = ("video_id", "sequence", "video")
 _CAMERA_KEYS = ("cam_id", "camera_id", "camera")
 _FRAME_KEYS = ("frame_id", "frame_index", "frame")
@@ -186,10 +187,9 @@ def _box(entry: dict, source: Source, file: Path) -> SourceBox | None:
         track=None if track is None else str(track),
         ignore=ignore,
         visibility=visibility,
-        # Not the polygons.
         attributes={
             key: str(value)
             for key, value in (entry | attributes).items()
-            if isinstance(value, str | int | float)
+            if key not in _COCO_KEYS and isinstance(value, str | int | float)
         },
     )

@@ -10,7 +10,14 @@ from typing import Any
 
 from spnet_d2.data.formats.convert.coco import only_file
 from spnet_d2.data.formats.convert.image_files import ImageFiles
-from spnet_d2.data.formats.convert.source import Source, SourceBox, SourceImage, bad, number
+from spnet_d2.data.formats.convert.source import (
+    Source,
+    SourceBox,
+    SourceImage,
+    bad,
+    number,
+    read_text,
+)
 
 KINDS = {"full": "fbox", "visible": "vbox", "head": "hbox"}
 
@@ -34,7 +41,7 @@ def read(
     beside = file.parent / "Images"
     files = ImageFiles(images or (beside if beside.is_dir() else file.parent), skip_bad)
     source = Source(files.root, [], {"person": "person", "mask": "mask"}, ("person",), ("mask",))
-    for line, text in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for line, text in enumerate(read_text(file).splitlines(), 1):
         if not text.strip():
             continue
         try:

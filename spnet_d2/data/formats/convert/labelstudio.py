@@ -106,7 +106,7 @@ def _boxes(
     regions = defaultdict(list)
     for result in results:
         # A choice for the whole image has an id of its own, but no rectangle.
-        regions[result.get("id")].append(result)
+        regions[str(result.get("id"))].append(result)
     boxes = []
     for region in regions.values():
         shapes = [r for r in region if r.get("type") in ("rectanglelabels", "rectangle")]

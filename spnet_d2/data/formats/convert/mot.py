@@ -24,6 +24,7 @@ from spnet_d2.data.formats.convert.source import (
     SourceImage,
     bad,
     number,
+    read_text,
 )
 from spnet_d2.data.image_reader import is_image_name
 
@@ -69,6 +70,7 @@ class _Sequence:
     image_folder: str = "img1"
     fps: float | None = None
     size: tuple[int, int] | None = None
+    length: int | None = None
 
 
 def read(
@@ -111,6 +113,10 @@ def read(
             source.dropped[f"score below {min_score:g}"] += low
             rows = [row for row in rows if row.flag >= min_score]
         kept = _frames(sequence, path, files)
+        if sequence.length not in (None, len(kept)):
+            source.notes.append(
+                f"sequence {name}: {len(kept)} images, seqinfo.ini says {sequence.length}"
+            )
         boxes = _by_frame(rows, kept, _annotations(folder, detections), skip_bad, source)
         for frame, (file_name, width, height) in kept.items():
             image = SourceImage(file_name, width, height, sequence=name, frame=frame)
@@ -163,7 +169,7 @@ def _classes(folders: dict[str, Path]) -> tuple[dict[str, str], bool]:
     found = {}
     for folder in folders.values():
         file = folder / "gt" / "labels.txt"
-        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+        lines = read_text(file).splitlines() if file.is_file() else []
         found[file] = {str(row): name.strip() for row, name in enumerate(lines, 1) if name.strip()}
     first = next(iter(found.values()))
     for file, names in found.items():
@@ -180,7 +186,7 @@ def _read_info(name: str, folder: Path) -> _Sequence:
         return _Sequence(name, folder)
     parser = configparser.ConfigParser(interpolation=None)
     try:
-        parser.read_string(file.read_text(encoding="utf-8"))
+        parser.read_string(read_text(file))
         section = parser["Sequence"]
         size = section.getint("imWidth"), section.getint("imHeight")
         return _Sequence(
@@ -189,6 +195,7 @@ def _read_info(name: str, folder: Path) -> _Sequence:
             section.get("imDir", "img1"),
             section.getfloat("frameRate"),
             size if None not in size else None,
+            section.getint("seqLength"),
         )
     except (configparser.Error, KeyError, ValueError) as error:
         message = f"expected [Sequence] with imDir, frameRate, imWidth, imHeight ({error})"
@@ -208,7 +215,7 @@ def _annotations(folder: Path, detections: bool) -> Path:
 
 
 def _rows(file: Path, detections: bool) -> Iterator[_Row]:
-    lines = file.read_text(encoding="utf-8-sig").splitlines()
+    lines = read_text(file).splitlines()
     for line, text in enumerate(lines, 1):
         if not text.strip():
             continue

@@ -109,6 +109,18 @@ def rotated_bounds(bbox: XYWH, degrees: float, about: tuple[float, float]) -> XY
     return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
 
 
+def read_text(path: Path) -> str:
+    """The text of a file; :class:`SourceError` where it is not UTF-8 or can't be read."""
+    try:
+        # Some tools begin with a byte order mark.
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise bad(path, f"is not text in UTF-8 (byte {error.start})", line) from error
+    except OSError as error:
+        raise bad(path, f"cannot be read ({error.strerror})") from error
+
+
 def number(text: str | float | None, what: str, path: str | Path, line: int | None = None) -> float:
     """A finite number, or :class:`SourceError` naming ``what`` and the place."""
     try:

@@ -17,6 +17,7 @@ from spnet_d2.data.formats.convert.source import (
     SourceImage,
     bad,
     number,
+    read_text,
 )
 
 _NAMES = ("classes.txt", "obj.names", "names.txt")
@@ -70,7 +71,7 @@ def _classes(path: Path, folder: Path) -> dict[str, str]:
     )
     for file in yamls:
         try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+            content = yaml.safe_load(read_text(file))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise bad(file, f"is not YAML ({' '.join(str(error).split())})") from error
         names = content.get("names") if isinstance(content, dict) else None
@@ -78,11 +79,11 @@ def _classes(path: Path, folder: Path) -> dict[str, str]:
             names = dict(enumerate(names))
         if isinstance(names, dict):
             return {str(key): str(name) for key, name in names.items()}
-    for name in _NAMES:
-        if (folder / name).is_file():
-            lines = (folder / name).read_text(encoding="utf-8").splitlines()
-            return {str(row): line.strip() for row, line in enumerate(lines) if line.strip()}
-    return {}
+    # labelImg puts it among the texts.
+    listed = (file for name in _NAMES for file in sorted(folder.rglob(name)))
+    file = next(listed, None)
+    lines = read_text(file).splitlines() if file else []
+    return {str(row): line.strip() for row, line in enumerate(lines) if line.strip()}
 
 
 def _text_of(image: Path, folder: Path, root: Path) -> Path | None:
@@ -101,7 +102,9 @@ def _check_texts(folder: Path, used: set, skip_bad: bool, source: Source) -> Non
     lost = [
         file
         for file in sorted(folder.rglob("*.txt"))
-        if file not in used and "labels" in file.relative_to(folder).parts[:-1]
+        if file not in used
+        and file.name not in _NAMES
+        and "labels" in file.relative_to(folder).parts[:-1]
     ]
     if lost and not skip_bad:
         raise SourceError(
@@ -114,7 +117,7 @@ def _check_texts(folder: Path, used: set, skip_bad: bool, source: Source) -> Non
 
 def _boxes(file: Path, size: tuple[int, int], source: Source) -> list[SourceBox]:
     boxes = []
-    for line, text in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for line, text in enumerate(read_text(file).splitlines(), 1):
         values = text.split()
         if not values:
             continue

@@ -4,7 +4,13 @@ import json
 
 import pytest
 
-from spnet_d2.data.formats.convert import Choices, SourceError, build_partition, labelstudio
+from spnet_d2.data.formats.convert import (
+    Choices,
+    SourceError,
+    build_partition,
+    labelstudio,
+    read_source,
+)
 from tests.data.formats.convert.files import boxes, image, write
 
 
@@ -148,6 +154,15 @@ def test_annotators_and_other_shapes(tmp_path):
 def test_bad_regions_are_named(tmp_path, result, message):
     with pytest.raises(SourceError, match=message):
         labelstudio.read(export(tmp_path, task(1, "a.jpg", [result])))
+
+
+def test_structures_that_no_export_has(tmp_path):
+    """Where no check expects a type, the message still names the file."""
+    result = rectangle("r", 0, 0, 1, 1) | {"value": {"x": 0, "rectanglelabels": 3}}
+    result["value"] |= {"y": 0, "width": 1, "height": 1}
+    file = export(tmp_path, task(1, "a.jpg", [result]))
+    with pytest.raises(SourceError, match=f"{file} is not as labelstudio files are"):
+        read_source("labelstudio", file)
 
 
 def test_other_bad_exports(tmp_path):

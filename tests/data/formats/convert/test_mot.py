@@ -140,6 +140,15 @@ def test_a_bad_line_is_named(tmp_path, line, message):
         mot.read(tmp_path)
 
 
+def test_text_of_another_encoding(tmp_path):
+    file = sequence(tmp_path) / "gt" / "gt.txt"
+    file.write_bytes(b"1,1,10,4,9,20,1,1,1\n\xff\xfe")
+    with pytest.raises(SourceError, match="gt.txt:2: is not text in UTF-8"):
+        mot.read(tmp_path)
+    file.write_bytes(b"\xef\xbb\xbf1,1,10,4,9,20,1,1,1\n")
+    assert len(mot.read(tmp_path).images[0].boxes) == 1
+
+
 def test_other_bad_input(tmp_path):
     with pytest.raises(SourceError, match="No folder at"):
         mot.read(tmp_path / "nowhere")
