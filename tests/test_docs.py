@@ -1,4 +1,4 @@
-"""The commands and the code of README and GETTING_STARTED work."""
+"""The commands and the code of the documentation work."""
 
 import re
 import shlex
@@ -20,13 +20,12 @@ DOCUMENTS = [
     "README.md",
     "GETTING_STARTED.md",
     "INSTALL.md",
+    "MODEL_ZOO.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
     "datasets/README.md",
-    "docs/comparing.md",
-    "docs/evaluation.md",
-    "docs/evaluation_benchmark.md",
-    "docs/memory.md",
-    "docs/multi_gpu.md",
-    "docs/performance.md",
+    "projects_configs/README.md",
+    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
 ]
 
 
@@ -80,7 +79,7 @@ def test_documented_make_targets_exist(target):
 
 
 def test_links_between_documents():
-    for document in [*DOCUMENTS, "MODEL_ZOO.md", "CHANGELOG.md"]:
+    for document in DOCUMENTS:
         text = (ROOT / document).read_text(encoding="utf-8")
         for target in re.findall(r"\]\((?!http|#)([^)#]+)\)", text):
             assert ((ROOT / document).parent / target).exists(), f"{document}: {target}"
@@ -96,8 +95,8 @@ def demo_outputs(tmp_path, monkeypatch):
     frames.mkdir(parents=True)
     torch.save({"model": model.state_dict()}, demo / "model_final.pth")
     (demo / "config.yaml").write_text(cfg.dump())
-    picture = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
-    cv2.imwrite(str(frames / "frame_000391.jpg"), picture)
+    image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    cv2.imwrite(str(frames / "frame_000391.jpg"), image)
     monkeypatch.chdir(tmp_path)
 
 
@@ -111,3 +110,16 @@ def test_documented_code_runs(demo_outputs, capsys):
     assert people.reid_embeddings.shape == (len(people), 16)
     assert len(people) > 0
     assert namespace["embedding"].shape == (16,)
+
+
+def test_the_code_of_the_first_page_runs(demo_outputs, capsys):
+    (example,) = blocks("README.md", "python")
+    exec(example, {})
+    assert "frame_000391.jpg" in capsys.readouterr().out
+
+
+def test_every_page_is_in_the_navigation():
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for document in DOCUMENTS:
+        if document.startswith("docs/"):
+            assert document.removeprefix("docs/") in text, document

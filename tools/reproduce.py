@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Reproduce an experiment of the paper: pre-train, fine-tune, compare with what was published.
 
-    python tools/reproduce.py --list                 what there is
-    python tools/reproduce.py table5/prw_qc          its whole chain; again to go on or to compare
+    python tools/reproduce.py --list                 all experiments
+    python tools/reproduce.py table5/prw_qc          the whole chain; repeat to continue or compare
     python tools/reproduce.py table5/prw_qc --scale mini     the same on toy data, in a minute
 
-Finished steps are skipped, an interrupted one goes on from its last checkpoint. Settings follow at
-the end as KEY VALUE pairs and hold for all steps. GPU hours are the paper's, for one A100; a star
-marks those derived from them.
+Finished steps are skipped, an interrupted one continues from its last checkpoint. Settings follow
+at the end as KEY VALUE pairs and hold for all steps. GPU hours are the paper's, for one A100; a
+star marks those derived from them.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from spnet_d2.errors import errors_in_one_line
 from spnet_d2.experiments import miniature
 from spnet_d2.experiments.catalogue import OUTPUT_ROOT, Catalogue, load_catalogue
 from spnet_d2.experiments.chain import check_chain, plan, run_chain
+from spnet_d2.experiments.page import markdown_page
 from spnet_d2.experiments.results import reached
 from spnet_d2.experiments.tables import comparison, list_table, markdown_table
 
@@ -42,9 +43,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("name", nargs="?", help="experiment, or its config file; see --list")
     parser.add_argument(
-        "--list", action="store_true", help="list experiments (whose names hold NAME)"
+        "--list", action="store_true", help="list experiments (with NAME in their names)"
     )
-    parser.add_argument("--markdown", action="store_true", help="the list as in MODEL_ZOO.md")
+    parser.add_argument(
+        "--markdown",
+        action="store_true",
+        help="with --list: print docs/experiments.md, or with NAME only the rows",
+    )
     parser.add_argument(
         "--scale",
         choices=("full", "mini"),
@@ -73,8 +78,10 @@ def show_list(catalogue: Catalogue, args: argparse.Namespace) -> None:
     chosen = [e for e in catalogue if (args.name or "") in e.name]
     done = reached(catalogue, args.output)
     if args.markdown:
-        print(markdown_table(chosen, done))
-        return
+        page = (
+            markdown_table(chosen, done) if args.name else markdown_page(catalogue, done).rstrip()
+        )
+        return print(page)
     print(list_table(catalogue, chosen, done))
     print(f"{len(chosen)} experiments. paper, here: mAP / top-1. *: derived from Table 4.")
 
@@ -93,7 +100,7 @@ def log_of_one_job() -> Iterator[None]:
 
 
 def job(args: argparse.Namespace) -> None:
-    """Train, or evaluate, on all GPUs asked for."""
+    """Train, or evaluate, on ``args.num_gpus`` GPUs."""
     with log_of_one_job():
         launch_job(train_net, args, device="cuda" if torch.cuda.is_available() else "cpu")
 
@@ -118,7 +125,7 @@ def main(argv: list[str] | None = None) -> dict[str, float] | None:
     if experiment.paper.note:
         print(f"Note: {experiment.paper.note}.")
     if args.scale == "mini":
-        print("Toy data and model: the figures mean nothing, only that the chain runs.")
+        print("Toy data and model: the metrics mean nothing; the chain runs.")
     return metrics
 
 

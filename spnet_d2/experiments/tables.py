@@ -44,7 +44,7 @@ def list_table(catalogue: Catalogue, experiments: Iterable[Experiment], done: Ma
 
 
 def markdown_table(experiments: Iterable[Experiment], done: Mapping) -> str:
-    """The rows of MODEL_ZOO.md."""
+    """The rows of docs/experiments.md."""
     lines = [
         "| experiment | in the paper | paper | ours | GPU h |",
         "|---|---|---|---|---|",
@@ -52,7 +52,7 @@ def markdown_table(experiments: Iterable[Experiment], done: Mapping) -> str:
     for experiment in experiments:
         place = "; ".join(experiment.paper.rows) or "(authors' file only)"
         cells = [
-            f"[`{experiment.name}`](projects_configs/{experiment.name}.yaml)",
+            f"[`{experiment.name}`](../projects_configs/{experiment.name}.yaml)",
             place,
             pair(experiment.paper.figures),
             pair(done.get(experiment.name)),

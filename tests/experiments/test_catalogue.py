@@ -7,9 +7,10 @@ import pytest
 
 from spnet_d2.experiments import load_catalogue
 from spnet_d2.experiments.latex import LATEX_TABLES, latex_table
+from spnet_d2.experiments.page import markdown_page
 from spnet_d2.experiments.paper import FINETUNE_HOURS, PRETRAIN_HOURS, published
 from spnet_d2.experiments.results import metrics_file, read_metrics, relocated
-from spnet_d2.experiments.tables import comparison, list_table, markdown_table
+from spnet_d2.experiments.tables import comparison, list_table, markdown_table, pair
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -165,15 +166,33 @@ def test_lists(catalogue):
     assert re.search(r"AP@0\.5 +- +88\.9", text)
 
 
-def test_model_zoo_has_every_experiment(catalogue):
-    """The table of MODEL_ZOO.md is that of --list --markdown, but for what was reached."""
-    zoo = (ROOT / "MODEL_ZOO.md").read_text(encoding="utf-8")
-    for line in markdown_table(catalogue, {}).splitlines()[2:]:
-        name, _, paper, _, hours = (cell.strip() for cell in line.strip("|").split(" | "))
-        row = next((row for row in zoo.splitlines() if row.startswith(f"| {name} |")), None)
-        assert row is not None, f"MODEL_ZOO.md lacks {name}"
-        cells = [cell.strip() for cell in row.strip("|").split("|")]
-        assert (cells[2], cells[4]) == (paper, hours), name
+def _metrics(cell: str) -> dict[str, float]:
+    """Of a cell "mAP / top-1"."""
+    return dict(zip(("mAP", "top1"), map(float, filter(None, cell.split("/"))), strict=False))
+
+
+def _rows(document: str) -> dict[str, list[str]]:
+    """Cells of a document's table rows by the experiment they link to."""
+    rows = {}
+    for line in (ROOT / document).read_text(encoding="utf-8").splitlines():
+        if found := re.search(r"projects_configs/([\w/]+)\.yaml", line):
+            rows[found[1]] = [cell.strip() for cell in line.strip("|").split(" | ")]
+    return rows
+
+
+def test_the_page_of_experiments_is_what_reproduce_prints(catalogue):
+    rows = _rows("docs/experiments.md")
+    assert list(rows) == [experiment.name for experiment in catalogue]
+    done = {name: _metrics(cells[3].strip()) for name, cells in rows.items()}
+    page = (ROOT / "docs/experiments.md").read_text(encoding="utf-8")
+    assert page == markdown_page(catalogue, done)
+
+
+def test_the_model_zoo_has_the_published_metrics(catalogue):
+    rows = _rows("MODEL_ZOO.md")
+    assert len(rows) == 8
+    for name, cells in rows.items():
+        assert cells[3] == pair(catalogue[name].paper.figures), name
 
 
 def test_where_figures_are(catalogue, tmp_path):
