@@ -290,14 +290,15 @@ def load_model(cfg, weights: str, allow_untrained: bool = False) -> nn.Module:
 _KEYS = ("PATHWAY", "TEST_PATHWAY", "ANCHOR_BIAS", "ANCHOR_LOGITS", "CLS_LOGITS", "POSITIVE_NORM")
 _KEYS += ("BRIDGE", "NUM_CASCADES", "SEPARATE_HEADS", "BACKBONE.NAME", "BACKBONE.ROI_POOLING")
 _KEYS += ("BACKBONE.ROI_STRIPES", "BACKBONE.ROI_MARGIN", "REID.FEAT4_SHARE")
-_KEYS += ("TEST.PRE_TOPK", "TEST.QUERY_TOPK", "TEST.TOPK_CANDIDATES", "TEST.DETECTIONS_PER_IMAGE")
-_KEYS += ("TEST.NMS_THRESH", "TEST.PRECISION")
+_KEYS += ("TEST.PRE_TOPK", "TEST.QUERY_TOPK", "TEST.TOPK_CANDIDATES", "TEST.PRECISION")
 
 
 def _settings(cfg) -> dict[str, object]:
-    """Values of ``_KEYS`` by their full names, and of the resize."""
+    """Values of ``_KEYS`` by their full names, of the resize, and of what is kept."""
     values = {f"INPUT.{key}": cfg.INPUT[key] for key in ("AUG_TEST", "MIN_SIZE_TEST")}
     values["INPUT.MAX_SIZE_TEST"] = cfg.INPUT.MAX_SIZE_TEST
+    values["MODEL.ROI_HEADS.NMS_THRESH_TEST"] = cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST
+    values["TEST.DETECTIONS_PER_IMAGE"] = cfg.TEST.DETECTIONS_PER_IMAGE
     for key in _KEYS:
         node = cfg.MODEL.SPNET
         for part in key.split("."):
