@@ -33,6 +33,7 @@ from ..checkpoint.trunk_families import VIT_UNSUPPORTED
 from ..checkpoint.weight_files import read_weights
 from .activation_checkpointing import checkpoint_blocks
 from .swin import SOLIDER_SWINS, RuntimeShiftBlock, SoliderSwin, use_blocks
+from .winograd import use_fast_convolutions
 
 logger = logging.getLogger(__name__)
 
@@ -322,6 +323,7 @@ class TimmFPN(Backbone):
             self.channels,
             extra_blocks=LastLevelP6P7(self.trunk_channels[2], self.channels),
         )
+        use_fast_convolutions(self.fpn)
         if fpn_init not in FPN_INITS:
             raise ValueError(
                 f"MODEL.SPNET.BACKBONE.FPN_INIT is {fpn_init!r}, expected one of {FPN_INITS}."
@@ -384,7 +386,7 @@ class TimmFPN(Backbone):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             maps = self.trunk(in_fast_layout(x, self.trunk))
         if self.channels_last:
-            maps = [m.permute(0, 3, 1, 2).contiguous() for m in maps]
+            maps = [m.permute(0, 3, 1, 2) for m in maps]
         return maps
 
     def pyramid(self, maps: list[Tensor]) -> dict[str, Tensor]:

@@ -7,7 +7,6 @@ sampled per image or pair, ``M`` sampled anchors of the batch, ``Q`` queries, ``
 from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY
@@ -36,6 +35,7 @@ from .precision import full_precision
 from .sampling import sample_labels
 from .swap_path import SwapPath, query_distances
 from .targets import Targets
+from .winograd import Conv3x3, convolve
 
 # Three scales 2^(0, 1/3, 2/3) per level, truncated, times three height / width ratios.
 ANCHOR_SIZES = tuple(
@@ -72,7 +72,7 @@ class AnchorEmbedder(nn.Module):
         """
         super().__init__()
         self.dim = dim
-        self.conv = nn.Conv2d(in_channels, ANCHORS_PER_CELL * dim, 3, padding=1)
+        self.conv = Conv3x3(in_channels, ANCHORS_PER_CELL * dim, 3, padding=1)
         nn.init.normal_(self.conv.weight, std=0.01)
         nn.init.constant_(self.conv.bias, bias)
 
@@ -93,10 +93,10 @@ class AnchorEmbedder(nn.Module):
             (N, A, D): level by level, row by row, cell by cell.
         """
         weight, bias = self._weights(affine, features[0].device.type)
-        levels = []
-        for feature in features:
-            x = F.conv2d(feature, weight, bias, padding=1)
-            levels.append(x.permute(0, 2, 3, 1).reshape(len(x), -1, self.dim))
+        levels = [
+            x.permute(0, 2, 3, 1).reshape(len(x), -1, self.dim)
+            for x in convolve(features, weight, bias)
+        ]
         return torch.cat(levels, dim=1)
 
     def train(self, mode: bool = True):
