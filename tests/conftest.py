@@ -6,6 +6,8 @@ from pathlib import Path
 
 # Before NumPy and torch start their thread pools; tests are small and may run side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Hundreds of models of other sizes would leave gaps of gigabytes in a heap that is not given back.
+os.environ.setdefault("SPNET_KEEP_MEMORY", "0")
 
 import numpy as np
 import pytest
