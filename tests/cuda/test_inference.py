@@ -9,7 +9,7 @@ from tests.cuda.devices import on_every_device
 from tests.cuda.steps import BOX_A, BOX_B
 from tests.modeling.tiny import tiny_input, tiny_model
 
-FINDS = ("MODEL.SPNET.TEST.DETECTIONS_PER_IMAGE", 10)
+FINDS = ("TEST.DETECTIONS_PER_IMAGE", 10)
 
 
 def detect(device: str, precision: str, *settings, **extra) -> dict:
@@ -45,7 +45,7 @@ def test_half_precision_finds_the_same_people(device, precision):
 @on_every_device
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_images_in_which_nobody_is_found(device, precision):
-    found = detect(device, precision, "MODEL.SPNET.TEST.SCORE_THRESH", 1.0)["instances"]
+    found = detect(device, precision, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 1.0)["instances"]
     assert len(found) == 0 and found.reid_embeddings.shape == (0, 16)
 
 

@@ -10,7 +10,7 @@ from tests.cuda.devices import needs_gpu
 from tests.cuda.steps import BOX_A, BOX_B, KINDS
 from tests.modeling.tiny import tiny_input, tiny_model
 
-FINDS = ("MODEL.SPNET.TEST.DETECTIONS_PER_IMAGE", 3)
+FINDS = ("TEST.DETECTIONS_PER_IMAGE", 3)
 
 
 def numbers(model, size=(96, 128)) -> dict:

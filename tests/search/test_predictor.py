@@ -193,15 +193,15 @@ def test_fingerprint_depends_on_all_that_changes_people(trained):
         ("INPUT.EXACT_8BIT", True),
         ("MODEL.PIXEL_STD", [50.0, 50.0, 50.0]),
         ("MODEL.SPNET.TEST_PATHWAY", "QC"),
-        ("MODEL.SPNET.TEST.NMS_THRESH", 0.4),
-        ("MODEL.SPNET.TEST.DETECTIONS_PER_IMAGE", 10),
+        ("MODEL.ROI_HEADS.NMS_THRESH_TEST", 0.4),
+        ("TEST.DETECTIONS_PER_IMAGE", 10),
         ("MODEL.SPNET.TEST.PRECISION", "bfloat16"),
     ):
         assert predictor(key, value).fingerprint != usual, key
     for key, value in (
         ("OUTPUT_DIR", "elsewhere"),
         ("SOLVER.BASE_LR", 0.5),
-        ("MODEL.SPNET.TEST.SCORE_THRESH", 0.3),
+        ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.3),
     ):
         assert predictor(key, value).fingerprint == usual, key
 
