@@ -49,9 +49,6 @@ from spnet_d2.evaluation.evaluator import choose_protocols
 logger = logging.getLogger(__name__)
 
 
-logger = logging.getLogger(__name__)
-
-
 class TrainLoader:
     """Batches from ``start_iter`` on. It is built when iterated over: after a resume."""
 
