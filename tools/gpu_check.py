@@ -114,8 +114,8 @@ def page(rows: list[Row], where: str = "", tests: str = "") -> str:
     state = (
         f"Measured on **{where}**. `tests/cuda`: {tests or 'not run'}."
         if where
-        else "**It has not been run on a GPU yet**, so that there is nothing but the paper's "
-        "numbers here. `make gpu-check` on a machine with one fills this page in."
+        else "**Nothing has been run on a GPU yet**: the tables have the paper's numbers only. "
+        "`make gpu-check` on a machine with a GPU fills them in."
     )
     steps = [row.cells() for row in rows if row.task == "step"]
     frames = [row.cells() for row in rows if row.task != "step"]

@@ -49,7 +49,7 @@ def test_measures_processes(tool, monkeypatch, tmp_path, capsys):
         tool.measure(["--fail"])
 
 
-def test_a_page_with_limits_and_growth(tool, monkeypatch, tmp_path, capsys):
+def test_a_page_with_targets_and_growth(tool, monkeypatch, tmp_path, capsys):
     """Two cases are measured, one fails, and the page says so."""
 
     def measure(arguments):
@@ -69,9 +69,9 @@ def test_a_page_with_limits_and_growth(tool, monkeypatch, tmp_path, capsys):
     assert tool.main(["--cases", *cases, "--output", str(page)]) == 1
     lines = page.read_text().splitlines()
     assert "cuhk_g100: tools/evaluate.py failed" in capsys.readouterr().err
-    assert "- prw: 13.00 s, limit 12: MISSED" in lines
-    assert "- prw: 2.50 GiB, limit 3: met" in lines
-    assert "- cuhk_g100, s: not measured, limit 5" in lines
+    assert "- prw: 13.00 s, ABOVE the target of 12" in lines
+    assert "- prw: 2.50 GiB, within the target of 3" in lines
+    assert "- cuhk_g100, s: not measured, target 5" in lines
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     costs = {row[0]: row[6:] for row in cells if len(row) == 12}
     assert costs["prw"] == ["13.00", "12", "9.00", "8.00", "2.50", "3"]
@@ -93,5 +93,5 @@ def test_a_small_case_is_measured(tool, tmp_path):
     arguments = ["--cases", "prw", "--scale", "0.002", "--output", str(page)]
     assert tool.main([*arguments, "--folder", str(tmp_path)]) == 0
     assert "| prw " in page.read_text() and "--cases prw --scale 0.002" in page.read_text()
-    assert "limit 12" not in page.read_text()
+    assert "target of" not in page.read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["page.md"]
