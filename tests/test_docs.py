@@ -71,6 +71,22 @@ def test_documented_commands_name_what_exists(words, monkeypatch):
         merge_settings(cfg, [key, value])
 
 
+KEY = re.compile(r"(?:MODEL|INPUT|DATASETS|DATALOADER|SOLVER|TEST)(?:\.[A-Z][A-Z0-9_]*)+")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_documented_keys_exist(document):
+    """In text and code; a key may stand for its group, such as ``MODEL.SPNET.INIT``."""
+    cfg = get_cfg()
+    add_spnet_config(cfg)
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for key in sorted(set(KEY.findall(text))):
+        node = cfg
+        for part in key.split("."):
+            assert part in node, f"{document}: {key}"
+            node = node[part]
+
+
 @pytest.mark.parametrize("target", ["demo", "test", "install", "lint"])
 def test_documented_make_targets_exist(target):
     text = "".join((ROOT / d).read_text(encoding="utf-8") for d in DOCUMENTS[:3])
