@@ -33,10 +33,10 @@ from pathlib import Path
 
 import cv2
 
-from spnet_d2.data.atomic_io import atomic_path, write_picture
 from spnet_d2.data.formats import pets09, pets09_weak
 from spnet_d2.data.formats.hog_people import detect_people, precision_recall
 from spnet_d2.data.person_search_json import write_person_search_json, write_protocol
+from spnet_d2.utils.atomic_io import atomic_path, write_picture
 
 logger = logging.getLogger("prepare_pets09")
 

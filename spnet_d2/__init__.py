@@ -8,7 +8,7 @@ from spnet_d2.process import prepare_process
 
 prepare_process()
 
-from spnet_d2.env import require_detectron2  # noqa: E402
+from spnet_d2.requirements_check import require_detectron2  # noqa: E402
 
 require_detectron2()
 

@@ -17,7 +17,7 @@ import spnet_d2  # noqa: F401  (before PyTorch: see spnet_d2/process.py)
 # isort: split
 import torch
 
-from tests import corpora
+from tests.fixtures import corpora
 
 torch.set_num_threads(1)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.scripts import load_script
+from tests.fixtures.scripts import load_script
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def test_missing_module_names_the_script_in_a_checkout(module, title):
 def test_missing_detectron2_names_a_pip_command_without_a_checkout(tmp_path):
     package = tmp_path / "spnet_d2"
     package.mkdir()
-    for name in ("__init__.py", "env.py", "process.py"):
+    for name in ("__init__.py", "requirements_check.py", "process.py"):
         (package / name).write_text((ROOT / "spnet_d2" / name).read_text())
     message = import_without({"detectron2"}, tmp_path)
     command = next(line for line in message.splitlines() if line.startswith("    "))
@@ -136,7 +136,7 @@ def test_constraints_satisfy_every_requirement(packaging_of_setup_py):
 
 def test_installer_and_import_error_name_the_same_wheel():
     script = (ROOT / "tools" / "install_detectron2.py").read_text()
-    env = (ROOT / "spnet_d2" / "env.py").read_text()
+    env = (ROOT / "spnet_d2" / "requirements_check.py").read_text()
     (wanted,) = re.findall(r'REQUIREMENT = "(.+)"', script)
     assert f'"{wanted}"' in env
 

@@ -57,9 +57,9 @@ from spnet_d2.analysis import (
 )
 from spnet_d2.analysis.timing import peak_memory
 from spnet_d2.config_reader import ConfigError
-from spnet_d2.data.atomic_io import write_json
 from spnet_d2.engine.optimizer import build_optimizer
 from spnet_d2.engine.step import training_precision
+from spnet_d2.utils.atomic_io import write_json
 
 TASKS = ("data", "train", "step", "inference", "qc-search", "evaluate")
 

@@ -25,8 +25,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from spnet_d2.analysis import Cost, measure_program
-from spnet_d2.data.atomic_io import atomic_path
-from spnet_d2.evaluation.synthetic import Case, disk_bytes, scaled, write_case
+from spnet_d2.analysis.evaluation_corpus import Case, disk_bytes, scaled, write_case
+from spnet_d2.utils.atomic_io import atomic_path
 
 EVALUATE = Path(__file__).with_name("evaluate.py")
 

@@ -25,7 +25,7 @@ from tabulate import tabulate
 from spnet_d2.checkpoint.files import read_checkpoint
 from spnet_d2.checkpoint.llnl import bridges_are_zero, build_from_llnl, infer_config, tensors_of
 from spnet_d2.config_reader import merge_settings, read_config
-from spnet_d2.data.atomic_io import atomic_path
+from spnet_d2.utils.atomic_io import atomic_path
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

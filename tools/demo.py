@@ -24,11 +24,11 @@ import spnet_d2  # noqa: F401  (before PyTorch: see spnet_d2/process.py)
 # isort: split
 import torch
 
-from spnet_d2.data.atomic_io import write_json
 from spnet_d2.data.catalog import register_builtin_datasets
 from spnet_d2.data.own_images import write_own_image
 from spnet_d2.demo import example as demo_example
 from spnet_d2.demo import lite0_weights
+from spnet_d2.demo.hsv_baseline import evaluate_hsv_baseline
 from spnet_d2.demo.results import (
     PROTOCOLS,
     Clock,
@@ -51,8 +51,8 @@ from spnet_d2.search import (
     read_image_bgr,
     search,
 )
-from spnet_d2.search.hsv_baseline import evaluate_hsv_baseline
 from spnet_d2.search.query import box_to_json
+from spnet_d2.utils.atomic_io import write_json
 
 logger = logging.getLogger("spnet_d2.demo")
 

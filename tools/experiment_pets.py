@@ -19,7 +19,6 @@ import spnet_d2  # noqa: F401  (before PyTorch: see spnet_d2/process.py)
 # isort: split
 from detectron2.config import CfgNode
 
-from spnet_d2.data.atomic_io import atomic_path
 from spnet_d2.demo import lite0_weights
 from spnet_d2.errors import errors_in_one_line
 from spnet_d2.experiments.pretraining_grid import (
@@ -31,6 +30,7 @@ from spnet_d2.experiments.pretraining_grid import (
     run_grid,
     table,
 )
+from spnet_d2.utils.atomic_io import atomic_path
 
 ROOT = Path(__file__).resolve().parents[1]
 

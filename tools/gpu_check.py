@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from spnet_d2.data.atomic_io import atomic_path
+from spnet_d2.utils.atomic_io import atomic_path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "gpu.md"

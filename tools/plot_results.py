@@ -13,10 +13,10 @@ of figures, and are dashes in tables.
 import argparse
 from pathlib import Path
 
-from spnet_d2.data.atomic_io import atomic_path
-from spnet_d2.experiments.catalogue import OUTPUT_ROOT, load_catalogue
+from spnet_d2.experiments.index import OUTPUT_ROOT, load_catalogue
 from spnet_d2.experiments.latex import LATEX_TABLES, latex_table
 from spnet_d2.experiments.results import reached
+from spnet_d2.utils.atomic_io import atomic_path
 
 try:
     from spnet_d2.experiments.plots import FIGURES, drawn

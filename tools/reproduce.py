@@ -26,8 +26,8 @@ from spnet_d2.data.catalog import register_builtin_datasets
 from spnet_d2.engine.launch import launch_job
 from spnet_d2.errors import errors_in_one_line
 from spnet_d2.experiments import miniature
-from spnet_d2.experiments.catalogue import OUTPUT_ROOT, Catalogue, load_catalogue
 from spnet_d2.experiments.chain import check_chain, plan, run_chain
+from spnet_d2.experiments.index import OUTPUT_ROOT, Catalogue, load_catalogue
 from spnet_d2.experiments.page import markdown_page
 from spnet_d2.experiments.results import reached
 from spnet_d2.experiments.tables import comparison, list_table, markdown_table

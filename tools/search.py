@@ -32,7 +32,6 @@ from detectron2.config import CfgNode
 from tabulate import tabulate
 
 from spnet_d2.config_reader import ConfigError, read_config
-from spnet_d2.data.atomic_io import write_text
 from spnet_d2.data.own_images import write_own_image
 from spnet_d2.search import (
     Gallery,
@@ -50,6 +49,7 @@ from spnet_d2.search.frames import describe_left_out
 from spnet_d2.search.query import box_to_json
 from spnet_d2.search.suggestion import Suggestion, find_suggestion
 from spnet_d2.search.visualize import MAX_CARDS
+from spnet_d2.utils.atomic_io import write_text
 from spnet_d2.utils.text import make_output_safe, printable
 
 logger = logging.getLogger(__name__)

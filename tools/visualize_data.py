@@ -30,8 +30,8 @@ from spnet_d2.data.image_reader import count_turned
 from spnet_d2.data.mapper import PersonSearchMapper
 from spnet_d2.data.own_images import write_own_image
 from spnet_d2.data.own_sets import OwnSetsError, check_sets
-from spnet_d2.data.random_boxes import build_random_boxes
 from spnet_d2.data.samplers import sample_seed
+from spnet_d2.data.self_supervised_boxes import build_random_boxes
 from spnet_d2.utils.text import make_output_safe
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from spnet_d2.analysis.made_up import made_up_batch
+from spnet_d2.analysis.synthetic_batch import made_up_batch
 
 
 @dataclass(frozen=True)

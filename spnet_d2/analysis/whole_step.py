@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from spnet_d2.analysis.made_up import made_up_batch
+from spnet_d2.analysis.synthetic_batch import made_up_batch
 from spnet_d2.analysis.timing import PartClock, Timing
 from spnet_d2.engine.optimizer import build_optimizer
 from spnet_d2.engine.step import build_step_trainer

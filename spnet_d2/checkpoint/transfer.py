@@ -24,8 +24,8 @@ from typing import NamedTuple
 from tabulate import tabulate
 from torch import Tensor, nn
 
+from spnet_d2.checkpoint.untrained import refuse_untrained, serves
 from spnet_d2.errors import UserError
-from spnet_d2.modeling.serving import refuse_untrained, serves
 
 CASCADES = ("PT-Rep", "PT")
 

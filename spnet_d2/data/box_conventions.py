@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from spnet_d2.data.person_search_schema import HELP, PersonSearchFormatError
-from spnet_d2.data.warn_once import warn_once
+from spnet_d2.utils.warn_once import warn_once
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from spnet_d2.data.person_search_schema import (
     is_box,
     variable_iou_thresh,
 )
-from spnet_d2.data.warn_once import warn_once
+from spnet_d2.utils.warn_once import warn_once
 
 logger = logging.getLogger(__name__)
 

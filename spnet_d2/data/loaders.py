@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from spnet_d2.data.catalog import get_training_dicts
 from spnet_d2.data.corrupt_images import SKIPPED, UNREADABLE, CorruptImageError
-from spnet_d2.data.identity_pairs import PairBatchSampler
 from spnet_d2.data.mapper import PersonSearchMapper
-from spnet_d2.data.random_boxes import RandomBoxes, build_random_boxes
+from spnet_d2.data.pair_batches import PairBatchSampler
 from spnet_d2.data.samplers import EpochBatchSampler, Slot, batches_per_epoch
+from spnet_d2.data.self_supervised_boxes import RandomBoxes, build_random_boxes
 
 logger = logging.getLogger(__name__)
 

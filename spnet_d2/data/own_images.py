@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from spnet_d2.data.atomic_io import atomic_path
+from spnet_d2.utils.atomic_io import atomic_path
 
 _TEXT = b"Software\0spnet_d2"
 _CHUNK = b"tEXt" + _TEXT

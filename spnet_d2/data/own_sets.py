@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from spnet_d2.data.atomic_io import atomic_path
 from spnet_d2.errors import UserError
+from spnet_d2.utils.atomic_io import atomic_path
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode

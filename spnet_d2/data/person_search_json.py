@@ -14,10 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from spnet_d2.data.atomic_io import write_json
 from spnet_d2.data.box_conventions import check_boxes
 from spnet_d2.data.coco_people import take_people
-from spnet_d2.data.garbage_collection import garbage_collection_paused
 from spnet_d2.data.person_search_schema import (
     CATEGORIES,
     HELP,
@@ -25,7 +23,9 @@ from spnet_d2.data.person_search_schema import (
     check_person_search,
     fit_64_bits,
 )
-from spnet_d2.data.warn_once import warn_once
+from spnet_d2.utils.atomic_io import write_json
+from spnet_d2.utils.garbage_collection import garbage_collection_paused
+from spnet_d2.utils.warn_once import warn_once
 
 logger = logging.getLogger(__name__)
 

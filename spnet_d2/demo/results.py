@@ -65,7 +65,7 @@ def make_results(
 
     Args:
         metrics: of the evaluator.
-        baseline: of :func:`spnet_d2.search.hsv_baseline.evaluate_hsv_baseline`.
+        baseline: of :func:`spnet_d2.demo.hsv_baseline.evaluate_hsv_baseline`.
         starts: of :func:`spnet_d2.demo.starts.start_figures`, by start; may be empty.
         seconds: of :meth:`Clock.seconds`.
         peak_gb: of :func:`peak_rss_gb`.

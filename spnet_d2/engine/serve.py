@@ -8,8 +8,8 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
+from spnet_d2.checkpoint.checkpointer import Checkpointer
 from spnet_d2.config_reader import ConfigError
-from spnet_d2.engine.checkpointer import Checkpointer
 from spnet_d2.engine.job import mention_unused_gpu
 
 logger = logging.getLogger(__name__)

@@ -21,6 +21,7 @@ from detectron2.utils.logger import setup_logger
 from torch import nn, optim
 from torch.utils.data import DataLoader
 
+from spnet_d2.checkpoint.checkpointer import Checkpointer
 from spnet_d2.checkpoint.pretrained import PretrainedWeightsError
 from spnet_d2.data.corrupt_images import SkipCounter
 from spnet_d2.data.loaders import build_test_loader, build_train_loader
@@ -28,7 +29,6 @@ from spnet_d2.engine import random_state
 from spnet_d2.engine.backups import Backups
 from spnet_d2.engine.bad_batches import BadBatchError
 from spnet_d2.engine.batch_norms import AverageBatchNorms
-from spnet_d2.engine.checkpointer import Checkpointer
 from spnet_d2.engine.job import resolve_config
 from spnet_d2.engine.optimizer import build_optimizer
 from spnet_d2.engine.output_folder import (

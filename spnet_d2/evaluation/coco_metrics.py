@@ -9,9 +9,9 @@ import logging
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-from spnet_d2.data.garbage_collection import garbage_collection_paused
 from spnet_d2.evaluation.ground_truth import GroundTruth
 from spnet_d2.evaluation.predictions import Predictions
+from spnet_d2.utils.garbage_collection import garbage_collection_paused
 
 _NAMES = ("coco_AP", "coco_AP50", "coco_AP75", "coco_AR100")
 _EVERY_SIZE = [0, 1e10]

@@ -11,9 +11,9 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from spnet_d2.data.atomic_io import atomic_path
 from spnet_d2.evaluation.ground_truth import GroundTruth
 from spnet_d2.evaluation.prediction_checks import check_values
+from spnet_d2.utils.atomic_io import atomic_path
 
 # name -> (dimensions, dtype kinds, what is expected)
 _LAYOUT = {

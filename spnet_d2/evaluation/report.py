@@ -10,11 +10,11 @@ from dataclasses import asdict
 
 import numpy as np
 
-from spnet_d2.data.atomic_io import atomic_path
 from spnet_d2.evaluation.ground_truth import GroundTruth
 from spnet_d2.evaluation.retrieval import RetrievalScores
 from spnet_d2.evaluation.scoring import Evaluation
 from spnet_d2.evaluation.threshold import suggest_threshold
+from spnet_d2.utils.atomic_io import atomic_path
 
 TOP_KS = (1, 5, 10)
 

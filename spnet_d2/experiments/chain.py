@@ -12,9 +12,9 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from spnet_d2.data.atomic_io import atomic_path
-from spnet_d2.experiments.catalogue import OUTPUT_ROOT, Catalogue, Experiment
+from spnet_d2.experiments.index import OUTPUT_ROOT, Catalogue, Experiment
 from spnet_d2.experiments.results import metrics_file, read_metrics, relocated
+from spnet_d2.utils.atomic_io import atomic_path
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from detectron2.config import CfgNode
 
-from spnet_d2.data.atomic_io import write_picture
 from spnet_d2.data.formats import cocopersons
 from spnet_d2.data.person_search_json import write_person_search_json, write_protocol
 from spnet_d2.data.person_search_schema import make_annotation
+from spnet_d2.utils.atomic_io import write_picture
 
 WIDTH, HEIGHT = 160, 120
 # People per picture; the noise partitions need five.

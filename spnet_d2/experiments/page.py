@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from spnet_d2.experiments.catalogue import Catalogue
+from spnet_d2.experiments.index import Catalogue
 from spnet_d2.experiments.tables import markdown_table
 
 INTRODUCTION = """\

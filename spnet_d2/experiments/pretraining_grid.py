@@ -16,8 +16,8 @@ from statistics import mean, stdev
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from spnet_d2.data.atomic_io import atomic_path
 from spnet_d2.experiments.plots import shared_legend
+from spnet_d2.utils.atomic_io import atomic_path
 
 CONFIGS = Path("projects_configs/pets09")
 TEST_SET = "pets09_test"

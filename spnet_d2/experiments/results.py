@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from spnet_d2.experiments.catalogue import OUTPUT_ROOT, Catalogue, Experiment
+from spnet_d2.experiments.index import OUTPUT_ROOT, Catalogue, Experiment
 
 # Metric -> heading.
 HEADINGS = {"mAP": "mAP", "top1": "top-1", "gt_mAP": "GT mAP", "AP50": "AP@0.5"}

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from tabulate import tabulate
 
-from spnet_d2.experiments.catalogue import Catalogue, Experiment
+from spnet_d2.experiments.index import Catalogue, Experiment
 from spnet_d2.experiments.results import HEADINGS
 
 

@@ -33,10 +33,10 @@ from .matching import (
     leave_out_ignored,
     match_refined,
 )
-from .memory import MomentumQueueLoss, NTXentLoss, OIMLoss
 from .pair_sampler import limit_per_pair
 from .precision import no_gradients
 from .proposal_generator import bridge_kind, reid_id_field
+from .reid_losses import MomentumQueueLoss, NTXentLoss, OIMLoss
 from .sampling import sample_labels
 from .swap_path import SwapPath
 from .targets import Targets

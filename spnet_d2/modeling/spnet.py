@@ -20,17 +20,22 @@ from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils import comm
 from torch import Tensor, nn
 
+from ..checkpoint.untrained import (
+    names_of_pretrained,
+    note_loaded,
+    refuse_random_trunk,
+    refuse_untrained,
+)
 from ..config_checks import check_config
 from .backbone import FEATURES, pretrained_of
 from .box_embedder import RoiMap
 from .compiling import compile_networks
 from .device_copies import move
 from .lwf import LearningWithoutForgetting, imagenet_classifier
-from .momentum import MomentumTwin
+from .momentum_encoder import MomentumTwin
 from .pair_sampler import make_queries, unique_people
 from .precision import autocast, inference_precision
 from .roi_heads import ROI_MAP
-from .serving import names_of_pretrained, note_loaded, refuse_random_trunk, refuse_untrained
 from .sync_batch_norm import synchronise_batch_norms, synchronise_trunk
 from .targets import Targets
 

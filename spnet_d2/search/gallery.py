@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from spnet_d2.data.atomic_io import atomic_path
+from spnet_d2.utils.atomic_io import atomic_path
 
 from .errors import SearchInputError
 from .frames import ImageFolder, VideoFile, iterate_frames

@@ -16,11 +16,11 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 import spnet_d2.modeling  # noqa: F401  (registers the model)
+from spnet_d2.checkpoint.untrained import UntrainedModelError
 from spnet_d2.config_checks import check_config
 from spnet_d2.data.eight_bit import quantize, restore
 from spnet_d2.data.transforms import build_augmentation
 from spnet_d2.engine.serve import find_weights, serve
-from spnet_d2.modeling.serving import UntrainedModelError
 
 from .errors import SearchInputError
 

@@ -4,12 +4,12 @@ import os
 from collections.abc import Iterator, Mapping
 from html import escape
 
-from spnet_d2.data.atomic_io import write_text
 from spnet_d2.evaluation.ground_truth import GroundTruth
 from spnet_d2.evaluation.protocols import RetrievalProtocol
 from spnet_d2.evaluation.report import detection_metrics, format_thresholds, retrieval_metrics
 from spnet_d2.evaluation.scoring import Evaluation
 from spnet_d2.evaluation.threshold import suggest_threshold
+from spnet_d2.utils.atomic_io import write_text
 from spnet_d2.utils.text import printable
 from spnet_d2.visualization import figures
 from spnet_d2.visualization.crops import SIZE, CutOuts, Place

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from tests.fixtures.scripts import ROOT, load_script
 from tests.modeling.tiny import TRUNK
-from tests.scripts import ROOT, load_script
 
 SMALL = [
     *("MODEL.SPNET.BACKBONE.NAME", TRUNK, "MODEL.SPNET.EMBED_DIM", "16"),

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from spnet_d2.analysis import Account, account_step, fit_accounts
-from spnet_d2.analysis.made_up import made_up_batch
 from spnet_d2.analysis.memory import SavedStorages
+from spnet_d2.analysis.synthetic_batch import made_up_batch
 from tests.modeling.tiny import tiny_model
 
 

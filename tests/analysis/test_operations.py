@@ -7,8 +7,8 @@ import torch
 
 from spnet_d2.analysis import inference_parts
 from spnet_d2.analysis.operations import _part
+from tests.fixtures.scripts import load_script
 from tests.modeling.tiny import DIM, TRUNK, tiny_model
-from tests.scripts import load_script
 
 
 def by_name(*overrides, size=(90, 120), boxes=3):

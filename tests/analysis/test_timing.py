@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from spnet_d2.analysis import Limit, PartClock, Timing, measure, numbers, parts_table
-from spnet_d2.analysis.made_up import made_up_batch
 from spnet_d2.analysis.model_parts import timed_step
+from spnet_d2.analysis.synthetic_batch import made_up_batch
 from tests.modeling.tiny import tiny_model
 
 

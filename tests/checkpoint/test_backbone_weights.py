@@ -21,8 +21,8 @@ from spnet_d2.checkpoint.torchvision_weights import (
 from spnet_d2.checkpoint.weight_files import read_weights, unwrap
 from spnet_d2.modeling import TimmFPN, create_trunk
 from spnet_d2.modeling.box_embedder import StageCopy
-from tests.llnl_shapes import SOLIDER_SWINS, solider_shapes
-from tests.slow_trunks import SoliderOracle
+from tests.fixtures.llnl_shapes import SOLIDER_SWINS, solider_shapes
+from tests.oracles.trunks import SoliderOracle
 
 # timm's name, torchvision's.
 MODELS = {

@@ -12,9 +12,9 @@ from detectron2.modeling import build_model
 from spnet_d2.checkpoint.llnl import build_from_llnl
 from spnet_d2.config import add_spnet_config
 from spnet_d2.engine import Checkpointer
-from tests.llnl_shapes import llnl_shapes
-from tests.reference import reference_shapes
-from tests.scripts import load_script
+from tests.fixtures.llnl_shapes import llnl_shapes
+from tests.fixtures.reference import reference_shapes
+from tests.fixtures.scripts import load_script
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from spnet_d2.checkpoint.llnl import build_from_llnl, convert_state_dict, infer_config
-from tests.reference import reference_shapes
+from tests.fixtures.reference import reference_shapes
 
 
 def zeros(**architecture):

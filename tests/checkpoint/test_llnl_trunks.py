@@ -1,6 +1,6 @@
 """Authors' checkpoints, converted, equal the slow second SPNet: every trunk, pathway and head.
 
-Names are the authors', values are as large as those of the recipe of ``tests/reference.py``.
+Names are the authors', values as large as those of the recipe of ``tests/fixtures/reference.py``.
 """
 
 import re
@@ -14,11 +14,11 @@ from torch.testing import assert_close
 
 from spnet_d2.checkpoint.llnl import build_from_llnl, convert_state_dict, infer_config
 from spnet_d2.testing import deterministic_sampling
-from tests import reference, thin_trunks
-from tests.llnl_shapes import llnl_shapes
-from tests.reference import MEAN, STD, network_image, reference_tensor
-from tests.slow_spnet import Settings, SlowSPNet
-from tests.slow_trunks import slow_trunk
+from tests.fixtures import reference, thin_trunks
+from tests.fixtures.llnl_shapes import llnl_shapes
+from tests.fixtures.reference import MEAN, STD, network_image, reference_tensor
+from tests.oracles.spnet import Settings, SlowSPNet
+from tests.oracles.trunks import slow_trunk
 
 CONVNEXT, SWIN, SOLIDER = thin_trunks.CONVNEXT, thin_trunks.SWIN, thin_trunks.SOLIDER
 SEPARATE = {"cascades": 2, "separate": True}

@@ -14,8 +14,8 @@ from spnet_d2.checkpoint.transfer import (
     split_parts,
     take_twin,
 )
+from spnet_d2.checkpoint.untrained import UntrainedModelError
 from spnet_d2.engine import Checkpointer
-from spnet_d2.modeling.serving import UntrainedModelError
 from tests.modeling.tiny import tiny_config, tiny_input, tiny_model
 
 QC = ["MODEL.SPNET.PATHWAY", "QC"]

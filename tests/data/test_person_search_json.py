@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from detectron2.structures import BoxMode
 
-from spnet_d2.data import atomic_io
 from spnet_d2.data.person_search_json import (
     Protocol,
     clip_xywh,
@@ -24,6 +23,7 @@ from spnet_d2.data.person_search_schema import (
     make_annotation,
     variable_iou_thresh,
 )
+from spnet_d2.utils import atomic_io
 
 
 def entries():

@@ -9,7 +9,7 @@ from spnet_d2.data.catalog import register_person_search, unregister
 from spnet_d2.data.person_search_json import write_person_search_json
 from spnet_d2.data.person_search_schema import make_annotation
 from spnet_d2.search import ImageFolder
-from tests.scripts import load_script
+from tests.fixtures.scripts import load_script
 
 NAME = "preview_test_people"
 

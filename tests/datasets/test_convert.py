@@ -11,7 +11,7 @@ import pytest
 from spnet_d2.data.own_sets import read_sets
 from spnet_d2.data.person_search_json import load_person_search_json, load_protocol
 from tests.data.formats.convert.files import image, write
-from tests.scripts import ROOT, load_script
+from tests.fixtures.scripts import ROOT, load_script
 
 SEQINFO = "[Sequence]\nname=x\nimDir=img1\nframeRate=10\nimWidth=64\nimHeight=48\nimExt=.jpg\n"
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.data.formats.convert.files import write
-from tests.scripts import ROOT
+from tests.fixtures.scripts import ROOT
 
 SETTINGS = {
     "MODEL.DEVICE": "cpu",

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tests.scripts import load_script
+from tests.fixtures.scripts import load_script
 
 
 def script(name):

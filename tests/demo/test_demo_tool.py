@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from tests.scripts import load_script
+from tests.fixtures.scripts import load_script
 
 
 @pytest.fixture(scope="module")

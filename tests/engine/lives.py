@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 from detectron2.data import DatasetCatalog
 
+from spnet_d2.checkpoint import checkpointer
 from spnet_d2.data.catalog import register_person_search
-from spnet_d2.engine import Trainer, checkpointer, setup
+from spnet_d2.engine import Trainer, setup
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from detectron2.utils import comm
 
 from spnet_d2.engine.launch import LaunchError, check_launch, count_processes, launch_job
 from tests.engine.processes import free_port
-from tests.scripts import ROOT
+from tests.fixtures.scripts import ROOT
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 

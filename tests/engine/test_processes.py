@@ -20,7 +20,7 @@ from spnet_d2.engine.trainer import distribute
 from spnet_d2.engine.validation_loss import validation_losses
 from spnet_d2.modeling import whole_batch
 from spnet_d2.modeling.fixed_norm import SafeBatchNorm1d
-from spnet_d2.modeling.memory import MomentumQueueLoss, NTXentLoss, OIMLoss
+from spnet_d2.modeling.reid_losses import MomentumQueueLoss, NTXentLoss, OIMLoss
 from spnet_d2.modeling.sync_batch_norm import SyncBatchNorm, synchronise_batch_norms
 from spnet_d2.testing import deterministic_sampling
 from tests.engine.equality import assert_equal

@@ -14,8 +14,8 @@ from spnet_d2.engine import Trainer, setup
 from spnet_d2.evaluation import Predictions, evaluate_predictions, flat_metrics
 from spnet_d2.evaluation.report import fractions
 from tests.engine.conftest import HEIGHT, NUM_IMAGES, NUM_KNOWN, WIDTH
-from tests.evaluation import oracle
 from tests.evaluation.corpus import xywh
+from tests.oracles import evaluation as oracle
 
 NAME = "tiny_search"
 PROTOCOLS = {

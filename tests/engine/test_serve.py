@@ -12,8 +12,8 @@ from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
 
 from spnet_d2.checkpoint.pretrained import PretrainedWeightsError
+from spnet_d2.checkpoint.untrained import UntrainedModelError
 from spnet_d2.engine import Trainer, serve, setup
-from spnet_d2.modeling.serving import UntrainedModelError
 from spnet_d2.search import PersonSearchPredictor
 
 PRETRAINED, NAME = "MODEL.SPNET.BACKBONE.PRETRAINED", "MODEL.SPNET.BACKBONE.NAME"

@@ -8,9 +8,9 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
+from spnet_d2.checkpoint.untrained import UntrainedModelError
 from spnet_d2.engine import Trainer, setup
-from spnet_d2.modeling.serving import UntrainedModelError
-from tests.scripts import load_script
+from tests.fixtures.scripts import load_script
 
 QC = ("MODEL.SPNET.PATHWAY", "QC")
 
@@ -28,7 +28,7 @@ def test_fine_tuning_of_a_larger_object_centric_model(query_centric, tiny_opts, 
     opts = [*tiny_opts, "MODEL.WEIGHTS", query_centric, "SOLVER.MAX_ITER", 1, "SOLVER.EPOCHS", 0]
     opts += ["MODEL.SPNET.SEPARATE_HEADS", True, "OUTPUT_DIR", str(tmp_path / "oc")]
     trainer = Trainer(setup(Namespace(config_file="", opts=opts)))
-    with caplog.at_level(logging.INFO, logger="spnet_d2.engine.checkpointer"):
+    with caplog.at_level(logging.INFO, logger="spnet_d2.checkpoint.checkpointer"):
         trainer.resume_or_load(resume=False)
     source = torch.load(query_centric, weights_only=True)["model"]
     weight = "backbone.fpn.layer_blocks.0.0.weight"

@@ -13,7 +13,7 @@ from spnet_d2.data.catalog import register_person_search, unregister
 from spnet_d2.engine.launch import launch_job
 from spnet_d2.errors import JobError
 from tests.engine.conftest import write_tiny_corpus
-from tests.scripts import load_script
+from tests.fixtures.scripts import load_script
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from spnet_d2.data.catalog import register_person_search
-from tests.scripts import load_script
+from tests.fixtures.scripts import load_script
 
 if __name__ == "__main__":
     corpus = Path(sys.argv.pop(1))

@@ -4,7 +4,7 @@ import numpy as np
 
 from spnet_d2.data.person_search_json import write_person_search_json
 from spnet_d2.evaluation import GroundTruth, Predictions
-from tests.evaluation.oracle import Detection, Person, Scene
+from tests.oracles.evaluation import Detection, Person, Scene
 
 
 def xywh(box):

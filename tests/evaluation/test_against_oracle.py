@@ -18,9 +18,9 @@ from spnet_d2.evaluation.gallery import detected_boxes, ground_truth_boxes
 from spnet_d2.evaluation.reranking import final_distances
 from spnet_d2.evaluation.retrieval import score_retrieval
 from spnet_d2.evaluation.scoring import evaluate_predictions
-from tests.evaluation import oracle
 from tests.evaluation.corpus import ground_truth, predictions
-from tests.evaluation.oracle import Detection, Person, Scene
+from tests.oracles import evaluation as oracle
+from tests.oracles.evaluation import Detection, Person, Scene
 
 TIGHT = 1e-12
 # Few sizes and places, so that overlaps, equal overlaps and duplicates are frequent.

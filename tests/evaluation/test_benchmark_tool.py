@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.scripts import load_script
+from tests.fixtures.scripts import load_script
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pycocotools.cocoeval import COCOeval
 from spnet_d2.evaluation import Predictions
 from spnet_d2.evaluation.coco_metrics import coco_metrics
 from tests.evaluation.corpus import ground_truth, predictions, worked_example, xywh
-from tests.evaluation.oracle import Person, Scene
+from tests.oracles.evaluation import Person, Scene
 
 
 def random_corpus():

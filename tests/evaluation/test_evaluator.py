@@ -13,7 +13,7 @@ from spnet_d2.data.person_search_json import write_person_search_json, write_pro
 from spnet_d2.evaluation import PersonSearchEvaluator, Predictions
 from spnet_d2.evaluation.evaluator import choose_protocols
 from tests.evaluation.corpus import QUERY, worked_example, write_dataset
-from tests.scripts import load_script
+from tests.fixtures.scripts import load_script
 
 NAME = "evaluator_test"
 # Percent.

@@ -7,7 +7,7 @@ from spnet_d2.evaluation import RetrievalProtocol, evaluate_predictions
 from spnet_d2.evaluation.detection import score_detections
 from spnet_d2.evaluation.gallery import detected_boxes
 from tests.evaluation.corpus import ground_truth, predictions
-from tests.evaluation.oracle import Detection, Person, Scene
+from tests.oracles.evaluation import Detection, Person, Scene
 
 
 def rows_that_count(scene):

@@ -22,7 +22,7 @@ from spnet_d2.evaluation import (
 )
 from spnet_d2.evaluation.query_centric import SearchPlan
 from tests.evaluation.corpus import QUERY, ground_truth, worked_example, write_dataset
-from tests.evaluation.oracle import Person, Scene, galleries_of
+from tests.oracles.evaluation import Person, Scene, galleries_of
 
 NAME = "query_centric_test"
 IMAGES = [1, 2, 3, 4, 5]

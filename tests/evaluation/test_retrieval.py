@@ -3,7 +3,7 @@ import pytest
 
 from spnet_d2.evaluation import RetrievalProtocol, evaluate_predictions
 from tests.evaluation.corpus import ground_truth, predictions
-from tests.evaluation.oracle import Detection, Person, Scene
+from tests.oracles.evaluation import Detection, Person, Scene
 
 BOX, ELSEWHERE = (0, 0, 20, 40), (50, 50, 70, 90)
 

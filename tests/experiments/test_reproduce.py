@@ -12,7 +12,7 @@ from spnet_d2.data.catalog import register_builtin_datasets
 from spnet_d2.engine import Trainer
 from spnet_d2.experiments import load_catalogue, miniature
 from spnet_d2.experiments.plots import FIGURES, drawn
-from tests.scripts import load_script
+from tests.fixtures.scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
 CATALOGUE = load_catalogue(ROOT)

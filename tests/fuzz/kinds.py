@@ -26,13 +26,13 @@ from spnet_d2.data.person_search_json import (
     load_person_search_json,
     load_person_search_table,
 )
-from spnet_d2.data.warn_once import warn_once
 from spnet_d2.engine import Checkpointer
 from spnet_d2.errors import is_users
 from spnet_d2.evaluation import GroundTruth, Predictions, evaluate_predictions
 from spnet_d2.evaluation.inputs import image_sizes, read_protocol
 from spnet_d2.evaluation.prediction_checks import check_boxes
 from spnet_d2.search.frames import VideoFile
+from spnet_d2.utils.warn_once import warn_once
 from tests.fuzz.inputs import (
     ODD,
     SIZE,

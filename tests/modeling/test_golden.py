@@ -1,11 +1,11 @@
-"""Whole-model numbers of the authors' code, for weights made by ``tests/reference.py``."""
+"""Whole-model numbers of the authors' code, for weights made by ``tests/fixtures/reference.py``."""
 
 import pytest
 import torch
 
 from spnet_d2.checkpoint.llnl import build_from_llnl
 from spnet_d2.testing import deterministic_sampling
-from tests.reference import (
+from tests.fixtures.reference import (
     inference_batch,
     network_image,
     reference_state_dict,

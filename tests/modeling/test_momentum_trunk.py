@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from spnet_d2.modeling import momentum
+from spnet_d2.modeling import momentum_encoder
 from tests.cuda.steps import BOX_A, BOX_B
 from tests.modeling.tiny import tiny_input, tiny_model
 
@@ -31,7 +31,7 @@ def step(model) -> int:
 def test_trunks_are_compared_once(model, monkeypatch):
     compared = []
     equal = torch.equal
-    monkeypatch.setattr(momentum.torch, "equal", lambda a, b: compared.append(1) or equal(a, b))
+    monkeypatch.setattr(momentum_encoder.torch, "equal", lambda a, b: compared.append(1) or equal(a, b))
     assert step(model) == 0 and compared
     compared.clear()
     assert step(model) == step(model) == 0 and not compared

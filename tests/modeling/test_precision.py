@@ -13,8 +13,8 @@ from spnet_d2.modeling.box_embedder import LocalisationEmbedder, ReidEmbedder, p
 from spnet_d2.modeling.fixed_norm import LOGIT_TYPES, NormLogits, offset_norm
 from spnet_d2.modeling.losses import BOX_TRANSFORM, anchor_loss, box_loss, class_loss
 from spnet_d2.modeling.lwf import lwf_loss
-from spnet_d2.modeling.memory import MomentumQueueLoss, NTXentLoss, OIMLoss
 from spnet_d2.modeling.precision import autocast, full_precision, unit_rows
+from spnet_d2.modeling.reid_losses import MomentumQueueLoss, NTXentLoss, OIMLoss
 from spnet_d2.modeling.swap_path import SwapPath, query_distances
 from spnet_d2.modeling.sync_batch_norm import synchronise_batch_norms
 from tests.modeling.tiny import DIM, tiny_input, tiny_model

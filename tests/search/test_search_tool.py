@@ -17,7 +17,7 @@ from PIL import Image
 from spnet_d2.search import Gallery, PersonSearchPredictor, open_frames
 from spnet_d2.search import gallery as gallery_module
 from spnet_d2.search.query import cosine_similarities
-from tests.scripts import load_script
+from tests.fixtures.scripts import load_script
 
 from .scenes import BLUE, RED, draw_scene, make_predictor, write_video
 from .tiny import tiny_config

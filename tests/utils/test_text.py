@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from spnet_d2.data.atomic_io import write_text
+from spnet_d2.utils.atomic_io import write_text
 from spnet_d2.utils.text import make_output_safe, printable
 
 NAME = os.fsdecode(b"photo\xe9.jpg")

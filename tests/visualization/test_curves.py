@@ -10,7 +10,7 @@ from spnet_d2.visualization.curves import (
     representative_queries,
     scores_by_gallery_size,
 )
-from tests.evaluation.oracle import sklearn_ap
+from tests.oracles.evaluation import sklearn_ap
 
 
 def random_ranking(rng):

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from spnet_d2.data.atomic_io import write_json
 from spnet_d2.data.formats.corpus import Corpus, log_counts
 from spnet_d2.data.formats.noise_partitions import FewPersonsError, missing_labels, spurious_labels
 from spnet_d2.data.formats.splits import Partition, subset
 from spnet_d2.data.person_search_json import write_person_search_json
 from spnet_d2.data.person_search_schema import CATEGORIES, check_person_search
+from spnet_d2.utils.atomic_io import write_json
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from spnet_d2.data.atomic_io import atomic_path
 from spnet_d2.data.formats.corpus import Corpus
 from spnet_d2.data.image_reader import read_image
+from spnet_d2.utils.atomic_io import atomic_path
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from spnet_d2.data.formats.noise_partitions import (
     spurious_labels,
 )
 from spnet_d2.data.formats.person_crops import export_crops
-from tests import corpora
+from tests.fixtures import corpora
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from scipy.io import loadmat, savemat
 from spnet_d2.data.formats import cuhk_sysu, cuhk_sysu_mat
 from spnet_d2.data.formats.corpus import CorpusError
 from spnet_d2.data.person_search_json import load_protocol
-from tests import corpora
+from tests.fixtures import corpora
 
 PARTITIONS = {"trainval", "test", "train", "val", "minitrain", "minival"}
 PARTITIONS |= {f"tinytrainval{size}" for size in (2, 4, 6, 8)}

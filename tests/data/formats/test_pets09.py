@@ -17,7 +17,7 @@ from spnet_d2.data.formats import pets09, pets09_weak
 from spnet_d2.data.formats.hog_people import precision_recall
 from spnet_d2.data.person_search_json import load_person_search_json, load_protocol
 from spnet_d2.data.person_search_schema import check_person_search
-from tests.scripts import load_script
+from tests.fixtures.scripts import load_script
 
 DATASETS = Path(__file__).resolve().parents[3] / "datasets"
 ANNOTATIONS = DATASETS / "pets09" / "pets09_s2l1.json"

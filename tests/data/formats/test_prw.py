@@ -9,7 +9,7 @@ import pytest
 from spnet_d2.data.formats import prw, prw_mat
 from spnet_d2.data.formats.corpus import CorpusError
 from spnet_d2.data.person_search_json import load_protocol
-from tests import corpora
+from tests.fixtures import corpora
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from spnet_d2.evaluation import Predictions
 from spnet_d2.evaluation.peers import DumpError, convert_dump, read_dump, read_image_names
 from spnet_d2.evaluation.peers.conversion import map_scores
 from spnet_d2.evaluation.peers.safe_load import load_pickle, load_torch
-from tests.scripts import load_script
+from tests.fixtures.scripts import load_script
 
 F = np.float32
 # Image a has two people, b nobody that is found, q the query; their order in the file is b, q, a.

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from spnet_d2.data.atomic_io import atomic_path, write_picture
 from spnet_d2.data.formats.convert.build import Tally
 from spnet_d2.data.formats.convert.preview import draw_preview
 from spnet_d2.data.formats.convert.source import Source, SourceError
@@ -19,6 +18,7 @@ from spnet_d2.data.person_search_json import (
     write_person_search_json,
     write_protocol,
 )
+from spnet_d2.utils.atomic_io import atomic_path, write_picture
 
 DATA_SETS = "datasets.yaml"
 _JPEG_QUALITY = 95

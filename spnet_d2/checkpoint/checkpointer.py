@@ -31,7 +31,7 @@ from spnet_d2.checkpoint.transfer import (
     plan_start,
     take_twin,
 )
-from spnet_d2.modeling.serving import UntrainedModelError
+from spnet_d2.checkpoint.untrained import UntrainedModelError
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from spnet_d2.modeling.memory import OIMLoss
+from spnet_d2.modeling.reid_losses import OIMLoss
 
 
 def rows(n, offset):

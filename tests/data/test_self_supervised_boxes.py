@@ -8,7 +8,7 @@ from detectron2.config import get_cfg
 from PIL import Image
 
 from spnet_d2.config import add_spnet_config
-from spnet_d2.data.random_boxes import (
+from spnet_d2.data.self_supervised_boxes import (
     MODES,
     DistinctivePatches,
     RandomBoxes,

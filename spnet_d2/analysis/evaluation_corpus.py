@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spnet_d2.data.atomic_io import write_json
+from spnet_d2.utils.atomic_io import write_json
 
 IMAGE_SIZE = (1920, 1080)
 CHUNK_ROWS = 8192

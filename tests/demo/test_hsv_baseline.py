@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from spnet_d2.data.catalog import register_person_search, unregister
-from spnet_d2.search.hsv_baseline import evaluate_hsv_baseline, stripe_histogram
+from spnet_d2.demo.hsv_baseline import evaluate_hsv_baseline, stripe_histogram
 
-from .scenes import BLUE, GREEN, RED, draw_scene
+from ..search.scenes import BLUE, GREEN, RED, draw_scene
 
 
 def test_histogram_by_hand():

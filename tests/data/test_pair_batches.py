@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from spnet_d2.data.identity_pairs import PairBatchSampler, cover_with_pairs, deal_out_pairs
+from spnet_d2.data.pair_batches import PairBatchSampler, cover_with_pairs, deal_out_pairs
 
 
 def dicts_of(people):

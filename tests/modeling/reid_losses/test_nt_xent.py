@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.modeling import build_model
 
-from spnet_d2.modeling.memory import NTXentLoss
+from spnet_d2.modeling.reid_losses import NTXentLoss
 from tests.modeling.tiny import tiny_config, tiny_input, tiny_model
 
 NT_XENT = ("MODEL.SPNET.REID.LOSS", "nt_xent", "MODEL.SPNET.REID.SCALE", 10.0)

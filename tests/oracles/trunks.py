@@ -1,4 +1,4 @@
-"""Trunks and RoI stages for :mod:`tests.slow_spnet`, on the authors' tensors by their names."""
+"""Trunks and RoI stages for :mod:`tests.oracles.spnet`, on the authors' tensors by their names."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,7 @@ from torch.func import functional_call
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import StochasticDepth
 
-from tests.llnl_shapes import SOLIDER_SWINS, torchvision_modules
+from tests.fixtures.llnl_shapes import SOLIDER_SWINS, torchvision_modules
 
 
 def below(state, prefix):
