@@ -36,7 +36,7 @@ import cv2
 from spnet_d2.data.formats import pets09, pets09_weak
 from spnet_d2.data.formats.hog_people import detect_people, precision_recall
 from spnet_d2.data.person_search_json import write_person_search_json, write_protocol
-from spnet_d2.utils.atomic_io import atomic_path, write_picture
+from spnet_d2.utils.atomic_io import atomic_path, write_image
 
 logger = logging.getLogger("prepare_pets09")
 
@@ -138,7 +138,7 @@ def extract_frames(video: Path, folder: Path, frames: list[int]) -> int:
         for number in range(1, max(missing, default=0) + 1):
             decoded = capture.grab()
             if decoded and number in missing:
-                decoded, picture = capture.retrieve()
+                decoded, image = capture.retrieve()
             if not decoded:
                 raise RuntimeError(
                     f"OpenCV {cv2.__version__} could not read frame {number} of {video}; "
@@ -146,7 +146,7 @@ def extract_frames(video: Path, folder: Path, frames: list[int]) -> int:
                 )
             if number in missing:
                 target = folder / pets09.frame_file_name(number)
-                write_picture(target, picture, [cv2.IMWRITE_JPEG_QUALITY, 98])
+                write_image(target, image, [cv2.IMWRITE_JPEG_QUALITY, 98])
     finally:
         capture.release()
     return len(missing)

@@ -215,9 +215,9 @@ def _add_input(cfg: CN) -> None:
     # of its own. "": off; "basic": anywhere; "iou": hardly overlapping; "overlap": in pairs of IoU
     # 0.6. For the momentum queue; a look-up table does not know such people.
     cfg.INPUT.SSL_BOXES = ""
-    # Random boxes per picture.
+    # Random boxes per image.
     cfg.INPUT.SSL_NUM_BOXES = 10
-    # With "iou": no patches that are plain or look like an earlier one of the picture.
+    # With "iou": no patches that are plain or look like an earlier one of the image.
     cfg.INPUT.SSL_DISTINCTIVE = False
     # Repeat the authors' 8-bit detour of normalised images, train and test.
     cfg.INPUT.EXACT_8BIT = False
@@ -233,7 +233,7 @@ def _add_solver(cfg: CN) -> None:
     cfg.TEST.PROTOCOLS = ()
     # At every evaluation also the training losses on the test set, as val/loss_...
     cfg.TEST.LOSS = False
-    # Pictures in one of its batches, pairs that share a person; and their augmentation.
+    # Images in one of its batches, pairs that share a person; and their augmentation.
     cfg.TEST.LOSS_IMS_PER_BATCH = 6
     cfg.TEST.LOSS_AUG = "wrs"
     # "float32" | "float16": of the embeddings that evaluation keeps and writes. Query-centric

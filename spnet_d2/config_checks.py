@@ -36,7 +36,7 @@ _CHOICES = {
     "SOLVER.ON_BAD_BATCH": ("stop", "skip"),
     "TEST.EMBEDDING_DTYPE": ("float32", "float16"),
     "DATALOADER.ON_CORRUPT_IMAGE": POLICIES,
-    # What the model normalises; DefaultPredictor turns its BGR pictures into it.
+    # What the model normalises; DefaultPredictor turns its BGR images into it.
     "INPUT.FORMAT": ("RGB",),
     # A person.
     "MODEL.ROI_HEADS.NUM_CLASSES": (1,),
@@ -240,11 +240,11 @@ def _training_clashes(cfg: CfgNode, processes: int) -> Iterator[str]:
         yield (
             f"SOLVER.IMS_PER_BATCH is {images}, but SOLVER.ACCUMULATION_STEPS {steps} times "
             f"DATALOADER.VIEWS_PER_IMAGE {views} times the number of processes, {processes}, must "
-            "divide it, for parts of equal size that have all views of a picture."
+            "divide it, for parts of equal size that have all views of an image."
         )
     pairs = cfg.TEST.LOSS_IMS_PER_BATCH
     if cfg.TEST.LOSS and (pairs < 2 or pairs % 2):
         yield (
-            f"TEST.LOSS takes pairs of pictures, but TEST.LOSS_IMS_PER_BATCH is {pairs}: make it "
+            f"TEST.LOSS takes pairs of images, but TEST.LOSS_IMS_PER_BATCH is {pairs}: make it "
             "even."
         )

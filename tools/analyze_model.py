@@ -6,7 +6,7 @@
 
 Operations are multiply-adds of object-centric inference on one image. With --memory, training
 steps of small batches are run on this machine; what they store for the backward pass is fitted and
-extrapolated to --batch pictures of --crop pixels. Settings follow at the end as KEY VALUE pairs.
+extrapolated to --batch images of --crop pixels. Settings follow at the end as KEY VALUE pairs.
 Weights are random: none are needed.
 """
 
@@ -33,7 +33,7 @@ from spnet_d2.analysis import (
 from spnet_d2.config_reader import ConfigError
 
 GIB = 1 << 30
-# People in each picture of a training step.
+# People in each image of a training step.
 BOXES = 8
 
 
@@ -70,7 +70,7 @@ def smallest_batches(cfg: CfgNode) -> tuple[int, int]:
     """
     if cfg.MODEL.SPNET.PATHWAY != "QC":
         return 1, 2
-    # N images have N * BOXES queries; two views of each picture, as in training.
+    # N images have N * BOXES queries; two views of each image, as in training.
     images = math.ceil(math.sqrt(cfg.MODEL.SPNET.QC.PAIRS_PER_BATCH / BOXES))
     images += images % 2
     return images, 2 * images

@@ -14,7 +14,7 @@ Models have random weights and see noise. What is compared is repeated in turn, 
 else the machine does meets all of it. The limit is what backbone and FPN alone take for the same
 input (in training with their backward pass); a second one adds the convolution that embeds the
 anchors. On a CPU, seconds are those of the process, all threads together; images per second are by
-the clock. Settings follow at the end as KEY VALUE pairs. docs/performance.md has figures.
+the clock. Settings follow at the end as KEY VALUE pairs. docs/performance.md has metrics.
 """
 
 import argparse
@@ -40,9 +40,7 @@ from spnet_d2.analysis import (
     embedded_boxes,
     limit_works,
     loader_rate,
-    made_up_batch,
-    made_up_corpus,
-    made_up_images,
+    make_batch,
     measure,
     measured_config,
     measured_detector,
@@ -50,6 +48,8 @@ from spnet_d2.analysis import (
     operators_table,
     parts_table,
     report,
+    synthetic_corpus,
+    synthetic_images,
     time_mapper,
     time_whole_steps,
     timed_parts,
@@ -77,13 +77,13 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         type=int,
         nargs=2,
         metavar=("H", "W"),
-        help="of images (default: the config's crops, or 900 1500), or of the pictures made up as "
+        help="of images (default: the config's crops, or 900 1500), or of the images synthetic as "
         "data (default: 1080 1920)",
     )
     parser.add_argument("--people", type=int, default=8, help="per image (%(default)s)")
     parser.add_argument("--queries", type=int, default=16, help="of an image (%(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="loading processes (%(default)s)")
-    parser.add_argument("--dataset", help="registered data; default: pictures made up")
+    parser.add_argument("--dataset", help="registered data; default: images synthetic")
     parser.add_argument("--repetitions", type=int, default=5, help="timed (%(default)s)")
     parser.add_argument("--warm-up", type=int, default=1, help="not timed (%(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -151,7 +151,7 @@ def bench_train(args: argparse.Namespace) -> dict:
         for group in optimizer.param_groups:
             group["lr"] = 0.0
         lut = getattr(model.roi_heads.reid_loss, "lut", None)
-        batch = made_up_batch(images, height, args.people, 0 if lut is None else len(lut))
+        batch = make_batch(images, height, args.people, 0 if lut is None else len(lut))
         rois[pathway] = embedded_boxes(model)
         if not works:
             works = limit_works(model, batch, precision)
@@ -185,7 +185,7 @@ def bench_detection(args: argparse.Namespace) -> dict:
     torch.manual_seed(0)
     model = build_model(cfg).eval()
     height, width = args.size or (900, 1500)
-    batch = made_up_images(args.images or 1, height, width)
+    batch = synthetic_images(args.images or 1, height, width)
     rois, clock = embedded_boxes(model), PartClock(model.device)
 
     @torch.no_grad()
@@ -220,25 +220,25 @@ def bench_detection(args: argparse.Namespace) -> dict:
 
 
 def bench_data(args: argparse.Namespace) -> dict:
-    """Training pictures: read, augmented, and delivered by the loader."""
+    """Training images: read, augmented, and delivered by the loader."""
     cfg = measured_config(args.config_file, args.opts)
     size = tuple(args.size or (1080, 1920))
-    corpus = nullcontext(args.dataset) if args.dataset else made_up_corpus(size, 16, args.people)
-    pictures = 10 * args.repetitions
+    corpus = nullcontext(args.dataset) if args.dataset else synthetic_corpus(size, 16, args.people)
+    num_images = 10 * args.repetitions
     with corpus as name:
         cfg.DATASETS.TRAIN = (name,)
-        timing = time_mapper(cfg, pictures, 2 * args.warm_up)
-        rate = loader_rate(cfg, args.workers, pictures)
+        timing = time_mapper(cfg, num_images, 2 * args.warm_up)
+        rate = loader_rate(cfg, args.workers, num_images)
         if args.profile:
             with cProfile.Profile() as profiler:
-                time_mapper(cfg, pictures, 0)
+                time_mapper(cfg, num_images, 0)
             pstats.Stats(profiler).sort_stats("tottime").print_stats(20)
     what = args.dataset or f"JPEG files of {size[0]} x {size[1]}"
     print(f"Data: {what}, {cfg.INPUT.AUG_TRAIN}, crops of {cfg.INPUT.CROP_SIZE}\n")
-    print(parts_table("one picture", timing))
+    print(parts_table("one image", timing))
     text, result = delivery(rate, args.workers, timing)
     print(f"\n{text}")
-    return {"picture": numbers(timing, 1), **result}
+    return {"image": numbers(timing, 1), **result}
 
 
 def main(argv: list[str] | None = None) -> int:

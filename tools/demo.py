@@ -5,7 +5,7 @@
 
 Prepares PETS09 (an apt-get download, or --video), pre-trains a small SPNet query-centrically on
 boxes without identities, fine-tunes it object-centrically, evaluates it and a colour histogram, and
-looks for a person who left the picture and came back. A short fine-tuning with and without the
+looks for a person who left the image and came back. A short fine-tuning with and without the
 pre-training shows what that adds. KEY VALUE settings hold for all trainings.
 Written to --output: results.json, search.png, matches.json, config.yaml, model_final.pth, logs; and
 folders of the pre-training and of the comparison. Running it again replaces them.
@@ -37,7 +37,7 @@ from spnet_d2.demo.results import (
     peak_rss_gb,
     summary,
 )
-from spnet_d2.demo.starts import STARTS, register_sample, start_figures
+from spnet_d2.demo.starts import STARTS, register_sample, start_metrics
 from spnet_d2.engine import Trainer, setup
 from spnet_d2.errors import errors_in_one_line
 from spnet_d2.evaluation import ALL_PROTOCOL
@@ -167,7 +167,7 @@ def compare_starts(args: argparse.Namespace, opts: list[str], weights: Path) -> 
         logger.info("Fine-tuning for %d iterations, start: %s", COMPARE_ITERS, name)
         settings = [*opts, *short, "MODEL.WEIGHTS", start]
         cfg = make_config(args, args.config_file, folder / name, settings)
-        found[name] = start_figures(fractions(run(Trainer, cfg)))
+        found[name] = start_metrics(fractions(run(Trainer, cfg)))
     return found
 
 
@@ -206,8 +206,8 @@ def search_example(cfg, output: Path) -> None:
     write_json(output / "matches.json", report, indent=2)
     images = iterate_frames((match.file, match.frame) for match in matches)
     name = Path(example.file).name
-    picture = draw_search(image, example.box, matches, images, hits, query_name=name)
-    write_own_image(output / "search.png", picture)
+    sheet = draw_search(image, example.box, matches, images, hits, query_name=name)
+    write_own_image(output / "search.png", sheet)
 
 
 def main(argv: list[str] | None = None) -> None:

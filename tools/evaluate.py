@@ -7,7 +7,7 @@
 --protocol takes files or "all" (every box searches all other images), several if wanted; the first
 one gives the plain keys of metrics.json. predictions.npz holds image_ids (N,), boxes (N, 4) as
 x1, y1, x2, y2 in pixels of the original image, scores (N,), embeddings (N, D), gt_annotation_ids
-(M,) and gt_embeddings (M, D): at least the queries, and for the figures with ground-truth boxes all
+(M,) and gt_embeddings (M, D): at least the queries, and for the metrics with ground-truth boxes all
 of them. Query-centric detections add query_annotation_ids (N,). Written to --output: metrics.json
 and per_query.csv.
 """
@@ -34,7 +34,7 @@ from spnet_d2.evaluation import (
     ALL_PROTOCOL,
     VARIANTS,
     Evaluation,
-    ExtraFigures,
+    ExtraMetrics,
     GroundTruth,
     KReciprocal,
     Predictions,
@@ -72,7 +72,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--protocol-variant",
         choices=list(VARIANTS),
         default="original",
-        help="rules of published figures, or without their known mistakes (%(default)s)",
+        help="rules of published metrics, or without their known mistakes (%(default)s)",
     )
     parser.add_argument(
         "--cws", action="store_true", help="also rank by similarity times detection score"
@@ -91,7 +91,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--rerank", action="store_true", help="also rank with k-reciprocal re-ranking"
     )
-    parser.add_argument("--no-coco", action="store_true", help="leave out COCO's figures")
+    parser.add_argument("--no-coco", action="store_true", help="leave out COCO's metrics")
     parser.add_argument("--output", type=Path, help="folder for metrics.json and per_query.csv")
     args = parser.parse_args(argv)
     names = [protocol_name(protocol) for protocol in args.protocol]
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> Evaluation:
         [read_protocol(protocol, truth) for protocol in args.protocol],
         predictions,
         VARIANTS[args.protocol_variant],
-        ExtraFigures(
+        ExtraMetrics(
             cws=args.cws,
             cbgm=args.cbgm,
             cbgm_sizes=args.cbgm_sizes and tuple(args.cbgm_sizes),

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Find a person in a folder of pictures or in a video.
+"""Find a person in a folder of images or in a video.
 
     python tools/search.py --query scene.jpg --box 412,180,64,170 --gallery video.mp4 \\
         --every 10 --output outputs/search
 
 The box is left, top, width, height in pixels of the upright image: turned as its EXIF orientation
 says, as viewers show it. So are all boxes of the results. Written to --output: matches.json (the
-query and its matches, most similar first), search.png (a picture of them) and gallery.npz (everyone
+query and its matches, most similar first), search.png (an image of them) and gallery.npz (everyone
 found; give it as --gallery to search the same frames again at once). Without --config-file and
 --weights the model of `make demo` is used. Settings may follow at the end as KEY VALUE pairs.
 
@@ -61,10 +61,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--query", type=Path, required=True, help="picture that shows the person")
+    parser.add_argument("--query", type=Path, required=True, help="image that shows the person")
     parser.add_argument("--box", type=_box, required=True, metavar="x,y,w,h", help="where in it")
     parser.add_argument(
-        "--gallery", type=Path, required=True, help="folder of pictures, video, or gallery.npz"
+        "--gallery", type=Path, required=True, help="folder of images, video, or gallery.npz"
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for the results")
     parser.add_argument("--config-file", type=Path, help="default: the demo's")
@@ -239,7 +239,7 @@ def show(gallery: Gallery, matches: list[Match], suggestion: Suggestion | None) 
     """Print the table."""
     print(f"{len(gallery)} people in {gallery.num_frames} frames of {gallery.source}")
     if len(gallery.skipped):
-        print(f"{len(gallery.skipped)} unreadable pictures were skipped")
+        print(f"{len(gallery.skipped)} unreadable images were skipped")
     left_out = json.loads(gallery.left_out)
     if left_out:
         print(f"not searched: {describe_left_out(left_out)}")

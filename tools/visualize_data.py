@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Save pictures of a data set with its boxes, as annotated or as training sees them.
+"""Save images of a data set with its boxes, as annotated or as training sees them.
 
     tools/visualize_data.py --dataset pets09_train --output outputs/data
     tools/visualize_data.py --dataset pets09_train --output outputs/data --augmented --views 4 \
@@ -7,7 +7,7 @@
 
 Each person has a colour and a label p<number> (counted from 0 within the data set, as training sees
 them); unknown people are grey and marked ``?``; ignore regions are crossed out. With
-``--augmented`` a row shows the annotated picture and then ``--views`` independent training views of
+``--augmented`` a row shows the annotated image and then ``--views`` independent training views of
 it; where INPUT.SSL_BOXES trains on random boxes, these are shown instead, as in one epoch. Sheets
 of ``--rows`` rows are written as ``<dataset>_<number>.png``. No display is needed.
 """
@@ -47,15 +47,15 @@ def person_colour(person_id: int) -> tuple[int, int, int]:
 
 
 def draw(sample: dict) -> np.ndarray:
-    """Draw the boxes of a mapped sample onto its picture: ``(h, w, 3)`` uint8 RGB."""
-    picture = sample["image"].numpy().clip(0, 255).astype(np.uint8).transpose(1, 2, 0).copy()
+    """Draw the boxes of a mapped sample onto its image: ``(h, w, 3)`` uint8 RGB."""
+    image = sample["image"].numpy().clip(0, 255).astype(np.uint8).transpose(1, 2, 0).copy()
     for box in (
         sample["ignore_boxes"].tensor.round().int().tolist() if "ignore_boxes" in sample else []
     ):
         x1, y1, x2, y2 = box
-        cv2.rectangle(picture, (x1, y1), (x2, y2), UNKNOWN_COLOUR, 1)
-        cv2.line(picture, (x1, y1), (x2, y2), UNKNOWN_COLOUR, 1)
-        cv2.line(picture, (x1, y2), (x2, y1), UNKNOWN_COLOUR, 1)
+        cv2.rectangle(image, (x1, y1), (x2, y2), UNKNOWN_COLOUR, 1)
+        cv2.line(image, (x1, y1), (x2, y2), UNKNOWN_COLOUR, 1)
+        cv2.line(image, (x1, y2), (x2, y1), UNKNOWN_COLOUR, 1)
     people = sample["instances"]
     for box, person_id, identity in zip(
         people.gt_boxes.tensor.round().int().tolist(),
@@ -64,24 +64,24 @@ def draw(sample: dict) -> np.ndarray:
     ):
         known = identity >= 0
         colour = person_colour(person_id) if known else UNKNOWN_COLOUR
-        cv2.rectangle(picture, tuple(box[:2]), tuple(box[2:]), colour, 1)
-        label(picture, f"p{person_id}" if known else f"p{person_id}?", box[:2], colour)
-    return picture
+        cv2.rectangle(image, tuple(box[:2]), tuple(box[2:]), colour, 1)
+        label(image, f"p{person_id}" if known else f"p{person_id}?", box[:2], colour)
+    return image
 
 
-def label(picture: np.ndarray, text: str, corner: list[int], colour) -> None:
+def label(image: np.ndarray, text: str, corner: list[int], colour) -> None:
     """Write black text on a coloured plate whose lower left corner is ``corner``, kept inside."""
     (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)
-    x = max(0, min(corner[0], picture.shape[1] - width - 4))
+    x = max(0, min(corner[0], image.shape[1] - width - 4))
     y = max(height + 4, corner[1])
-    cv2.rectangle(picture, (x, y - height - 4), (x + width + 4, y), colour, -1)
+    cv2.rectangle(image, (x, y - height - 4), (x + width + 4, y), colour, -1)
     cv2.putText(
-        picture, text, (x + 2, y - 3), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA
+        image, text, (x + 2, y - 3), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA
     )
 
 
 class FixedHeight:
-    """Augmentation of the preview: the whole picture, ``height`` pixels high."""
+    """Augmentation of the preview: the whole image, ``height`` pixels high."""
 
     def __init__(self, height: int):
         self.height = height
@@ -90,13 +90,13 @@ class FixedHeight:
         return View.resize(size, (self.height, max(1, round(size[1] * self.height / size[0]))))
 
 
-def row_of(pictures: list[np.ndarray], height: int) -> np.ndarray:
-    """Pictures side by side, each scaled to ``height``."""
+def row_of(images: list[np.ndarray], height: int) -> np.ndarray:
+    """Images side by side, each scaled to ``height``."""
     scaled = []
-    for picture in pictures:
-        width = max(1, round(picture.shape[1] * height / picture.shape[0]))
-        interpolation = cv2.INTER_AREA if height < picture.shape[0] else cv2.INTER_LINEAR
-        scaled += [cv2.resize(picture, (width, height), interpolation=interpolation)]
+    for image in images:
+        width = max(1, round(image.shape[1] * height / image.shape[0]))
+        interpolation = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_LINEAR
+        scaled += [cv2.resize(image, (width, height), interpolation=interpolation)]
         scaled += [np.full((height, GAP, 3), 255, np.uint8)]
     return np.concatenate(scaled[:-1], axis=1)
 
@@ -128,20 +128,18 @@ def select(cfg, dicts: list[dict], args) -> list[dict]:
 
 
 def make_rows(cfg, dicts: list[dict], args) -> list[np.ndarray]:
-    """One row per picture, or pictures in rows of three without ``--augmented``."""
+    """One row per image, or images in rows of three without ``--augmented``."""
     preview = PersonSearchMapper(augmentation=FixedHeight(args.height), is_train=False)
     plain = [draw(preview(entry)) for entry in dicts]
     if not args.augmented:
         return [row_of(plain[i : i + 3], args.height) for i in range(0, len(plain), 3)]
     train = PersonSearchMapper(cfg, is_train=True)
     rows = []
-    for place, (entry, picture) in enumerate(zip(dicts, plain)):
+    for place, (entry, image) in enumerate(zip(dicts, plain)):
         generators = (
             np.random.default_rng(sample_seed(args.seed, view, place)) for view in range(args.views)
         )
-        rows.append(
-            row_of([picture, *(draw(train(entry, rng)) for rng in generators)], args.height)
-        )
+        rows.append(row_of([image, *(draw(train(entry, rng)) for rng in generators)], args.height))
     return rows
 
 
@@ -164,8 +162,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--dataset", required=True, help="a registered name, e.g. pets09_train")
     parser.add_argument("--output", type=Path, required=True, help="folder for the sheets")
     parser.add_argument("--augmented", action="store_true", help="add training views")
-    parser.add_argument("--views", type=int, default=4, help="training views of each picture")
-    parser.add_argument("--images", type=int, default=12, help="pictures, evenly spread")
+    parser.add_argument("--views", type=int, default=4, help="training views of each image")
+    parser.add_argument("--images", type=int, default=12, help="images, evenly spread")
     parser.add_argument("--rows", type=int, default=6, help="rows of a sheet")
     parser.add_argument("--height", type=int, default=320, help="height of a row in pixels")
     parser.add_argument("--seed", type=int, default=0, help="of the training views")
@@ -192,7 +190,7 @@ def main(argv=None) -> None:
     try:
         dicts = DatasetCatalog.get(args.dataset)
         if not dicts:
-            raise ValueError(f"{args.dataset} has no pictures.")
+            raise ValueError(f"{args.dataset} has no images.")
         turned = count_turned(entry["file_name"] for entry in dicts)
         if turned:
             logger.warning(

@@ -5,9 +5,9 @@
         --image-root datasets/prw/frames --protocol datasets/prw/retrieval/test.json \\
         --predictions predictions.npz --output report.html
 
-Inputs are those of tools/evaluate.py, and the folder of the pictures. The report has a table of the
-figures, precision-recall, CMC and gallery-size curves, histograms of the similarities, and the
-best, median and worst queries with what they found and missed. Pictures that cannot be read are
+Inputs are those of tools/evaluate.py, and the folder of the images. The report has a table of the
+metrics, precision-recall, CMC and gallery-size curves, histograms of the similarities, and the
+best, median and worst queries with what they found and missed. Images that cannot be read are
 marked there and counted.
 """
 
@@ -47,7 +47,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--protocol-variant",
         choices=list(VARIANTS),
         default="original",
-        help="rules of published figures, or without their known mistakes (%(default)s)",
+        help="rules of published metrics, or without their known mistakes (%(default)s)",
     )
     parser.add_argument(
         "--queries",
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
     )
     if missing:
         reason = next(iter(missing.values()))
-        print(f"{len(missing)} pictures are marked as missing; first: {reason}", file=sys.stderr)
+        print(f"{len(missing)} images are marked as missing; first: {reason}", file=sys.stderr)
     print(f"report: {args.output}")
 
 

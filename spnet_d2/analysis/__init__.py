@@ -1,7 +1,7 @@
 """What a model costs: parameters, operations, the memory of a training step, and time."""
 
 from spnet_d2.analysis.config import measured_config, measured_detector
-from spnet_d2.analysis.data_timing import delivery, loader_rate, made_up_corpus, time_mapper
+from spnet_d2.analysis.data_timing import delivery, loader_rate, synthetic_corpus, time_mapper
 from spnet_d2.analysis.memory import Account, Fit, account_step, fit_accounts
 from spnet_d2.analysis.model_parts import (
     Limit,
@@ -12,7 +12,7 @@ from spnet_d2.analysis.model_parts import (
 )
 from spnet_d2.analysis.operations import Part, inference_parts
 from spnet_d2.analysis.program_cost import Cost, measure_program
-from spnet_d2.analysis.synthetic_batch import made_up_batch, made_up_images
+from spnet_d2.analysis.synthetic_batch import make_batch, synthetic_images
 from spnet_d2.analysis.timing import PartClock, Timing, measure
 from spnet_d2.analysis.timing_report import numbers, operators_table, parts_table, report
 from spnet_d2.analysis.whole_step import time_whole_steps
@@ -32,9 +32,9 @@ __all__ = [
     "inference_parts",
     "limit_works",
     "loader_rate",
-    "made_up_batch",
-    "made_up_corpus",
-    "made_up_images",
+    "make_batch",
+    "synthetic_corpus",
+    "synthetic_images",
     "measure",
     "measure_program",
     "measured_config",

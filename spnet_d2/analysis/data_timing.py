@@ -1,4 +1,4 @@
-"""How fast training pictures come: read and augmented one by one, and from loading processes."""
+"""How fast training images come: read and augmented one by one, and from loading processes."""
 
 import tempfile
 import time
@@ -21,30 +21,30 @@ from spnet_d2.data.geometry import Size, View
 from spnet_d2.data.loaders import build_train_loader
 from spnet_d2.data.person_search_json import write_person_search_json
 
-_NAME = "benchmark_pictures"
+_NAME = "benchmark_images"
 # What data have to keep up with: a GPU that takes 0.35 s per batch of 8, fed by 8 processes.
 _GPU_RATE, _GPU_WORKERS = 8 / 0.35, 8
 
 
 @contextmanager
-def made_up_corpus(size: Size, pictures: int, people: int) -> Iterator[str]:
+def synthetic_corpus(size: Size, num_images: int, people: int) -> Iterator[str]:
     """
-    A registered data set of pictures that compress about as photographs do.
+    A registered data set of images that compress about as photographs do.
 
     Args:
-        size: height and width of a picture.
-        pictures: how many.
+        size: height and width of an image.
+        images: how many.
         people: boxes in each.
     """
     rng, (height, width) = np.random.default_rng(0), size
     images, annotations = [], []
     with tempfile.TemporaryDirectory() as folder:
-        for i in range(pictures):
+        for i in range(num_images):
             coarse = rng.uniform(0, 255, (height // 24 + 1, width // 24 + 1, 3)).astype(np.float32)
-            picture = cv2.resize(coarse, (width, height)) + rng.normal(0, 6, (height, width, 1))
-            picture = picture.clip(0, 255).astype(np.uint8)
+            image = cv2.resize(coarse, (width, height)) + rng.normal(0, 6, (height, width, 1))
+            image = image.clip(0, 255).astype(np.uint8)
             name = f"{i}.jpg"
-            cv2.imwrite(f"{folder}/{name}", picture, [cv2.IMWRITE_JPEG_QUALITY, 90])
+            cv2.imwrite(f"{folder}/{name}", image, [cv2.IMWRITE_JPEG_QUALITY, 90])
             images.append({"id": i, "file_name": name, "height": height, "width": width})
             for k in range(people):
                 h = rng.uniform(0.1, 0.5) * height
@@ -72,13 +72,13 @@ def made_up_corpus(size: Size, pictures: int, people: int) -> Iterator[str]:
             unregister(_NAME)
 
 
-def time_mapper(cfg: CfgNode, pictures: int, warm_up: int) -> Timing:
+def time_mapper(cfg: CfgNode, num_images: int, warm_up: int) -> Timing:
     """
-    Read and augment training pictures in this process, with one thread as the loaders do.
+    Read and augment training images in this process, with one thread as the loaders do.
 
     Args:
         cfg: ``DATASETS.TRAIN`` and ``INPUT``.
-        pictures: how many are timed, one after the other, from the beginning again if needed.
+        images: how many are timed, one after the other, from the beginning again if needed.
         warm_up: how many are not.
     """
     dicts = get_training_dicts(cfg.DATASETS.TRAIN)
@@ -93,7 +93,7 @@ def time_mapper(cfg: CfgNode, pictures: int, warm_up: int) -> Timing:
             mock.patch.object(mapper, "read_image", decode),
             mock.patch.object(View, "apply_image", augment),
         ):
-            for i in range(-warm_up, pictures):
+            for i in range(-warm_up, num_images):
                 with clock.running(timing if i >= 0 else Timing()):
                     training_mapper(dicts[i % len(dicts)], np.random.default_rng(i % 2**32))
     finally:
@@ -101,14 +101,14 @@ def time_mapper(cfg: CfgNode, pictures: int, warm_up: int) -> Timing:
     return timing
 
 
-def loader_rate(cfg: CfgNode, workers: int, pictures: int) -> float:
+def loader_rate(cfg: CfgNode, workers: int, num_images: int) -> float:
     """
-    Pictures per second from the training loader, once its processes run.
+    Images per second from the training loader, once its processes run.
 
     Args:
         cfg: as for training.
         workers: loading processes.
-        pictures: over how many (rounded up to batches) it is taken.
+        images: over how many (rounded up to batches) it is taken.
     """
     cfg = cfg.clone()
     cfg.DATALOADER.NUM_WORKERS = workers
@@ -117,28 +117,28 @@ def loader_rate(cfg: CfgNode, workers: int, pictures: int) -> float:
     warm_up = 1 + 2 * workers
     for _ in islice(batches, warm_up):
         pass
-    count = max(warm_up, -(-pictures // cfg.SOLVER.IMS_PER_BATCH))
+    count = max(warm_up, -(-num_images // cfg.SOLVER.IMS_PER_BATCH))
     start = time.perf_counter()
     delivered = sum(len(batch) for batch in islice(batches, count))
     return delivered / (time.perf_counter() - start)
 
 
-def delivery(rate: float, workers: int, picture: Timing) -> tuple[str, dict[str, dict]]:
+def delivery(rate: float, workers: int, image: Timing) -> tuple[str, dict[str, dict]]:
     """
     What loading processes deliver, beside what a GPU takes.
 
     Args:
-        rate: pictures per second, of :func:`loader_rate`.
+        rate: images per second, of :func:`loader_rate`.
         workers: the loading processes that gave it; 8 are taken to give proportionally more.
-        picture: of :func:`time_mapper`. Its CPU seconds say what a process with a core of its own
-            would give, before pictures go from process to process.
+        image: of :func:`time_mapper`. Its CPU seconds say what a process with a core of its own
+            would give, before images go from process to process.
 
     Returns:
         A table, and its numbers in plain types.
     """
     found = {
         f"loader, {workers} processes": (rate, workers),
-        "one process by its CPU seconds": (1 / picture.median, 1),
+        "one process by its CPU seconds": (1 / image.median, 1),
     }
     rows = [
         [what, given, of_8 := given * _GPU_WORKERS / processes, of_8 / _GPU_RATE]

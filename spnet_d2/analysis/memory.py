@@ -2,7 +2,7 @@
 
 Tensors that the forward pass saves for the backward pass are counted through
 ``torch.autograd.graph.saved_tensors_hooks``: every storage once, weights not. Steps of small
-batches of small pictures, which a CPU can run, are fitted by
+batches of small images, which a CPU can run, are fitted by
 
     bytes(N, pixels) = constant + N * (per_image + per_pixel * pixels)
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from spnet_d2.analysis.synthetic_batch import made_up_batch
+from spnet_d2.analysis.synthetic_batch import make_batch
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def account_step(
     model.train()
     heads = model.roi_heads
     lut = getattr(heads.reid_loss, "lut", None)
-    batch = made_up_batch(images, side, boxes, 0 if lut is None else len(lut))
+    batch = make_batch(images, side, boxes, 0 if lut is None else len(lut))
     parameters, buffers = list(model.parameters()), list(model.buffers())
     known = {t.untyped_storage().data_ptr() for t in (*parameters, *buffers)}
     threshold, heads.reid_iou_thresh = heads.reid_iou_thresh, -1.0
@@ -155,7 +155,7 @@ def account_step(
 @dataclass(frozen=True)
 class Fit:
     """
-    Activations as a function of batch and picture size, in bytes.
+    Activations as a function of batch and image size, in bytes.
 
     Attributes:
         constant, per_image, per_pixel: see the module.
@@ -176,10 +176,10 @@ def fit_accounts(accounts: list[Account]) -> Fit:
     Fit activations by least squares.
 
     Raises:
-        ValueError: not two batch sizes and two picture sizes.
+        ValueError: not two batch sizes and two image sizes.
     """
     if min(len({a.images for a in accounts}), len({a.pixels for a in accounts})) < 2:
-        raise ValueError("A fit takes accounts of two batch sizes and two picture sizes at least.")
+        raise ValueError("A fit takes accounts of two batch sizes and two image sizes at least.")
     rows = np.array([[1.0, a.images, a.images * a.pixels] for a in accounts])
     measured = np.array([a.activations for a in accounts], dtype=np.float64)
     # Relative deviations, so that small steps count as much as large ones.

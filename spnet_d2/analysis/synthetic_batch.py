@@ -4,7 +4,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 
 
-def made_up_images(images: int, height: int, width: int) -> list[dict]:
+def synthetic_images(images: int, height: int, width: int) -> list[dict]:
     """As many inputs for detection, uint8 (3, height, width)."""
     generator = torch.Generator().manual_seed(0)
     size = (images, 3, height, width)
@@ -12,9 +12,9 @@ def made_up_images(images: int, height: int, width: int) -> list[dict]:
     return [{"image": image} for image in noise]
 
 
-def made_up_batch(images: int, side: int, boxes: int, identities: int) -> list[dict]:
+def make_batch(images: int, side: int, boxes: int, identities: int) -> list[dict]:
     """
-    Noise with boxes, as the loader gives training crops; two views of every picture.
+    Noise with boxes, as the loader gives training crops; two views of every image.
 
     Args:
         images: N.

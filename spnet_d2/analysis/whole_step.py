@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from spnet_d2.analysis.synthetic_batch import made_up_batch
+from spnet_d2.analysis.synthetic_batch import make_batch
 from spnet_d2.analysis.timing import PartClock, Timing
 from spnet_d2.engine.optimizer import build_optimizer
 from spnet_d2.engine.step import build_step_trainer
@@ -33,8 +33,8 @@ def time_whole_steps(
         # Weights stay, so that all repetitions have the same work to do.
         group["lr"] = 0.0
     lut = getattr(model.roi_heads.reid_loss, "lut", None)
-    batch = made_up_batch(images, side, people, 0 if lut is None else len(lut))
-    batch = [{**x, "file_name": "made up"} for x in batch]
+    batch = make_batch(images, side, people, 0 if lut is None else len(lut))
+    batch = [{**x, "file_name": "synthetic"} for x in batch]
     trainer = build_step_trainer(cfg, model, itertools.repeat(batch), optimizer)
     clock, timing = PartClock(model.device), Timing()
     with EventStorage():

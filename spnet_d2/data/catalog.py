@@ -265,7 +265,7 @@ def get_training_dicts(names: Sequence[str]) -> list[dict[str, Any]]:
     """
     names = _distinct(names)
     merged: list[dict[str, Any]] = []
-    # person_id and identity count everybody in a file, those without a box in a picture included.
+    # person_id and identity count everybody in a file, those without a box in an image included.
     first = {"person_id": 0, "identity": 0}
     for name in names:
         dicts = DatasetCatalog.get(name) if _is_person_search(name) else _load_foreign(name)

@@ -1,4 +1,4 @@
-"""What to do about pictures that can't be decoded (``DATALOADER.ON_CORRUPT_IMAGE``)."""
+"""What to do about images that can't be decoded (``DATALOADER.ON_CORRUPT_IMAGE``)."""
 
 import logging
 from collections import Counter
@@ -11,7 +11,7 @@ __all__ = ["POLICIES", "SKIPPED", "UNREADABLE", "CorruptImageError", "SkipCounte
 
 logger = logging.getLogger(__name__)
 
-# Stop, naming the file, or train on the data set's next picture instead.
+# Stop, naming the file, or train on the data set's next image instead.
 POLICIES = ("stop", "skip")
 # Where an input says which files it stands in for.
 SKIPPED = "skipped_files"
@@ -20,7 +20,7 @@ UNREADABLE = (CorruptImageError, FileNotFoundError)
 
 
 class SkipCounter:
-    """Counts, in the process that trains, the pictures that its loader's workers left out."""
+    """Counts, in the process that trains, the images that its loader's workers left out."""
 
     def __init__(self):
         self.files: Counter[str] = Counter()
@@ -39,7 +39,7 @@ class SkipCounter:
         total = sum(gathered, Counter())
         if total:
             logger.warning(
-                "%d training pictures could not be read and were left out %d times since this "
+                "%d training images could not be read and were left out %d times since this "
                 "process started: %s. Fetch these files again.",
                 len(total),
                 total.total(),

@@ -1,8 +1,8 @@
-"""The authors' 8-bit detour: pictures are normalised, quantised to 8 bit, augmented, and restored.
+"""The authors' 8-bit detour: images are normalised, quantised to 8 bit, augmented, and restored.
 
 n = (rgb / 255 - mean) / std is stretched from its own minimum m and range r to 0..255 and
 truncated, the spatial augmentations act on these bytes, and the result is byte / 255 * r + m. So
-each picture loses up to one step r / 255 (0.0187 for a full-range picture, 0.0093 on average), and
+each image loses up to one step r / 255 (0.0187 for a full-range image, 0.0093 on average), and
 padding, byte 0, comes back as the minimum m in all three channels instead of black. Only needed to
 repeat how the authors' models were trained and measured (``INPUT.EXACT_8BIT``).
 """
@@ -15,7 +15,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class EightBitRange:
-    """What is needed to undo :func:`quantize`: minimum m and range r of the normalised picture."""
+    """What is needed to undo :func:`quantize`: minimum m and range r of the normalised image."""
 
     minimum: float
     range: float
@@ -24,7 +24,7 @@ class EightBitRange:
 def quantize(
     image: np.ndarray, pixel_mean: np.ndarray, pixel_std: np.ndarray
 ) -> tuple[np.ndarray, EightBitRange]:
-    """Normalise a picture and stretch it to 8 bit.
+    """Normalise an image and stretch it to 8 bit.
 
     Args:
         image: ``(H, W, 3)`` uint8 RGB.
@@ -40,7 +40,7 @@ def quantize(
     maximum = max(table[values.max(), c] for c, values in enumerate(channels))
     # No extent only if all channels agree after normalisation, never with ImageNet's statistics.
     extent = (maximum - minimum) or 1.0
-    # Truncated, not rounded. Values that this picture does not have may fall outside 0..1.
+    # Truncated, not rounded. Values that this image does not have may fall outside 0..1.
     steps = (np.clip((table - minimum) / extent, 0, 1) * 255).astype(np.uint8)
     return cv2.LUT(image, steps[None]), EightBitRange(float(minimum), float(extent))
 

@@ -15,12 +15,12 @@ Crop = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class View:
-    """Where a source picture goes.
+    """Where a source image goes.
 
     Args:
-        source: size of the picture as read.
+        source: size of the image as read.
         resized: size after the first resize.
-        canvas: size of the canvas onto which the resized picture is pasted at its centre.
+        canvas: size of the canvas onto which the resized image is pasted at its centre.
         crop: the part of the canvas that is kept.
         output: size to which the crop is resized; the aspect ratio may change.
         flip: mirror left and right at the end.
@@ -35,27 +35,27 @@ class View:
 
     @classmethod
     def resize(cls, source: Size, size: Size, flip: bool = False) -> "View":
-        """The whole picture at another size."""
+        """The whole image at another size."""
         return cls(source, size, size, (0, 0, size[1], size[0]), size, flip)
 
     def apply_image(self, image: np.ndarray, fill: int = 0) -> np.ndarray:
-        """Resample a ``(H, W, C)`` picture with OpenCV's bilinear ``INTER_LINEAR``.
+        """Resample a ``(H, W, C)`` image with OpenCV's bilinear ``INTER_LINEAR``.
 
         The padded canvas (up to 3072 x 3072) is never built, only its part inside the crop.
 
         Args:
-            image: picture of size ``source``.
+            image: image of size ``source``.
             fill: value of the padding.
         """
         if image.shape[:2] != self.source:
             raise ValueError(
-                f"This view was made for a picture of (height, width) {self.source}, "
+                f"This view was made for an image of (height, width) {self.source}, "
                 f"found {image.shape[:2]}. Sample a new view for each size."
             )
         image = _resize(image, self.resized)
         x, y, w, h = self.crop
         pad_top, pad_left = center_pad(self.resized, self.canvas)
-        # The crop's corner in the resized picture, negative inside the padding.
+        # The crop's corner in the resized image, negative inside the padding.
         top, left = y - pad_top, x - pad_left
         inside = image[max(top, 0) : max(top + h, 0), max(left, 0) : max(left + w, 0)]
         if inside.shape[:2] == (h, w):
@@ -70,7 +70,7 @@ class View:
         return np.ascontiguousarray(image)
 
     def apply_boxes(self, boxes: np.ndarray) -> np.ndarray:
-        """Move ``(N, 4)`` boxes of the source into the output; they may leave the picture."""
+        """Move ``(N, 4)`` boxes of the source into the output; they may leave the image."""
         boxes = boxes_on_canvas(boxes, self.source, self.resized, self.canvas)
         x, y, w, h = self.crop
         out_h, out_w = self.output
@@ -88,7 +88,7 @@ def center_pad(resized: Size, canvas: Size) -> tuple[int, int]:
 
 
 def boxes_on_canvas(boxes: np.ndarray, source: Size, resized: Size, canvas: Size) -> np.ndarray:
-    """Move ``(N, 4)`` boxes of a picture along when it is resized and pasted onto a canvas."""
+    """Move ``(N, 4)`` boxes of an image along when it is resized and pasted onto a canvas."""
     scale_y, scale_x = resized[0] / source[0], resized[1] / source[1]
     top, left = center_pad(resized, canvas)
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
@@ -98,12 +98,12 @@ def boxes_on_canvas(boxes: np.ndarray, source: Size, resized: Size, canvas: Size
 def clip_with_visibility(
     boxes: np.ndarray, size: Size, min_visibility: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Clip boxes to the picture and say which ones stay.
+    """Clip boxes to the image and say which ones stay.
 
     Args:
         boxes: ``(N, 4)`` xyxy.
-        size: (height, width) of the picture.
-        min_visibility: share of its area a box needs inside the picture.
+        size: (height, width) of the image.
+        min_visibility: share of its area a box needs inside the image.
 
     Returns:
         All ``(N, 4)`` clipped boxes, and ``(N,)`` bool: enough of the box is visible, and some is.

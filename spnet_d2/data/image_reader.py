@@ -105,7 +105,7 @@ def read_image(path: str | os.PathLike, refuse_damaged: bool = False) -> np.ndar
             return pixels
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"No picture at {path}. Check DETECTRON2_DATASETS and the image folder of the data set "
+            f"No image at {path}. Check DETECTRON2_DATASETS and the image folder of the data set "
             "(datasets/README.md shows the layout)."
         ) from None
     except CorruptImageError as error:
@@ -124,7 +124,7 @@ def read_image(path: str | os.PathLike, refuse_damaged: bool = False) -> np.ndar
         TypeError,
         AttributeError,
     ) as error:
-        # Those of the system have a number, and say nothing about the picture.
+        # Those of the system have a number, and say nothing about the image.
         if getattr(error, "errno", None) is not None:
             raise OSError(f"Cannot read {path}: {error}.") from error
         raise _corrupt(path, _reason(path, error), " Fetch the file again.") from error
@@ -136,7 +136,7 @@ def read_image_bgr(path: str | os.PathLike, refuse_damaged: bool = False) -> np.
 
 
 def _corrupt(path: str | os.PathLike, reason: str, advice: str) -> CorruptImageError:
-    error = CorruptImageError(f"Cannot read {path} as a picture ({reason}).{advice}")
+    error = CorruptImageError(f"Cannot read {path} as an image ({reason}).{advice}")
     error.reason = reason
     return error
 
@@ -178,7 +178,7 @@ def upright_size(path: str | os.PathLike) -> tuple[int, int]:
 def wrong_size_message(file: str, stated: tuple[int, int], found: tuple[int, int]) -> str:
     """Why an image of ``found`` (height, width) does not fit annotations for ``stated``."""
     message = (
-        f"{file}: the annotations are for a picture of {stated[1]} x {stated[0]} pixels, found "
+        f"{file}: the annotations are for an image of {stated[1]} x {stated[0]} pixels, found "
         f"{found[1]} x {found[0]}."
     )
     stored, orientation = stored_size_and_orientation(file)
@@ -189,7 +189,7 @@ def wrong_size_message(file: str, stated: tuple[int, int], found: tuple[int, int
             "of this data set (exiftool -Orientation= FILES), or annotate the upright images."
         )
     return (
-        f"{message} Prepare the data set again with the pictures it was annotated on, turned "
+        f"{message} Prepare the data set again with the images it was annotated on, turned "
         "upright as EXIF says."
     )
 

@@ -41,7 +41,7 @@ class _TrainDataset(Dataset):
 
     def __getitem__(self, slot: Slot) -> dict:
         skipped: dict[str, str] = {}
-        # The data set's next picture replaces a corrupt one: still a function of the slot alone.
+        # The data set's next image replaces a corrupt one: still a function of the slot alone.
         for step in range(len(self.dicts)):
             index = (slot.index + step) % len(self.dicts)
             try:
@@ -53,7 +53,7 @@ class _TrainDataset(Dataset):
             else:
                 return {**result, SKIPPED: skipped} if skipped else result
         raise CorruptImageError(
-            f"None of the {len(self.dicts)} training pictures can be read. {min(skipped.values())}"
+            f"None of the {len(self.dicts)} training images can be read. {min(skipped.values())}"
         )
 
     def _view(self, index: int, slot: Slot) -> dict:
@@ -96,7 +96,7 @@ def build_train_loader(cfg, start_iter: int = 0) -> DataLoader:
         start_iter: iteration to start at, to continue an interrupted run.
 
     Raises:
-        CorruptImageError: when iterated over, at a picture that can't be read. With
+        CorruptImageError: when iterated over, at an image that can't be read. With
             ``DATALOADER.ON_CORRUPT_IMAGE`` "skip" the data set's next one takes its place, and its
             dict names those it stands in for (:data:`~spnet_d2.data.corrupt_images.SKIPPED`).
     """
@@ -114,7 +114,7 @@ def build_train_loader(cfg, start_iter: int = 0) -> DataLoader:
         start_iter=start_iter,
     )
     logger.info(
-        "%d training pictures, %d iterations per epoch", len(dicts), sampler.batches_per_epoch
+        "%d training images, %d iterations per epoch", len(dicts), sampler.batches_per_epoch
     )
     return DataLoader(
         _TrainDataset(
@@ -153,7 +153,7 @@ def build_test_loader(cfg, dataset_name: str, batch_size: int = 1) -> DataLoader
 
 
 def build_loss_loader(cfg, dataset_name: str) -> DataLoader:
-    """Loader of one pass over a test set for its losses: pairs of pictures, seen as in training.
+    """Loader of one pass over a test set for its losses: pairs of images, seen as in training.
 
     ``TEST.LOSS_AUG`` is the augmentation. The batches are the same every time; each process gets
     its share of them.
@@ -192,7 +192,7 @@ def warn_of_nobody(cfg, dicts: list[dict]) -> None:
 
 
 def iterations_per_epoch(cfg) -> int:
-    """Iterations in which every training picture is shown ``VIEWS_PER_IMAGE`` times.
+    """Iterations in which every training image is shown ``VIEWS_PER_IMAGE`` times.
 
     Raises:
         ValueError: if they do not fill a batch, or a batch can't be parted.
@@ -207,7 +207,7 @@ def iterations_per_epoch(cfg) -> int:
 
 def _training_dicts(cfg) -> list[dict]:
     dicts = get_training_dicts(cfg.DATASETS.TRAIN)
-    # With random boxes no picture is empty.
+    # With random boxes no image is empty.
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and not cfg.INPUT.SSL_BOXES:
         dicts = [entry for entry in dicts if entry["annotations"]]
     return dicts

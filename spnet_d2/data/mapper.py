@@ -1,4 +1,4 @@
-"""Dataset dict -> model input: read the picture, augment it, move the boxes along."""
+"""Dataset dict -> model input: read the image, augment it, move the boxes along."""
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ class PersonSearchMapper:
         augmentation: maps ``(size, boxes, known, rng)`` to a :class:`~spnet_d2.data.geometry.View`.
         is_train: boxes too little visible after the augmentation are dropped. At inference every
             ground-truth box stays, so that each query gets its embedding.
-        min_visibility: share of its area a box needs inside the picture in training.
+        min_visibility: share of its area a box needs inside the image in training.
         exact_8bit: repeat the authors' 8-bit detour (:mod:`spnet_d2.data.eight_bit`).
         pixel_mean, pixel_std: the model's statistics (0..255, RGB), for the detour.
     """
@@ -79,15 +79,15 @@ class PersonSearchMapper:
             A copy without ``annotations`` and with
 
             * ``image``: ``(3, h, w)`` RGB, 0..255; uint8, or float32 with ``exact_8bit``,
-            * ``height``, ``width``: size of the picture before augmentation,
+            * ``height``, ``width``: size of the image before augmentation,
             * ``instances``: ``gt_boxes`` in the frame of ``image``, ``gt_classes`` (0),
               ``gt_person_ids``, ``gt_identities`` (-1 unknown), ``gt_annotation_ids``, all int64,
             * ``ignore_boxes``: ``Boxes`` in the frame of ``image``, if the dict has
               ``ignore_regions``.
 
         Raises:
-            FileNotFoundError: if there is no such picture.
-            CorruptImageError: if the file is no picture.
+            FileNotFoundError: if there is no such image.
+            CorruptImageError: if the file is no image.
             OSError: if it can't be opened.
             ValueError: if it is not of the size that the dict states.
         """
@@ -121,7 +121,7 @@ class PersonSearchMapper:
         return result
 
     def _apply(self, view, image: np.ndarray) -> np.ndarray:
-        """Resample to ``(3, h, w)``; padding is black, with the detour the picture's minimum."""
+        """Resample to ``(3, h, w)``; padding is black, with the detour the image's minimum."""
         if self.exact_8bit:
             coded, found = quantize(image, self.pixel_mean, self.pixel_std)
             image = restore(view.apply_image(coded), found, self.pixel_mean, self.pixel_std)

@@ -1,7 +1,7 @@
-"""Batches of pairs of pictures that share a known person, for the losses on a test set.
+"""Batches of pairs of images that share a known person, for the losses on a test set.
 
-Query-centric losses ask for a person in another picture; a random batch of a test set would seldom
-hold one twice. ``N`` pictures, ``B`` places in a batch.
+Query-centric losses ask for a person in another image; a random batch of a test set would seldom
+hold one twice. ``N`` images, ``B`` places in a batch.
 """
 
 from collections import defaultdict
@@ -20,20 +20,20 @@ Pair = tuple[int, int]
 class PairBatchSampler:
     """Yield this rank's batches of :class:`~spnet_d2.data.samplers.Slot`, one pass.
 
-    Pictures that share a known person, directly or through others, form a component. One without
-    others is paired with itself. In the others every picture is paired with one it shares a person
+    Images that share a known person, directly or through others, form a component. One without
+    others is paired with itself. In the others every image is paired with one it shares a person
     with, if possible with one that has no partner yet, so that about N / 2 pairs cover all. Pairs
     too many for whole batches are dropped, self-pairs first. Pairs of a component go to different
     batches, as far as there are enough.
 
     Args:
         dicts: as ``load_person_search_json`` gives them.
-        batch_size: B, pictures; even.
+        batch_size: B, images; even.
         seed, epoch: what order and choice of partners depend on.
         rank, world_size: this process takes every ``world_size``-th batch.
 
     Raises:
-        ValueError: if ``batch_size`` is odd, or the pictures don't fill one batch.
+        ValueError: if ``batch_size`` is odd, or the images don't fill one batch.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class PairBatchSampler:
         batches = deal_out_pairs(pairs, batch_size // 2, rng)
         if not batches:
             raise ValueError(
-                f"{sum(map(len, pairs))} pairs of pictures do not fill one batch of {batch_size}; "
+                f"{sum(map(len, pairs))} pairs of images do not fill one batch of {batch_size}; "
                 "lower TEST.LOSS_IMS_PER_BATCH or choose a larger test set."
             )
         place = 0
@@ -76,7 +76,7 @@ class PairBatchSampler:
 
 
 def _people(dicts: Sequence[dict[str, Any]]) -> list[list[int]]:
-    """Known identities of each picture."""
+    """Known identities of each image."""
     return [
         [entry["identity"] for entry in image["annotations"] if entry["identity"] >= 0]
         for image in dicts
@@ -84,10 +84,10 @@ def _people(dicts: Sequence[dict[str, Any]]) -> list[list[int]]:
 
 
 def cover_with_pairs(people: Sequence[Sequence[int]], rng: np.random.Generator) -> list[list[Pair]]:
-    """Pairs that cover all pictures, by component.
+    """Pairs that cover all images, by component.
 
     Args:
-        people: known identities, from 0, of each picture.
+        people: known identities, from 0, of each image.
         rng: all randomness comes from here.
 
     Returns:
@@ -97,14 +97,14 @@ def cover_with_pairs(people: Sequence[Sequence[int]], rng: np.random.Generator) 
     for index, identities in enumerate(people):
         for identity in set(identities):
             shown_in[identity].append(index)
-    pictures = {identity: np.array(indices) for identity, indices in shown_in.items()}
+    images = {identity: np.array(indices) for identity, indices in shown_in.items()}
     labels = _components(people)
     covered = np.zeros(len(people), bool)
     components: dict[int, list[Pair]] = defaultdict(list)
     for index in rng.permutation(len(people)).tolist():
         if covered[index]:
             continue
-        others = [pictures[identity] for identity in set(people[index])]
+        others = [images[identity] for identity in set(people[index])]
         partners = np.unique(np.concatenate(others)) if others else np.array([index])
         # Without anybody to share, alone with itself.
         partners = partners[partners != index] if len(partners) > 1 else partners
@@ -116,7 +116,7 @@ def cover_with_pairs(people: Sequence[Sequence[int]], rng: np.random.Generator) 
 
 
 def _components(people: Sequence[Sequence[int]]) -> np.ndarray:
-    """(N,) component of each picture in the graph of pictures and the people in them."""
+    """(N,) component of each image in the graph of images and the people in them."""
     total = len(people)
     edges = [
         (i, total + identity) for i, identities in enumerate(people) for identity in identities

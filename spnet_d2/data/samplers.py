@@ -1,6 +1,6 @@
-"""Which pictures make up which training batch, as a pure function of (seed, iteration).
+"""Which images make up which training batch, as a pure function of (seed, iteration).
 
-``N`` pictures, ``B`` slots of a batch over all ranks, ``k`` views of each picture.
+``N`` images, ``B`` slots of a batch over all ranks, ``k`` views of each image.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Slot(NamedTuple):
-    """One place in a batch: which picture, the seed of its augmentation, and the epoch."""
+    """One place in a batch: which image, the seed of its augmentation, and the epoch."""
 
     index: int
     seed: int
@@ -20,7 +20,7 @@ class Slot(NamedTuple):
 def batches_per_epoch(
     num_images: int, batch_size: int, views_per_image: int = 1, world_size: int = 1
 ) -> int:
-    """Iterations in which every picture is shown ``k`` times.
+    """Iterations in which every image is shown ``k`` times.
 
     With one view the incomplete last batch is dropped, floor(N / B); with more it is kept,
     ceil(k N / B). Both are how the authors' loaders count epochs.
@@ -44,7 +44,7 @@ def batches_per_epoch(
     batches = slots // batch_size if views_per_image == 1 else -(-slots // batch_size)
     if batches < 1:
         raise ValueError(
-            f"{num_images} training pictures do not fill one batch of {batch_size}. Lower "
+            f"{num_images} training images do not fill one batch of {batch_size}. Lower "
             "SOLVER.IMS_PER_BATCH or check DATASETS.TRAIN."
         )
     return batches
@@ -53,13 +53,13 @@ def batches_per_epoch(
 class EpochBatchSampler:
     """Yield this rank's batches of :class:`Slot` for ever.
 
-    Every epoch permutes the pictures anew. With k views a batch is (a, a, b, b, ...): each picture
+    Every epoch permutes the images anew. With k views a batch is (a, a, b, b, ...): each image
     k times in a row, with different sample seeds and so independent augmentations. A sample's seed
     depends only on the seed, the epoch and the place in the epoch, so the data do not depend on
     the number of workers or ranks, and starting at ``start_iter`` continues the exact order.
 
     The incomplete last batch of an epoch (k > 1) is kept, as long as it is on one rank. On several
-    it is filled up with first pictures of the same epoch until every rank has equally many.
+    it is filled up with first images of the same epoch until every rank has equally many.
 
     Args:
         num_images: N.

@@ -1,7 +1,7 @@
 """Self-supervised pre-training: random boxes in the place of annotated people.
 
 The authors' code has this as ``use_ssl``, though no published run turns it on. Every epoch each
-picture gets new boxes, each a person of its own. All views of a picture in an epoch have the same
+image gets new boxes, each a person of its own. All views of an image in an epoch have the same
 boxes, so there is something to find again. Boxes are float64 ``(N, 4)`` x, y, w, h in pixels.
 """
 
@@ -18,7 +18,7 @@ WIDTHS = (8, 128)
 ASPECT_RATIOS = (1 / 3, 3)
 MAX_IOU = 0.1
 VARIATION_IOU = 0.6
-# Candidates looked at for a picture before it is left with fewer boxes.
+# Candidates looked at for an image before it is left with fewer boxes.
 MAX_CANDIDATES = 1000
 # A plain patch's 8 x 8 grey values span less than this; those of two equal ones differ by less.
 MIN_RANGE = 16
@@ -28,10 +28,10 @@ Size = tuple[int, int]
 
 
 def basic_boxes(size: Size, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Boxes anywhere inside a picture, at real positions.
+    """Boxes anywhere inside an image, at real positions.
 
     Args:
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
         count: N.
         rng: all randomness comes from here.
     """
@@ -72,7 +72,7 @@ def overlapping_boxes(size: Size, count: int, rng: np.random.Generator) -> np.nd
     """Half of the boxes anywhere, then a variation of each (``overlap``).
 
     A variation has the same centre and an IoU of 0.6: wider, narrower, taller, shorter, larger or
-    smaller, each as often. It is then clipped to the picture.
+    smaller, each as often. It is then clipped to the image.
 
     Args:
         size, count, rng: as for :func:`basic_boxes`. Of an odd number one box has no variation.
@@ -97,12 +97,12 @@ class RandomBoxes:
 
     Args:
         mode: ``basic``, ``iou`` or ``overlap``.
-        num_boxes: boxes per picture.
-        num_images: pictures of the training set, for numbers that never repeat.
+        num_boxes: boxes per image.
+        num_images: images of the training set, for numbers that never repeat.
         seed: at least 0.
         distinctive: with ``iou``, leave out patches that are plain or look like an earlier one of
-            the same picture. (The authors' code compares with patches of other pictures too, which
-            would tie the boxes to the order in which pictures are read.)
+            the same image. (The authors' code compares with patches of other images too, which
+            would tie the boxes to the order in which images are read.)
 
     Raises:
         ValueError: if the settings make no sense.
@@ -140,7 +140,7 @@ class RandomBoxes:
 
         Returns:
             The copy. ``person_id`` and ``annotation_id`` are the same number, used in no other
-            picture or epoch; ``identity`` is -1, for such people have no row in a look-up table.
+            image or epoch; ``identity`` is -1, for such people have no row in a look-up table.
         """
         rng = np.random.default_rng((self.seed, epoch, index, 1))
         size = record["height"], record["width"]
@@ -168,7 +168,7 @@ class RandomBoxes:
 
 
 class DistinctivePatches:
-    """Accept patches of one picture that are neither plain nor like one accepted before.
+    """Accept patches of one image that are neither plain nor like one accepted before.
 
     Args:
         image: ``(H, W, 3)`` uint8 RGB.

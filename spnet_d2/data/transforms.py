@@ -21,7 +21,7 @@ from spnet_d2.data.geometry import Crop, Size, View, boxes_on_canvas
 
 
 def window_size(size: Size, min_size: int, max_size: int) -> Size:
-    """Size of a picture whose shorter side becomes ``min_size`` unless the longer one exceeds
+    """Size of an image whose shorter side becomes ``min_size`` unless the longer one exceeds
     ``max_size``; halves are rounded to even. (480, 640) -> (900, 1200) for 900 and 1500."""
     factor = min_size / min(size)
     if factor * max(size) > max_size:
@@ -118,7 +118,7 @@ def bbox_safe_crop(
 
 
 class NativeSize:
-    """``none``: the picture as it is."""
+    """``none``: the image as it is."""
 
     def __call__(self, size: Size, boxes, known, rng=None) -> View:
         return View.resize(size, size)
@@ -188,8 +188,8 @@ class PadAndCrop:
         """Sample a view.
 
         Args:
-            size: (height, width) of the source picture.
-            boxes: ``(N, 4)`` xyxy in the source picture.
+            size: (height, width) of the source image.
+            boxes: ``(N, 4)`` xyxy in the source image.
             known: ``(N,)`` bool, the identity is known.
             rng: all randomness comes from here.
         """

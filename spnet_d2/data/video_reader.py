@@ -62,7 +62,7 @@ class VideoReader:
                 ".avi (MJPG) or .mp4 (H.264)."
             )
         # Raw streams (exports of cameras) hold no times: H.264's stand still, and those of JPEGs
-        # after one another are made up from 25 frames a second.
+        # after one another are synthetic from 25 frames a second.
         self.has_times = (len(times) == 1 or max(times) > times[0]) and not _is_jpeg_stream(head)
         self.num_frames = int(count) if _states_count(head) and 0 < count < 2**31 else 0
         announced = np.isfinite(fps) and fps > 0 and 0 < count < 2**31

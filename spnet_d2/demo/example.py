@@ -1,6 +1,6 @@
-"""The demo's example search: a person who left the picture and came back.
+"""The demo's example search: a person who left the image and came back.
 
-The gallery is that of the ``reentry`` protocol: frames from the query's own stay in the picture are
+The gallery is that of the ``reentry`` protocol: frames from the query's own stay in the image are
 left out, so every hit is the person at another time, mostly in another pose and place.
 """
 
@@ -25,10 +25,10 @@ class Example:
     A query with its gallery and the right answers.
 
     Attributes:
-        file: picture of the query.
+        file: image of the query.
         box: xyxy in it.
-        gallery: pictures to search, by name.
-        answers: xyxy box and IoU threshold of the person by gallery picture, where present.
+        gallery: images to search, by name.
+        answers: xyxy box and IoU threshold of the person by gallery image, where present.
     """
 
     file: str
@@ -49,7 +49,7 @@ def choose_example(dataset_name: str, protocol: str = PROTOCOL) -> Example:
     """
     The query of a protocol that people can judge best: the largest one.
 
-    It is wholly visible, does not touch the picture's edge, and its gallery shows the person in at
+    It is wholly visible, does not touch the image's edge, and its gallery shows the person in at
     least ``MIN_APPEARANCES`` frames. The choice does not depend on any model.
 
     Args:

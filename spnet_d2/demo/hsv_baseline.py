@@ -2,7 +2,7 @@
 
 A box is cut into horizontal stripes (hair, jacket, trousers, shoes ...), each described by a joint
 histogram of hue, saturation and value. Ground-truth boxes are ranked instead of detections, so the
-figures flatter the baseline; a model worth its training beats them with its own detections.
+metrics flatter the baseline; a model worth its training beats them with its own detections.
 """
 
 import cv2
@@ -27,7 +27,7 @@ def stripe_histogram(image: np.ndarray, box, stripes: int = STRIPES, bins=BINS) 
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        box: xyxy in pixels; clipped to the picture, at least one pixel is taken.
+        box: xyxy in pixels; clipped to the image, at least one pixel is taken.
         stripes: of equal height, top to bottom.
         bins: of hue, saturation and value.
 
@@ -48,7 +48,7 @@ def stripe_histogram(image: np.ndarray, box, stripes: int = STRIPES, bins=BINS) 
         # A box lower than the number of stripes repeats rows.
         top = min(int(top), len(hsv) - 1)
         stripe = hsv[top : max(int(bottom), top + 1)].reshape(-1, 3)
-        # OpenCV's hue of 8-bit pictures is 0..179.
+        # OpenCV's hue of 8-bit images is 0..179.
         counts, _ = np.histogramdd(stripe, bins=bins, range=((0, 180), (0, 256), (0, 256)))
         parts.append(np.sqrt(counts.ravel() / len(stripe)))
     return (np.concatenate(parts) / np.sqrt(stripes)).astype(np.float32)
@@ -91,7 +91,7 @@ def evaluate_hsv_baseline(
         )
     results = fractions(evaluator.evaluate())
     return {
-        name: {"mAP": figures["mAP"], "top1": figures["top1"]}
-        for name, figures in results.items()
+        name: {"mAP": metrics["mAP"], "top1": metrics["top1"]}
+        for name, metrics in results.items()
         if name != "detection"
     }

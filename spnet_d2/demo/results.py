@@ -61,12 +61,12 @@ def make_results(
     peak_gb: float,
 ) -> dict[str, dict | float]:
     """
-    Content of ``results.json``; all figures are fractions.
+    Content of ``results.json``; all metrics are fractions.
 
     Args:
         metrics: of the evaluator.
         baseline: of :func:`spnet_d2.demo.hsv_baseline.evaluate_hsv_baseline`.
-        starts: of :func:`spnet_d2.demo.starts.start_figures`, by start; may be empty.
+        starts: of :func:`spnet_d2.demo.starts.start_metrics`, by start; may be empty.
         seconds: of :meth:`Clock.seconds`.
         peak_gb: of :func:`peak_rss_gb`.
     """

@@ -13,12 +13,12 @@ from spnet_d2.evaluation import ALL_PROTOCOL
 # Without pre-training, and with it.
 STARTS = ("imagenet", "qc_pretrained")
 # Of a start's result -> heading.
-_FIGURES = {"AP50": "AP50", "mAP": "mAP", "gt_mAP": "mAP, given boxes"}
+_METRICS = {"AP50": "AP50", "mAP": "mAP", "gt_mAP": "mAP, given boxes"}
 
 
 def register_sample(source: str, name: str, step: int, file: Path) -> None:
     """
-    Register every ``step``-th picture of a data set as one of its own.
+    Register every ``step``-th image of a data set as one of its own.
 
     Args:
         source: registered data set.
@@ -33,14 +33,14 @@ def register_sample(source: str, name: str, step: int, file: Path) -> None:
     annotations = [a for a in content["annotations"] if a["image_id"] in kept]
     write_person_search_json(file, images, annotations)
     unregister(name)
-    # Its protocol is "all": the source's galleries list pictures that are not in it.
+    # Its protocol is "all": the source's galleries list images that are not in it.
     register_person_search(name, file, metadata.image_root)
 
 
-def start_figures(found: Mapping[str, Mapping]) -> dict[str, float]:
+def start_metrics(found: Mapping[str, Mapping]) -> dict[str, float]:
     """What is compared of an evaluator's results on the sample."""
-    figures = {**found["detection"], **found[ALL_PROTOCOL]}
-    return {key: round(float(figures[key]), 6) for key in _FIGURES}
+    metrics = {**found["detection"], **found[ALL_PROTOCOL]}
+    return {key: round(float(metrics[key]), 6) for key in _METRICS}
 
 
 def table(starts: Mapping[str, Mapping[str, float]]) -> str:
@@ -48,7 +48,7 @@ def table(starts: Mapping[str, Mapping[str, float]]) -> str:
     without, pretrained = (starts[name] for name in STARTS)
     rows = [
         [text, 100 * without[key], 100 * pretrained[key], 100 * (pretrained[key] - without[key])]
-        for key, text in _FIGURES.items()
+        for key, text in _METRICS.items()
     ]
     headers = ["short fine-tuning", "ImageNet only", "after QC pre-training", "added"]
     return tabulate(rows, headers, floatfmt=("", ".1f", ".1f", "+.1f"))

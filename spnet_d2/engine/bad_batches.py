@@ -83,7 +83,7 @@ def agree(problem: str | None) -> str | None:
 
 
 def file_names(batch: Sequence) -> str:
-    """Names of the pictures of a batch, for a message."""
+    """Names of the images of a batch, for a message."""
     return ", ".join(str(x["file_name"]) for x in batch)
 
 

@@ -195,7 +195,7 @@ class Trainer(DefaultTrainer):
         Raises:
             BadBatchError: a loss or the gradient became infinite or NaN, and
                 ``SOLVER.ON_BAD_BATCH`` is not "skip", or many batches in a row were skipped.
-            CorruptImageError: a training picture can't be read.
+            CorruptImageError: a training image can't be read.
             OSError: there is no room for checkpoints.
         """
         if self.start_iter >= self.max_iter:

@@ -1,4 +1,4 @@
-"""Person-search evaluation: ground truth, protocols, detection and retrieval figures.
+"""Person-search evaluation: ground truth, protocols, detection and retrieval metrics.
 
 ``evaluate_predictions(truth, protocols, predictions)`` scores any model's predictions;
 :class:`PersonSearchEvaluator` does so for a model that Detectron2 runs,
@@ -19,7 +19,7 @@ from spnet_d2.evaluation.report import (
     write_per_query,
 )
 from spnet_d2.evaluation.reranking_parameters import KReciprocal
-from spnet_d2.evaluation.scoring import Evaluation, ExtraFigures, evaluate_predictions
+from spnet_d2.evaluation.scoring import Evaluation, ExtraMetrics, evaluate_predictions
 from spnet_d2.evaluation.variants import CORRECTED, ORIGINAL, VARIANTS, ProtocolVariant
 
 __all__ = [
@@ -28,7 +28,7 @@ __all__ = [
     "ORIGINAL",
     "VARIANTS",
     "Evaluation",
-    "ExtraFigures",
+    "ExtraMetrics",
     "GroundTruth",
     "KReciprocal",
     "PersonSearchEvaluator",

@@ -1,4 +1,4 @@
-"""Standard COCO detection figures, for comparison with detectors outside person search.
+"""Standard COCO detection metrics, for comparison with detectors outside person search.
 
 They have no score floor, no factor of recall and COCO's greedy matching, so they are no
 replacement for AP@0.5 of :mod:`.detection`, and their names start with ``coco_``.
@@ -66,8 +66,8 @@ def coco_metrics(
     precision = evaluation.eval["precision"].reshape(len(evaluation.params.iouThrs), -1)
     recall = evaluation.eval["recall"]
     at = {round(100 * t): place for place, t in enumerate(evaluation.params.iouThrs)}
-    figures = (precision, precision[at[50]], precision[at[75]], recall)
-    return {name: float(np.mean(values)) for name, values in zip(_NAMES, figures)}
+    metrics = (precision, precision[at[50]], precision[at[75]], recall)
+    return {name: float(np.mean(values)) for name, values in zip(_NAMES, metrics)}
 
 
 _silent = logging.getLogger(f"{__name__}.library").debug

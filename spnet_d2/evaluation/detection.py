@@ -2,7 +2,7 @@
 
 Not COCO AP: a score floor of 0.5, mutual-best matching instead of greedy matching, and average
 precision over the detections' own positives times recall (the official CUHK-SYSU evaluation).
-COCO's figures: :mod:`.coco_metrics`.
+COCO's metrics: :mod:`.coco_metrics`.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ IOU_THRESHOLD = 0.5
 
 @dataclass(frozen=True)
 class DetectionScores:
-    """Detection figures; fractions in [0, 1].
+    """Detection metrics; fractions in [0, 1].
 
     Attributes:
         num_gt (int): ground-truth boxes.
@@ -133,7 +133,7 @@ def score_detections(
     detections: GalleryBoxes,
     variant: ProtocolVariant = ORIGINAL,
 ) -> DetectionScores:
-    """Detection figures over some images, known and unknown people alike.
+    """Detection metrics over some images, known and unknown people alike.
 
     Args:
         truth (GroundTruth): the data set.
@@ -157,7 +157,7 @@ def score_query_centric_detections(
     detections: GalleryBoxes,
     variant: ProtocolVariant = ORIGINAL,
 ) -> DetectionScores:
-    """Detection figures of a query-centric model, over all (gallery image, query) pairs.
+    """Detection metrics of a query-centric model, over all (gallery image, query) pairs.
 
     A pair's ground truth is the query's person. By the original rules detections of pairs without
     that person are not counted at all; so or so this AP does not compare with the one of

@@ -37,7 +37,7 @@ class _ImageRecord:
 
 
 class PersonSearchEvaluator(DatasetEvaluator):
-    """Detection and retrieval figures of a registered person-search data set.
+    """Detection and retrieval metrics of a registered person-search data set.
 
     Per image the model must give ``instances`` with ``pred_boxes`` (pixels of the original
     image), ``scores`` and ``reid_embeddings``, and ``gt_embeddings["reid"]`` for the input's

@@ -113,7 +113,7 @@ def in_ignore_regions(truth: GroundTruth, detections: GalleryBoxes) -> np.ndarra
 def ground_truth_boxes(
     truth: GroundTruth, predictions: Predictions, images: np.ndarray
 ) -> GalleryBoxes | None:
-    """Ground-truth boxes of some images as perfect detections (score 1) for the GT figures.
+    """Ground-truth boxes of some images as perfect detections (score 1) for the GT metrics.
 
     Args:
         truth (GroundTruth): the data set.
@@ -130,7 +130,7 @@ def ground_truth_boxes(
     missing = np.count_nonzero(rows[wanted] < 0)
     if missing:
         logger.warning(
-            "GT figures are left out: %d of the %d ground-truth boxes of the images that are "
+            "GT metrics are left out: %d of the %d ground-truth boxes of the images that are "
             "searched have no embedding.",
             missing,
             len(wanted),

@@ -37,7 +37,7 @@ class Predictions:
         scores (ndarray): (N,) detection scores in [0, 1].
         embeddings (ndarray): (N, D) re-id embeddings, float16 or wider, of any length.
         gt_annotation_ids (ndarray): (M,) unique ids of the annotations with an embedding: all
-            queries, and all boxes if the GT figures are wanted.
+            queries, and all boxes if the GT metrics are wanted.
         gt_embeddings (ndarray): (M, D) their embeddings, computed in their own scene.
         query_annotation_ids (ndarray | None): (N,) the query each detection was found for, if
             the model searched query by query; None: detections serve all queries.

@@ -6,7 +6,7 @@ import numpy as np
 
 from spnet_d2.evaluation.ground_truth import GroundTruth
 
-# Monitoring protocol that needs no file; its figures do not compare with any published one.
+# Monitoring protocol that needs no file; its metrics do not compare with any published one.
 ALL_PROTOCOL = "all"
 
 

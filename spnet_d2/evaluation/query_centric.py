@@ -234,7 +234,7 @@ class _SearchRecord:
 
 class QueryCentricEvaluator(PersonSearchEvaluator):
     """
-    Detection and retrieval figures of a model that searches query by query.
+    Detection and retrieval metrics of a model that searches query by query.
 
     Give it to :func:`evaluate_query_centric`. Per image the model must give ``query_instances``:
     for each of the input's ``queries`` an ``Instances`` with ``pred_boxes`` (pixels of the original

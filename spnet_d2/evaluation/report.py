@@ -75,7 +75,7 @@ def flat_metrics(evaluation: Evaluation) -> dict:
     Flat keys of detection and of the first protocol (``AP50``, ..., ``mAP``, ...). With several
     protocols also ``<protocol>/mAP`` and so on, for each. ``protocol`` names the first one,
     ``protocol_variant`` the rules; counts tell what was scored. Other rankings have their name
-    before the key (``cws_mAP``), COCO's figures ``coco_``, the suggested similarity threshold and
+    before the key (``cws_mAP``), COCO's metrics ``coco_``, the suggested similarity threshold and
     what it does (:mod:`.threshold`) ``not_in_gallery_``; the latter are left out if no answer is
     right.
     """

@@ -4,7 +4,7 @@ Per query: the boxes of its gallery are ranked by similarity. In each gallery im
 person, the most similar box that overlaps the person enough is the hit; a person without one is
 missed. The score is step-wise average precision times (hits / images that show the person).
 
-Quirks of the official evaluations, kept because published figures contain them (the first three
+Quirks of the official evaluations, kept because published metrics contain them (the first three
 are undone by the corrected rules, see :mod:`.variants`):
 
 * An image listed twice counts twice as "shows the person", but its boxes are ranked once.
@@ -139,7 +139,7 @@ def score_rankings(
     Args:
         truth (GroundTruth): the data set.
         protocol (RetrievalProtocol): queries and galleries.
-        boxes (GalleryBoxes): what is ranked: detections, or ground-truth boxes for GT figures.
+        boxes (GalleryBoxes): what is ranked: detections, or ground-truth boxes for GT metrics.
         similarities (SimilaritySource): see :mod:`.similarity`; finite values, an array for each
             query that may be written to.
         rescorings (Mapping[str, Rescoring]): further rankings by name.

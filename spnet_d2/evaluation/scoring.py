@@ -1,4 +1,4 @@
-"""All figures of a set of predictions: the one place where the parts of an evaluation meet."""
+"""All metrics of a set of predictions: the one place where the parts of an evaluation meet."""
 
 import logging
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ExtraFigures:
+class ExtraMetrics:
     """Figures beside the plain ones; none of them takes the place of another.
 
     Attributes:
@@ -44,7 +44,7 @@ class ExtraFigures:
         cbgm (bool): context bipartite graph matching, see :mod:`.context_matching`.
         cbgm_sizes (tuple[int, int] | None): its (k1, k2); None: by the form of the protocol.
         rerank (KReciprocal | None): k-reciprocal re-ranking, see :mod:`.reranking`.
-        coco (bool): COCO's detection figures, see :mod:`.coco_metrics`; query-centric
+        coco (bool): COCO's detection metrics, see :mod:`.coco_metrics`; query-centric
             predictions have none.
     """
 
@@ -68,7 +68,7 @@ class Evaluation:
             unless all that are searched have embeddings.
         rescored (dict[str, dict[str, RetrievalScores]]): per protocol the other rankings that
             were asked for: "cws", "cbgm", "rerank".
-        coco (dict[str, float]): COCO's figures, if asked for.
+        coco (dict[str, float]): COCO's metrics, if asked for.
     """
 
     detection: DetectionScores
@@ -84,7 +84,7 @@ def evaluate_predictions(
     protocols: list[RetrievalProtocol],
     predictions: Predictions,
     variant: ProtocolVariant = ORIGINAL,
-    extra: ExtraFigures | None = None,
+    extra: ExtraMetrics | None = None,
     observe: Observer | None = None,
 ) -> Evaluation:
     """Score predictions under every protocol.
@@ -93,8 +93,8 @@ def evaluate_predictions(
         truth (GroundTruth): the data set.
         protocols (list[RetrievalProtocol]): may be empty: detection over all images only.
         predictions (Predictions): of at least the images of the protocols.
-        variant (ProtocolVariant): the rules; the original ones are those of published figures.
-        extra (ExtraFigures | None): what to report beside the plain figures.
+        variant (ProtocolVariant): the rules; the original ones are those of published metrics.
+        extra (ExtraMetrics | None): what to report beside the plain metrics.
         observe (Observer | None): is shown the plain ranking of detected boxes for every query,
             protocol by protocol.
 
@@ -102,7 +102,7 @@ def evaluate_predictions(
         ValueError: an id the data set lacks, a query without an embedding, or context matching
             of query-centric predictions.
     """
-    extra = extra or ExtraFigures()
+    extra = extra or ExtraMetrics()
     if not variant.own_frame_searched:
         protocols = [protocol.without_own_frames() for protocol in protocols]
     detections = detected_boxes(truth, predictions)
@@ -167,7 +167,7 @@ def _warn_of_strangers(protocol: str, scores: RetrievalScores) -> None:
 
 
 def _rescorings(
-    extra: ExtraFigures,
+    extra: ExtraMetrics,
     truth: GroundTruth,
     protocol: RetrievalProtocol,
     boxes: GalleryBoxes,

@@ -1,7 +1,7 @@
-"""The two sets of rules that figures can follow: what papers report, and without known mistakes.
+"""The two sets of rules that metrics can follow: what papers report, and without known mistakes.
 
 ``original`` is the rule of the official CUHK-SYSU and PRW evaluations, so it is the one whose
-figures compare with published ones. ``corrected`` differs from it in exactly the fields of
+metrics compare with published ones. ``corrected`` differs from it in exactly the fields of
 :class:`ProtocolVariant`; everything else (score floor, IoU thresholds, choice of the hit, average
 precision) is the same in both.
 """

@@ -14,10 +14,10 @@ from detectron2.config import CfgNode
 from spnet_d2.data.formats import cocopersons
 from spnet_d2.data.person_search_json import write_person_search_json, write_protocol
 from spnet_d2.data.person_search_schema import make_annotation
-from spnet_d2.utils.atomic_io import write_picture
+from spnet_d2.utils.atomic_io import write_image
 
 WIDTH, HEIGHT = 160, 120
-# People per picture; the noise partitions need five.
+# People per image; the noise partitions need five.
 CROWD = 6
 TRUNK = "test_convnext.r160_in1k"
 DIM = 16
@@ -112,8 +112,8 @@ def _write_cocopersons(folder: Path) -> None:
     cocopersons.prepare(folder, cocopersons.Samples(sizes=()))
 
 
-def _write_retrieval(folder: Path, pictures: str, parts: dict[str, int], protocol: str) -> None:
-    """Two known people, each in every second picture, and an unknown one in all."""
+def _write_retrieval(folder: Path, image_folder: str, parts: dict[str, int], protocol: str) -> None:
+    """Two known people, each in every second image, and an unknown one in all."""
     rng = np.random.default_rng(1)
     for part, count in parts.items():
         images, annotations = [], []
@@ -121,14 +121,14 @@ def _write_retrieval(folder: Path, pictures: str, parts: dict[str, int], protoco
             boxes = _people(rng, 2)
             people = [i % 2, 100 + i]
             name = f"{part}_{i}.jpg"
-            _draw(folder / pictures / name, rng, boxes, people)
+            _draw(folder / image_folder / name, rng, boxes, people)
             size = {"width": WIDTH, "height": HEIGHT}
             images.append({"id": i, "file_name": name, "cam_id": i % 3, **size})
             for box, person in zip(boxes, people, strict=True):
                 known = person < 100
                 annotations.append(make_annotation(len(annotations), i, box, person, known))
         write_person_search_json(folder / "coco" / f"{part}.json", images, annotations)
-    # The known person of the first two test pictures; CUHK-SYSU lists a gallery for each.
+    # The known person of the first two test images; CUHK-SYSU lists a gallery for each.
     galleries = {q: [i for i in range(parts["test"]) if i != q // 2] for q in (0, 2)}
     queries = galleries if protocol == "G100" else list(galleries)
     write_protocol(folder / "retrieval" / f"{protocol}.json", range(parts["test"]), queries)
@@ -146,8 +146,8 @@ def _people(rng: np.random.Generator, count: int) -> list[list[float]]:
 
 
 def _draw(path: Path, rng: np.random.Generator, boxes: list, people: Sequence[int]) -> None:
-    picture = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    image = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     for box, person in zip(boxes, people, strict=True):
         x, y, w, h = map(int, box)
-        picture[y : y + h, x : x + w] = (person * 67 % 256, person * 131 % 256, person * 29 % 256)
-    write_picture(path, picture)
+        image[y : y + h, x : x + w] = (person * 67 % 256, person * 131 % 256, person * 29 % 256)
+    write_image(path, image)

@@ -112,7 +112,7 @@ def _table3() -> Iterator[Published]:
 
 
 def _table3_swin_b() -> Iterator[Published]:
-    # Pre-training (1) / (2), the authors' folder, figures on CUHK-SYSU and on PRW.
+    # Pre-training (1) / (2), the authors' folder, metrics on CUHK-SYSU and on PRW.
     rows = {
         "scratch": ("- / -", "baseline", (69.8, 71.8), (20.3, 68.7)),
         "lup": ("SOLIDER LUP / -", "baseline", (88.0, 89.4), (38.1, 81.3)),

@@ -2,7 +2,7 @@
 
 Every ground-truth box of the batch is a query, asked of every image of the batch. A pair is
 *positive* if the image shows the query's person. Positive pairs are *self* pairs (the query's own
-image) or *other* pairs (another picture of the person, e.g. another view of the same image).
+image) or *other* pairs (another image of the person, e.g. another view of the same image).
 
 Shapes: ``N`` images, ``Q`` queries of the batch, ``P`` sampled pairs, ``A`` anchors of an image,
 ``K`` anchors per pair.

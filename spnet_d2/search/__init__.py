@@ -1,4 +1,4 @@
-"""Find a person in pictures or a video: predictor, gallery, ranking, picture of the result."""
+"""Find a person in images or a video: predictor, gallery, ranking, image of the result."""
 
 from .errors import SearchInputError
 from .frames import (

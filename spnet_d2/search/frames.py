@@ -69,12 +69,12 @@ def read_image_bgr(path: str | os.PathLike) -> np.ndarray:
     """
     path = Path(path)
     if not path.is_file():
-        raise SearchInputError(f"No picture at {path.absolute()}; check the path.")
+        raise SearchInputError(f"No image at {path.absolute()}; check the path.")
     try:
         return image_reader.read_image_bgr(path, refuse_damaged=True)
     except (OSError, ValueError) as error:
         raise SearchInputError(
-            f"{path} is not a picture that can be read: {getattr(error, 'reason', '') or error}."
+            f"{path} is not an image that can be read: {getattr(error, 'reason', '') or error}."
         ) from error
 
 
@@ -120,10 +120,10 @@ class ImageFolder:
             self.files = self._list(Path(source), {os.path.abspath(path) for path in exclude})
         else:
             self.files = [Path(p) for p in source]
-            self.name = f"{len(self.files)} pictures"
+            self.name = f"{len(self.files)} images"
         if not self.files:
             raise SearchInputError(
-                f"No pictures in {self.name}; expected files ending in "
+                f"No images in {self.name}; expected files ending in "
                 f"{' '.join(image_suffixes())}.{self._instead()}"
             )
 
@@ -234,7 +234,7 @@ class VideoFile:
             raise SearchInputError(str(error)) from error
         except UnreadableVideoError as error:
             raise SearchInputError(
-                f"{path} is neither a folder of pictures nor a video that can be read. {error}"
+                f"{path} is neither a folder of images nor a video that can be read. {error}"
             ) from error
 
     def __len__(self) -> int:
@@ -286,11 +286,11 @@ def open_frames(
         return ImageFolder(path, every, exclude)
     if not path.exists():
         raise SearchInputError(
-            f"No gallery at {path.absolute()}; expected a folder of pictures or a video file."
+            f"No gallery at {path.absolute()}; expected a folder of images or a video file."
         )
     if is_image_name(path):
         raise SearchInputError(
-            f"{path} is a single picture; expected a folder of pictures or a video file."
+            f"{path} is a single image; expected a folder of images or a video file."
         )
     return VideoFile(path, every)
 

@@ -140,7 +140,7 @@ class Gallery:
             raise
         if frames.skipped:
             logger.warning(
-                "%d of %d pictures could not be read and were skipped.",
+                "%d of %d images could not be read and were skipped.",
                 len(frames.skipped),
                 len(frames.skipped) + len(collected.numbers),
             )

@@ -1,4 +1,4 @@
-"""A trained SPNet as an object: pictures in, people out."""
+"""A trained SPNet as an object: images in, people out."""
 
 import hashlib
 import json
@@ -30,10 +30,10 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class PersonDetections:
     """
-    People of one picture, by falling score.
+    People of one image, by falling score.
 
     Attributes:
-        boxes: (N, 4) float32 xyxy, pixels of the picture.
+        boxes: (N, 4) float32 xyxy, pixels of the image.
         scores: (N,) float32 in [0, 1].
         embeddings: (N, D_r) float32 re-id embeddings, compared by cosine similarity.
     """
@@ -67,7 +67,7 @@ class PersonQuery:
 
 class PersonSearchPredictor:
     """
-    Detect people and embed them, one picture at a time, with the evaluation's own resize.
+    Detect people and embed them, one image at a time, with the evaluation's own resize.
 
     ``PersonSearchPredictor(cfg, weights="model_final.pth")`` builds and loads the model;
     ``PersonSearchPredictor(model=..., augmentation=...)`` takes a ready one.
@@ -89,7 +89,7 @@ class PersonSearchPredictor:
         Args:
             model: SPNet, or anything with its input and output; it is put into eval mode.
             augmentation: of :func:`spnet_d2.data.transforms.build_augmentation` for testing.
-            image_format: channel order of the pictures given: "BGR" (OpenCV) or "RGB".
+            image_format: channel order of the images given: "BGR" (OpenCV) or "RGB".
             exact_8bit, pixel_mean, pixel_std: as for
                 :class:`~spnet_d2.data.mapper.PersonSearchMapper`.
             settings: what else of a config changes boxes or embeddings, for ``fingerprint``.
@@ -149,15 +149,15 @@ class PersonSearchPredictor:
         self, images: Iterable[np.ndarray], query: PersonQuery | None = None
     ) -> list[PersonDetections]:
         """
-        Find the people of each picture.
+        Find the people of each image.
 
         Args:
-            images: (H, W, 3) uint8 arrays; an iterator is consumed one picture at a time.
+            images: (H, W, 3) uint8 arrays; an iterator is consumed one image at a time.
             query: of :meth:`query`: find this person (query-centric pathway), whatever pathway
                 the model's config chose.
 
         Returns:
-            One result per picture, empty where nobody is found.
+            One result per image, empty where nobody is found.
 
         Raises:
             SearchInputError: the model detects for queries only, and none was given.
@@ -229,15 +229,15 @@ class PersonSearchPredictor:
             return self.model([model_input])[0]
 
     def _input(self, image: np.ndarray, boxes: np.ndarray | None = None) -> dict:
-        """The model's input for one picture, as the evaluation's mapper makes it."""
+        """The model's input for one image, as the evaluation's mapper makes it."""
         if not isinstance(image, np.ndarray):
             raise ValueError(
-                "Expected a picture as a non-empty (H, W, 3) uint8 array, found "
+                "Expected an image as a non-empty (H, W, 3) uint8 array, found "
                 f"{type(image).__name__}{_hint(image)}."
             )
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ValueError(
-                f"Expected a picture as a non-empty (H, W, 3) uint8 array, found {image.dtype} "
+                f"Expected an image as a non-empty (H, W, 3) uint8 array, found {image.dtype} "
                 f"{image.shape}."
             )
         height, width = image.shape[:2]

@@ -20,8 +20,8 @@ class Match:
         score: of the detection, 0..1.
         box: xyxy, pixels of the frame.
         frame: number of the frame in the folder or video, from 0.
-        file: of the picture or video.
-        time: seconds from the start of the video; None for pictures.
+        file: of the image or video.
+        time: seconds from the start of the video; None for images.
     """
 
     rank: int
@@ -137,18 +137,18 @@ def clip_query_box(
     xywh: tuple[float, float, float, float], size: tuple[int, int]
 ) -> tuple[float, float, float, float]:
     """
-    Check a user's box and clip it to the picture.
+    Check a user's box and clip it to the image.
 
     Args:
         xywh: left, top, width, height in pixels.
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
 
     Returns:
         xyxy.
 
     Raises:
         SearchInputError: not finite, no area, or nothing of it (less than a pixel each way) in
-            the picture.
+            the image.
     """
     x, y, w, h = xywh
     where = f"the box x,y,w,h = {x:g},{y:g},{w:g},{h:g}"
@@ -159,7 +159,7 @@ def clip_query_box(
     y1, y2 = (min(max(v, 0.0), float(height)) for v in (y, y + h))
     if x2 - x1 < 1 or y2 - y1 < 1:
         raise SearchInputError(
-            f"Nothing of {where} lies inside the picture of {width} x {height} pixels; note that "
+            f"Nothing of {where} lies inside the image of {width} x {height} pixels; note that "
             "w,h is the size of the box, not its other corner."
         )
     return x1, y1, x2, y2

@@ -1,4 +1,4 @@
-"""Picture of a search: the query in its scene beside its ranked hits, drawn with OpenCV only."""
+"""Image of a search: the query in its scene beside its ranked hits, drawn with OpenCV only."""
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -61,7 +61,7 @@ def draw_search(
         images: the matches' frames by ``(file, frame)``, or why there is none; a mapping, or
             pairs that come one by one, so that one frame is in memory at a time.
         hits: for each match whether it is the right person, if that is known: green or red.
-        query_name: what to call the query's picture.
+        query_name: what to call the query's image.
 
     Returns:
         (H', W', 3) uint8 BGR.
@@ -111,10 +111,10 @@ def crop_person(image: np.ndarray, box: Sequence[float], aspect: float) -> np.nd
     Args:
         image: (H, W, 3).
         box: xyxy.
-        aspect: width / height that is filled up with surroundings, as far as the picture goes.
+        aspect: width / height that is filled up with surroundings, as far as the image goes.
 
     Returns:
-        A view of the picture, at least one pixel.
+        A view of the image, at least one pixel.
     """
     height, width = image.shape[:2]
     x1, y1, x2, y2 = box
@@ -186,7 +186,7 @@ def _with_caption(match: Match, body: np.ndarray) -> np.ndarray:
 
 
 def _person(image: np.ndarray, box: Sequence[float], size: tuple[int, int]) -> np.ndarray:
-    """The person in a panel of ``size`` (width, height), letterboxed at the picture's edges."""
+    """The person in a panel of ``size`` (width, height), letterboxed at the image's edges."""
     crop = _fit(crop_person(image, box, size[0] / size[1]), *size)[0]
     if max(size[0] - crop.shape[1], size[1] - crop.shape[0]) <= 4:
         # Crops have whole pixels, so their aspect is off by a little.

@@ -61,22 +61,20 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def write_picture(
-    path: str | os.PathLike, picture: np.ndarray, options: Sequence[int] = ()
-) -> None:
-    """Write a picture in the format of the path's suffix, atomically.
+def write_image(path: str | os.PathLike, image: np.ndarray, options: Sequence[int] = ()) -> None:
+    """Write an image in the format of the path's suffix, atomically.
 
-    ``cv2.imwrite`` says nothing of a full disk, and leaves half a picture there.
+    ``cv2.imwrite`` says nothing of a full disk, and leaves half an image there.
 
     Args:
         path: with a suffix OpenCV knows.
-        picture: (H, W, 3) uint8 BGR.
+        image: (H, W, 3) uint8 BGR.
         options: as ``cv2.imwrite`` takes them.
 
     Raises:
         OSError: it could not be written.
     """
-    _, data = cv2.imencode(Path(path).suffix, picture, options)
+    _, data = cv2.imencode(Path(path).suffix, image, options)
     with atomic_path(path) as part:
         part.write_bytes(data)
 

@@ -1,4 +1,4 @@
-"""Small pictures of people, as JPEG data URIs."""
+"""Small images of people, as JPEG data URIs."""
 
 import base64
 from collections import defaultdict
@@ -19,10 +19,10 @@ Place = tuple[int, tuple[float, float, float, float]]
 
 
 class CutOuts:
-    """People cut out of their pictures; every picture is read once.
+    """People cut out of their images; every image is read once.
 
     Attributes:
-        missing (dict[int, str]): why a picture cannot be used, by the number of the image.
+        missing (dict[int, str]): why an image cannot be used, by the number of the image.
     """
 
     def __init__(self, records: Mapping[int, dict], places: Iterable[Place]):
@@ -37,32 +37,32 @@ class CutOuts:
         boxes_of = defaultdict(set)
         for image, box in places:
             boxes_of[image].add(box)
-        for image, boxes in tqdm(sorted(boxes_of.items()), "pictures", disable=None, leave=False):
+        for image, boxes in tqdm(sorted(boxes_of.items()), "images", disable=None, leave=False):
             try:
-                picture = _read(records[image])
+                scene = _read(records[image])
             except (OSError, ValueError) as error:
                 self.missing[image] = str(error)
                 continue
             for box in boxes:
                 if np.isfinite(box).all():
-                    self._uris[image, box] = _data_uri(picture, box)
+                    self._uris[image, box] = _data_uri(scene, box)
 
     def get(self, place: Place) -> str | None:
-        """A data URI; None if the picture is missing or the box is none."""
+        """A data URI; None if the image is missing or the box is none."""
         return self._uris.get(place)
 
 
 def _read(record: dict) -> np.ndarray:
-    picture = read_image(record["file_name"])
-    height, width = picture.shape[:2]
+    scene = read_image(record["file_name"])
+    height, width = scene.shape[:2]
     if (width, height) != (record["width"], record["height"]):
         stated = record["height"], record["width"]
         raise ValueError(wrong_size_message(record["file_name"], stated, (height, width)))
-    return picture
+    return scene
 
 
-def _data_uri(picture: np.ndarray, box) -> str:
-    crop = crop_person(picture, box, SIZE[0] / SIZE[1])
+def _data_uri(scene: np.ndarray, box) -> str:
+    crop = crop_person(scene, box, SIZE[0] / SIZE[1])
     scale = min(SIZE[0] / crop.shape[1], SIZE[1] / crop.shape[0])
     size = [max(1, round(side * scale)) for side in crop.shape[1::-1]]
     crop = cv2.resize(crop, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)

@@ -11,7 +11,7 @@ from spnet_d2.evaluation.scoring import Evaluation
 from spnet_d2.evaluation.threshold import suggest_threshold
 from spnet_d2.utils.atomic_io import write_text
 from spnet_d2.utils.text import printable
-from spnet_d2.visualization import figures
+from spnet_d2.visualization import charts
 from spnet_d2.visualization.crops import SIZE, CutOuts, Place
 from spnet_d2.visualization.curves import representative_queries
 from spnet_d2.visualization.recorder import RankedQuery, RankingRecorder
@@ -39,12 +39,12 @@ figure img {{ width: 100%; height: auto; }} figcaption {{ font-size: .85rem; col
 .strip {{ display: flex; flex-wrap: wrap; gap: .4rem; align-items: flex-start; }}
 .card {{ width: {SIZE[0] + 8}px; font-size: .75rem; line-height: 1.3; text-align: center;
   overflow-wrap: anywhere; }}
-.picture {{ width: {SIZE[0]}px; height: {SIZE[1]}px; border: 4px solid; display: flex;
+.image {{ width: {SIZE[0]}px; height: {SIZE[1]}px; border: 4px solid; display: flex;
   align-items: center; justify-content: center; background: #eee; }}
-.query .picture {{ border-color: #146ec8; margin-right: .6rem; }}
-.hit .picture {{ border-color: #2c9646; }} .hit b {{ color: #1d6b31; }}
-.miss .picture {{ border-color: #d73232; }} .miss b {{ color: #b31f1f; }}
-.missed .picture {{ border: 4px dashed #c77700; }} .missed b {{ color: #8f5500; }}
+.query .image {{ border-color: #146ec8; margin-right: .6rem; }}
+.hit .image {{ border-color: #2c9646; }} .hit b {{ color: #1d6b31; }}
+.miss .image {{ border-color: #d73232; }} .miss b {{ color: #b31f1f; }}
+.missed .image {{ border: 4px dashed #c77700; }} .missed b {{ color: #8f5500; }}
 """
 
 
@@ -67,11 +67,11 @@ def write_report(
         protocol (RetrievalProtocol): the evaluated one.
         evaluation (Evaluation): of this protocol.
         recorder (RankingRecorder): what it saw of the evaluation.
-        records (Mapping[int, dict]): dataset dicts by the number of the image, for the pictures.
+        records (Mapping[int, dict]): dataset dicts by the number of the image, for the images.
         count (int): queries shown of the best, the median and the worst each.
 
     Returns:
-        dict[int, str]: why a picture could not be shown, by the number of the image.
+        dict[int, str]: why an image could not be shown, by the number of the image.
     """
     scores = evaluation.retrieval[protocol.name]
     among = scores.counted & (scores.present > 0)
@@ -100,7 +100,7 @@ def write_report(
     if cut_outs.missing:
         first = next(iter(cut_outs.missing.values()))
         parts.append(
-            f'<p class="warning">{_missing_pictures(len(cut_outs.missing))}; first: '
+            f'<p class="warning">{_missing_images(len(cut_outs.missing))}; first: '
             f"{escape(first)}</p>"
         )
     for name, queries in groups.items():
@@ -122,8 +122,8 @@ def write_report(
     return cut_outs.missing
 
 
-def _missing_pictures(count: int) -> str:
-    return "1 picture could not be shown" if count == 1 else f"{count} pictures could not be shown"
+def _missing_images(count: int) -> str:
+    return "1 image could not be shown" if count == 1 else f"{count} images could not be shown"
 
 
 class _Strip:
@@ -148,13 +148,13 @@ class _Strip:
         def card(kind: str, place: Place, text: str) -> str:
             uri = cut_outs.get(place)
             if uri is not None:
-                picture = f'<img src="{uri}" alt="{kind}">'
+                shown = f'<img src="{uri}" alt="{kind}">'
             else:
-                reason = "picture missing" if place[0] in cut_outs.missing else "box is not finite"
+                reason = "image missing" if place[0] in cut_outs.missing else "box is not finite"
                 why = escape(cut_outs.missing.get(place[0], reason))
-                picture = f'<span title="{why}">{reason}</span>'
+                shown = f'<span title="{why}">{reason}</span>'
             return (
-                f'<div class="card {kind}"><div class="picture">{picture}</div>{text}<br>'
+                f'<div class="card {kind}"><div class="image">{shown}</div>{text}<br>'
                 f"image {truth.image_ids[place[0]]}</div>"
             )
 
@@ -192,18 +192,18 @@ def _plots(evaluation: Evaluation, protocol: str, recorder: RankingRecorder) -> 
     plots = [
         (
             "Precision and recall",
-            figures.precision_recall(recorder),
+            charts.precision_recall(recorder),
             "Precision with which a recall is reached, 0 where it never is; the area is mAP.",
         ),
-        ("CMC", figures.cmc(scores, gt_scores), "Queries with a hit among the first k boxes."),
+        ("CMC", charts.cmc(scores, gt_scores), "Queries with a hit among the first k boxes."),
         (
             "Similarities",
-            figures.similarity_histograms(recorder, suggest_threshold(scores)),
+            charts.similarity_histograms(recorder, suggest_threshold(scores)),
             "Hits and all other ranked boxes of all queries, each scaled to 1.",
         ),
         (
             "Gallery size",
-            figures.gallery_size(recorder),
+            charts.gallery_size(recorder),
             "Images that show the person stay, others are drawn at random; the last point is the "
             "whole gallery.",
         ),

@@ -88,7 +88,7 @@ def test_data(run):
     options = "--task data --size 120 160 --workers 1 --profile"
     settings = ["INPUT.CROP_SIZE", "64", "SOLVER.IMS_PER_BATCH", "2"]
     result, text = run(options, *settings)
-    parts = result["picture"]["parts"]["forward"]
+    parts = result["image"]["parts"]["forward"]
     assert {"decode", "augment", "rest"} == set(parts)
     assert result["images_per_second"]["loader"] > 0
     of_8 = result["images_per_second"]["loader"] * 8

@@ -6,7 +6,7 @@ from torch import nn
 
 from spnet_d2.analysis import Account, account_step, fit_accounts
 from spnet_d2.analysis.memory import SavedStorages
-from spnet_d2.analysis.synthetic_batch import made_up_batch
+from spnet_d2.analysis.synthetic_batch import make_batch
 from tests.modeling.tiny import tiny_model
 
 
@@ -49,7 +49,7 @@ def test_storages_that_are_freed_in_between_are_counted_apart():
 def test_equals_what_is_kept(amp):
     boxes, side = 3, 96
     model = tiny_model("MODEL.SPNET.NUM_CASCADES", 1)
-    batch = made_up_batch(2, side, boxes, 5)
+    batch = make_batch(2, side, boxes, 5)
     known = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     model.roi_heads.reid_iou_thresh = -1.0
     torch.manual_seed(0)
@@ -88,7 +88,7 @@ def test_fit_finds_its_own_numbers():
 
 
 def test_fit_takes_two_of_each():
-    with pytest.raises(ValueError, match="two batch sizes and two picture sizes"):
+    with pytest.raises(ValueError, match="two batch sizes and two image sizes"):
         fit_accounts([account(1, 64, 1e6), account(1, 96, 2e6)])
 
 

@@ -90,7 +90,7 @@ def test_tool_on_query_centric_pretraining(tool, capsys):
     options = ["--memory", "--measure", "64,96", "--amp"]
     tool.main([*options, *small, *queue, "MODEL.SPNET.QC.PAIRS_PER_BATCH", "32"])
     text = capsys.readouterr().out
-    # Two pictures of 8 people are the fewest that have 32 pairs: from there on a batch's pairs
+    # Two images of 8 people are the fewest that have 32 pairs: from there on a batch's pairs
     # are constant, and so is their part.
     assert re.findall(r"(\d) x 64 x 64", text) == ["2", "4"]
     assert float(re.search(r"Fit: (\S+) GiB", text)[1]) > 0

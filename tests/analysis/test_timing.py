@@ -7,7 +7,7 @@ import torch
 
 from spnet_d2.analysis import Limit, PartClock, Timing, measure, numbers, parts_table
 from spnet_d2.analysis.model_parts import timed_step
-from spnet_d2.analysis.synthetic_batch import made_up_batch
+from spnet_d2.analysis.synthetic_batch import make_batch
 from tests.modeling.tiny import tiny_model
 
 
@@ -80,7 +80,7 @@ def test_step_names_every_part():
     before = {name: p.clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with clock.running(timing):
-        timed_step(model.train(), optimizer, made_up_batch(2, 64, 2, 5), clock)
+        timed_step(model.train(), optimizer, make_batch(2, 64, 2, 5), clock)
     parts = timing.part_medians()
     learning = {"backbone", "FPN", "anchor embedding", "swap path", "RoI heads"}
     for phase in ("forward", "backward"):

@@ -354,7 +354,7 @@ def test_parts_left_out_are_named(file, caplog):
 # Whoever loads: Detectron2's own predictor.
 
 
-def picture():
+def image():
     return tiny_input(0)["image"].permute(1, 2, 0).numpy()
 
 
@@ -367,20 +367,20 @@ def default_predictor(path, *overrides):
 
 def test_default_predictor_refuses_a_half_loaded_model(file):
     path = file()
-    assert "instances" in default_predictor(path)(picture())
+    assert "instances" in default_predictor(path)(image())
     half = default_predictor(path, *cascades(1))
     with pytest.raises(UntrainedModelError, match="does not fit the config: it lacks 1"):
-        half(picture())
+        half(image())
     # Training it is what has to be done, and lifts that.
     half.model.train()
     half.model([tiny_input(0, (20, 20, 60, 80))])
     half.model.eval()
-    half(picture())
+    half(image())
 
 
 def test_models_built_without_a_checkpoint_are_not_refused():
     tiny_model().eval()([tiny_input(0)])
-    assert "instances" in default_predictor("")(picture())
+    assert "instances" in default_predictor("")(image())
 
 
 def test_started_model_has_to_be_trained_before_it_detects(file):

@@ -12,7 +12,7 @@ def normalise(image):
     return (image.astype(np.float64) - MEAN) / STD
 
 
-def test_full_range_picture():
+def test_full_range_image():
     """m = -2.1179, r = 4.7579, mean bias -0.0093, and never more than one step of 0.01866."""
     image = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
     coded, found = quantize(image, MEAN, STD)

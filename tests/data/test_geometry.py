@@ -8,7 +8,7 @@ from spnet_d2.data.geometry import View, center_pad, clip_with_visibility
 
 
 def literal(view: View, image: np.ndarray, fill: int) -> np.ndarray:
-    """Every step on the whole picture, canvas included."""
+    """Every step on the whole image, canvas included."""
     image = cv2.resize(image, view.resized[::-1], interpolation=cv2.INTER_LINEAR)
     top, left = center_pad(view.resized, view.canvas)
     canvas = np.full((*view.canvas, 3), fill, np.uint8)
@@ -107,6 +107,6 @@ def test_no_boxes_keep_their_shape():
     assert boxes.shape == (0, 4) and keep.shape == (0,)
 
 
-def test_wrong_picture_size_is_refused():
+def test_wrong_image_size_is_refused():
     with pytest.raises(ValueError, match=r"\(10, 20\), found \(20, 10\)"):
         View.resize((10, 20), (20, 40)).apply_image(np.zeros((20, 10, 3), np.uint8))

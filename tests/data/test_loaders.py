@@ -26,7 +26,7 @@ NUM_IMAGES = 7
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Seven 40 x 30 pictures; the last one has nobody."""
+    """Seven 40 x 30 images; the last one has nobody."""
     images, annotations = [], []
     for number in range(NUM_IMAGES):
         pixels = np.random.default_rng(number).integers(0, 256, (30, 40, 3), dtype=np.uint8)
@@ -108,7 +108,7 @@ def test_two_views_differ(cfg):
 def test_random_boxes_are_the_same_in_both_views_and_new_every_epoch(cfg):
     cfg.DATALOADER.VIEWS_PER_IMAGE = 2
     cfg.INPUT.SSL_BOXES, cfg.INPUT.SSL_NUM_BOXES = "iou", 2
-    # The picture without people gets boxes like any other.
+    # The image without people gets boxes like any other.
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = True
     # Only crops that keep every box, so that nobody is lost.
     cfg.INPUT.RFC_PROB = 0.0
@@ -133,7 +133,7 @@ def cut_off(tmp_path, *numbers):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_corrupt_picture_stops_with_its_name(cfg, tmp_path, workers):
+def test_corrupt_image_stops_with_its_name(cfg, tmp_path, workers):
     cut_off(tmp_path, 3)
     cfg.DATALOADER.NUM_WORKERS = workers
     cfg.DATALOADER.VIEWS_PER_IMAGE = 2
@@ -142,7 +142,7 @@ def test_corrupt_picture_stops_with_its_name(cfg, tmp_path, workers):
 
 
 @pytest.mark.parametrize("views", [1, 2])
-def test_next_picture_replaces_corrupt_ones(cfg, tmp_path, views):
+def test_next_image_replaces_corrupt_ones(cfg, tmp_path, views):
     """The others stay as they were, with any number of workers, and after a resume."""
     cfg.DATALOADER.VIEWS_PER_IMAGE = views
     cfg.DATALOADER.ON_CORRUPT_IMAGE = "skip"
@@ -161,7 +161,7 @@ def test_next_picture_replaces_corrupt_ones(cfg, tmp_path, views):
     assert_equal(take(build_train_loader(cfg, start_iter=5), 3), found[5:])
 
 
-def test_without_any_sound_picture(cfg, tmp_path):
+def test_without_any_sound_image(cfg, tmp_path):
     cut_off(tmp_path, *range(NUM_IMAGES))
     cfg.DATALOADER.ON_CORRUPT_IMAGE = "skip"
     with pytest.raises(CorruptImageError, match=r"None of the 7 training .* /.*/0\.png"):

@@ -42,7 +42,7 @@ def person(number, bbox, identity=None):
 
 @pytest.fixture
 def record(tmp_path):
-    """A 64 x 48 picture with two people, one unknown, and an ignore region."""
+    """A 64 x 48 image with two people, one unknown, and an ignore region."""
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     Image.fromarray(image).save(tmp_path / "a.png")
     return {
@@ -120,7 +120,7 @@ def test_labels_travel_with_the_boxes(record):
 
 
 def test_hardly_visible_boxes_are_dropped_in_training_only(record):
-    # 30 % of the third person is inside the picture.
+    # 30 % of the third person is inside the image.
     record["annotations"].append(person(2, [61.0, 20.0, 10.0, 10.0]))
     train = mapper(True, "INPUT.AUG_TRAIN", "wrs")(record, np.random.default_rng(0))
     assert train["instances"].gt_annotation_ids.tolist() == [100, 101]
@@ -129,7 +129,7 @@ def test_hardly_visible_boxes_are_dropped_in_training_only(record):
 
 @pytest.mark.parametrize("name", ["wrs", "rrc", "rrc2", "rrc_scale"])
 @pytest.mark.parametrize("seed", range(4))
-def test_pictures_without_people(record, name, seed):
+def test_images_without_people(record, name, seed):
     record.update(annotations=[], ignore_regions=[])
     out = mapper(True, "INPUT.AUG_TRAIN", name)(record, np.random.default_rng(seed))
     instances = out["instances"]
@@ -138,14 +138,14 @@ def test_pictures_without_people(record, name, seed):
     assert "ignore_boxes" not in out
 
 
-def test_pictures_without_annotations_have_no_instances(record):
+def test_images_without_annotations_have_no_instances(record):
     del record["annotations"], record["height"], record["width"]
     out = mapper(False)(record)
     assert "instances" not in out and (out["height"], out["width"]) == (48, 64)
 
 
 def test_exact_8bit(record):
-    """One quantisation step beside the plain path; padding is the picture's minimum."""
+    """One quantisation step beside the plain path; padding is the image's minimum."""
     model = make_cfg().MODEL
     mean, std = (torch.tensor(v)[:, None, None] for v in (model.PIXEL_MEAN, model.PIXEL_STD))
     native = ("INPUT.AUG_TEST", "none")
@@ -219,11 +219,11 @@ def test_bad_files(record, tmp_path):
     path.write_bytes(path.read_bytes()[:3000])
     with pytest.raises(ValueError, match=r"Cannot read .*a\.png"):
         test(record)
-    path.write_text("not a picture")
+    path.write_text("not an image")
     with pytest.raises(ValueError, match=r"Cannot read .*a\.png"):
         test(record)
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"No picture at .*a\.png.*DETECTRON2_DATASETS"):
+    with pytest.raises(FileNotFoundError, match=r"No image at .*a\.png.*DETECTRON2_DATASETS"):
         test(record)
 
 
@@ -247,7 +247,7 @@ def test_other_channel_orders_are_refused():
     ],
 )
 def test_prepared_corpora(prepared_root, json_file, image_root):
-    """Grey and portrait pictures, boxes beyond the border: what the official files have."""
+    """Grey and portrait images, boxes beyond the border: what the official files have."""
     train = mapper(True, "INPUT.CROP_SIZE", 64)
     for entry in load_person_search_json(prepared_root / json_file, prepared_root / image_root):
         out = train(entry, np.random.default_rng(entry["image_id"]))

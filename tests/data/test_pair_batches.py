@@ -1,4 +1,4 @@
-"""Batches of pairs of pictures that share a person."""
+"""Batches of pairs of images that share a person."""
 
 from collections import Counter
 
@@ -22,7 +22,7 @@ def pairs_of(sampler):
 
 @pytest.fixture(params=range(4))
 def people(request):
-    """Identities of 60 pictures: nobody, someone alone, couples, chains and a crowd."""
+    """Identities of 60 images: nobody, someone alone, couples, chains and a crowd."""
     rng = np.random.default_rng(request.param)
     found = [[], [-1], [0], [1], [1, -1], [2, 2], [2]]
     found += [[3 + i, 4 + i] for i in range(7)]
@@ -32,7 +32,7 @@ def people(request):
 
 
 def component_of(people):
-    """Number of each picture's component, by spreading labels until nothing changes."""
+    """Number of each image's component, by spreading labels until nothing changes."""
     labels = list(range(len(people)))
     while True:
         before = list(labels)
@@ -57,7 +57,7 @@ def test_pairs_cover_everything_and_share_a_person(people):
         assert len({labels[i] for pair in pairs for i in pair}) == 1
         covered = set()
         for a, b in pairs:
-            # A greedy cover: no pair without a picture that had no partner yet.
+            # A greedy cover: no pair without an image that had no partner yet.
             assert not {a, b} <= covered
             covered |= {a, b}
             if sizes[labels[a]] == 1:
@@ -66,7 +66,7 @@ def test_pairs_cover_everything_and_share_a_person(people):
                 assert a != b and set(known(people)[a]) & set(known(people)[b])
         seen.update(covered)
     assert sorted(seen) == list(range(len(people)))
-    # Of 60 pictures 3 are alone; half as many pairs as pictures would be perfect.
+    # Of 60 images 3 are alone; half as many pairs as images would be perfect.
     assert sum(map(len, components)) <= 0.62 * len(people)
 
 

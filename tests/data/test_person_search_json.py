@@ -108,18 +108,18 @@ def test_a_failed_write_leaves_the_old_file(written, monkeypatch):
     assert os.listdir(written.parent) == ["part.json"]
 
 
-def test_pictures_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    path, picture = tmp_path / "deep" / "a.png", np.arange(36, dtype=np.uint8).reshape(3, 4, 3)
-    atomic_io.write_picture(path, picture)
-    assert np.array_equal(cv2.imread(str(path)), picture)
+def test_images_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path, pixels = tmp_path / "deep" / "a.png", np.arange(36, dtype=np.uint8).reshape(3, 4, 3)
+    atomic_io.write_image(path, pixels)
+    assert np.array_equal(cv2.imread(str(path)), pixels)
 
     def fail(*_):
         raise OSError("disk full")
 
     monkeypatch.setattr(atomic_io.Path, "write_bytes", fail)
     with pytest.raises(OSError, match="disk full"):
-        atomic_io.write_picture(path, 255 - picture)
-    assert np.array_equal(cv2.imread(str(path)), picture)
+        atomic_io.write_image(path, 255 - pixels)
+    assert np.array_equal(cv2.imread(str(path)), pixels)
     assert os.listdir(path.parent) == ["a.png"]
 
 

@@ -48,8 +48,8 @@ def test_slots_know_their_epoch():
 
 
 @pytest.mark.parametrize("images, size, views, ranks", [(10, 8, 2, 2), (7, 12, 3, 2), (9, 8, 2, 4)])
-def test_every_epoch_shows_each_picture_k_times_over_all_ranks(images, size, views, ranks):
-    """Views of a picture are never split between ranks; only filling up repeats pictures."""
+def test_every_epoch_shows_each_image_k_times_over_all_ranks(images, size, views, ranks):
+    """Views of an image are never split between ranks; only filling up repeats images."""
     per_epoch = batches_per_epoch(images, size, views)
     parts = [
         batches(per_epoch, images, size, views, rank=r, world_size=ranks) for r in range(ranks)
@@ -87,7 +87,7 @@ def test_ranks_share_every_batch(views):
 
 
 def test_ranks_of_a_short_last_batch_are_even():
-    """9 pictures, 4 a batch, 4 ranks: the last batch holds 1 picture, filled up by 3 others."""
+    """9 images, 4 a batch, 4 ranks: the last batch holds 1 image, filled up by 3 others."""
     parts = [batches(3, 9, 8, 2, rank=rank, world_size=4) for rank in range(4)]
     assert [[len(batch) for batch in part] for part in parts] == [[2, 2, 2]] * 4
     order = EpochBatchSampler(9, 8, 2, world_size=4).epoch_order(0)
@@ -112,7 +112,7 @@ def test_sample_seeds_are_spread():
         ({"num_images": 10, "batch_size": 0}, "IMS_PER_BATCH"),
         ({"num_images": 10, "batch_size": 4, "views_per_image": 2, "world_size": 4}, "processes"),
         ({"num_images": 3, "batch_size": 4}, "do not fill one batch"),
-        ({"num_images": 0, "batch_size": 4, "views_per_image": 2}, "0 training pictures"),
+        ({"num_images": 0, "batch_size": 4, "views_per_image": 2}, "0 training images"),
     ],
 )
 def test_numbers_that_do_not_fit(arguments, message):

@@ -61,8 +61,8 @@ def test_positions_are_real_and_uniform():
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("size", [(30, 5), (20, 100), (100, 20), (1, 1)])
-def test_small_pictures(mode, size):
-    """Boxes are cut down to the picture."""
+def test_small_images(mode, size):
+    """Boxes are cut down to the image."""
     for seed in range(5):
         boxes = MODES[mode](size, 6, np.random.default_rng(seed))
         assert len(boxes) >= 1
@@ -82,7 +82,7 @@ def test_apart_boxes_hardly_overlap():
     assert touching > 20
 
 
-def test_a_full_picture_ends_the_search():
+def test_a_full_image_ends_the_search():
     boxes = apart_boxes((12, 12), 50, np.random.default_rng(0))
     assert 1 <= len(boxes) < 50
 
@@ -104,7 +104,7 @@ def test_every_second_box_varies_another_at_iou_06():
 
 @pytest.fixture
 def record(tmp_path):
-    """A picture whose left half is plain and whose right half repeats one pattern."""
+    """An image whose left half is plain and whose right half repeats one pattern."""
     pixels = np.full((96, 192, 3), 100, np.uint8)
     pixels[:, 96:] = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
@@ -160,7 +160,7 @@ def test_annotations(record, mode):
     for entry in out["annotations"]:
         assert entry["annotation_id"] == entry["person_id"] and entry["identity"] == -1
         assert entry["is_known"] is False and entry["category_id"] == 0
-    # Both views of a picture in an epoch get the same; another epoch, picture or seed does not.
+    # Both views of an image in an epoch get the same; another epoch, image or seed does not.
     assert boxes(record, 20, 2) == out
     others = [
         boxes(record, 20, 3),

@@ -1,4 +1,4 @@
-"""Augmentations against figures measured on the authors' pipeline (R = 512, picture 640 x 480)."""
+"""Augmentations against metrics measured on the authors' pipeline (R = 512, image 640 x 480)."""
 
 import numpy as np
 import pytest
@@ -196,7 +196,7 @@ def test_older_crops_are_cut_from_a_smaller_canvas():
     assert abs(focused - 0.5) < 0.12
 
 
-def test_pictures_without_boxes():
+def test_images_without_boxes():
     rng = np.random.default_rng(0)
     none, known = np.zeros((0, 4)), np.zeros(0, bool)
     assert focused_crop(none, known, (1536, 1536), 512, rng) == (0, 0, 1536, 1536)

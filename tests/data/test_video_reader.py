@@ -31,9 +31,9 @@ def write_mkv(path, times, duration=None):
     info = integer("2AD7B1", 1_000_000)
     if duration is not None:
         info += element("4489", struct.pack(">d", duration))
-    picture = element("E0", integer("B0", 64) + integer("BA", 48))
+    frame_image = element("E0", integer("B0", 64) + integer("BA", 48))
     track = integer("D7", 1) + integer("73C5", 1) + integer("83", 1) + element("86", b"V_MJPEG")
-    tracks = element("1654AE6B", element("AE", track + picture))
+    tracks = element("1654AE6B", element("AE", track + frame_image))
     clusters = b"".join(
         element(
             "1F43B675",

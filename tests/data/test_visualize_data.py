@@ -21,7 +21,7 @@ def tool():
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Five black 80 x 60 pictures with a known and an unknown person each."""
+    """Five black 80 x 60 images with a known and an unknown person each."""
     images, annotations = [], []
     for number in range(5):
         Image.new("RGB", (80, 60)).save(tmp_path / f"{number}.png")
@@ -56,9 +56,9 @@ def run(tool, folder, *arguments):
     return [cv2.imread(str(path)) for path in sorted(output.glob("*.png"))]
 
 
-def test_annotated_pictures(tool, dataset):
+def test_annotated_images(tool, dataset):
     (sheet,) = run(tool, dataset)
-    # Five pictures of 160 x 120 in rows of three.
+    # Five images of 160 x 120 in rows of three.
     assert sheet.shape == (2 * 124, 3 * 160 + 2 * 4, 3)
     # The known person's coloured frame at twice its place, grey for the unknown one.
     red, green, blue = tool.person_colour(0)
@@ -79,7 +79,7 @@ def test_training_views(tool, dataset):
 
 
 def test_random_boxes_are_shown_as_training_has_them(tool, dataset, monkeypatch):
-    """Left the boxes of an epoch in the whole picture, then the views of the same boxes."""
+    """Left the boxes of an epoch in the whole image, then the views of the same boxes."""
     shown = []
 
     def record(sample):
@@ -91,7 +91,7 @@ def test_random_boxes_are_shown_as_training_has_them(tool, dataset, monkeypatch)
     settings = ("INPUT.CROP_SIZE", "64", "INPUT.SSL_BOXES", "iou", "INPUT.SSL_NUM_BOXES", "4")
     run(tool, dataset, "--augmented", "--views", "3", "--images", "2", *settings)
     whole, views = shown[:2], shown[2:]
-    # Pictures 0 and 4 of five: numbers that training gives them.
+    # Images 0 and 4 of five: numbers that training gives them.
     assert [people.gt_person_ids.tolist() for people in whole] == [
         [0, 1, 2, 3],
         [16, 17, 18, 19],
@@ -105,7 +105,7 @@ def test_random_boxes_are_shown_as_training_has_them(tool, dataset, monkeypatch)
     assert shown[0].gt_person_ids.tolist() == [0, 1]
 
 
-def test_unknown_names_and_missing_pictures(tool, dataset):
+def test_unknown_names_and_missing_images(tool, dataset):
     with pytest.raises(SystemExit, match="INPUT.SSL_BOXES must be one of"):
         run(tool, dataset, "--augmented", "INPUT.SSL_BOXES", "some")
     with pytest.raises(SystemExit, match="Non-existent key: INPUT.NOTHING"):
@@ -113,7 +113,7 @@ def test_unknown_names_and_missing_pictures(tool, dataset):
     with pytest.raises(SystemExit, match='No data set "nobody" is registered; there are: '):
         tool.main(["--dataset", "nobody", "--output", str(dataset)])
     (dataset / "0.png").unlink()
-    with pytest.raises(SystemExit, match=r"No picture at .*0\.png"):
+    with pytest.raises(SystemExit, match=r"No image at .*0\.png"):
         run(tool, dataset)
 
 

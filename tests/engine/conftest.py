@@ -17,16 +17,16 @@ NUM_KNOWN = 3
 
 
 def write_tiny_corpus(root: Path) -> Path:
-    """Eight noisy pictures, two people in each: one of three known ones and an unknown one."""
+    """Eight noisy images, two people in each: one of three known ones and an unknown one."""
     rng = np.random.default_rng(0)
     images, annotations = [], []
     for i in range(NUM_IMAGES):
-        picture = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+        image = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
         boxes = [[8 + 3 * i, 20, 22, 60], [80, 10 + i, 24, 56]]
         for (x, y, w, h), colour in zip(boxes, (60 * (i % NUM_KNOWN), 230)):
-            picture[y : y + h, x : x + w] = colour
+            image[y : y + h, x : x + w] = colour
         name = f"{i}.png"
-        cv2.imwrite(str(root / name), picture)
+        cv2.imwrite(str(root / name), image)
         images.append(
             {"id": i, "file_name": name, "height": HEIGHT, "width": WIDTH, "cam_id": i % 2}
         )

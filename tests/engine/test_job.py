@@ -121,8 +121,8 @@ def test_clashes_are_found_before_any_work(tiny_opts):
 
 def test_numbers_that_do_not_fit_the_data(tiny_opts):
     for settings, message in (
-        (["SOLVER.IMS_PER_BATCH", 9], "8 training pictures do not fill one batch of 9"),
-        (["DATASETS.TRAIN", ()], "0 training pictures do not fill one batch of 2"),
+        (["SOLVER.IMS_PER_BATCH", 9], "8 training images do not fill one batch of 9"),
+        (["DATASETS.TRAIN", ()], "0 training images do not fill one batch of 2"),
         (["DATALOADER.VIEWS_PER_IMAGE", 0], "VIEWS_PER_IMAGE"),
         (["MODEL.SPNET.REID.NUM_IDENTITIES", 2], "NUM_IDENTITIES is 2.* has 3 known people"),
     ):

@@ -148,11 +148,11 @@ def train(opts, *more, resume=False):
 def outcome(opts, *more):
     trainer = train(opts, *more)
     network = getattr(trainer.model, "module", trainer.model)
-    figures = None
+    metrics = None
     if trainer.cfg.DATASETS.TEST:
         # One batch of six, so the second process has none.
-        figures = trainer.results, validation_losses(trainer.cfg, trainer.model)["val"]
-    return trainer.losses, trainer.memories, as_numpy(network.state_dict()), figures
+        metrics = trainer.results, validation_losses(trainer.cfg, trainer.model)["val"]
+    return trainer.losses, trainer.memories, as_numpy(network.state_dict()), metrics
 
 
 def outcome_in_parts(name, opts, parts, *more):
@@ -181,7 +181,7 @@ RUNS = {
         # Repeated forward passes exchange statistics again.
         *("MODEL.SPNET.ACTIVATION_CHECKPOINTING", True),
     ),
-    # A person's other pictures are on the same process, and all pairs fit into its share.
+    # A person's other images are on the same process, and all pairs fit into its share.
     "query-centric, momentum queue": (
         *("MODEL.SPNET.PATHWAY", "QC", "MODEL.SPNET.QC.MATCH_MODE", "other", *QUEUE),
         *("DATALOADER.VIEWS_PER_IMAGE", 2, "INPUT.SSL_BOXES", "basic", "INPUT.SSL_NUM_BOXES", 3),
@@ -194,10 +194,10 @@ def with_running_statistics(norm, x):
     return F.batch_norm(x, norm.running_mean, norm.running_var, eps=norm.eps)
 
 
-# ------------------------------------------------------------------------- pictures without people
+# ------------------------------------------------------------------------- images without people
 
 BOXES = [(10, 12, 44, 80), (60, 5, 100, 90)]
-# Boxes of the pictures of both processes.
+# Boxes of the images of both processes.
 CROWDS = {
     "one process has nobody": ([BOXES, BOXES[:1]], [[], []]),
     "nobody at all": ([[], []], [[], []]),
@@ -205,7 +205,7 @@ CROWDS = {
 PATHWAYS = {
     # Batch norms are in the trunk, so in the RoI heads' copy of its last stage as well.
     "OC": ("MODEL.SPNET.BACKBONE.NAME", "test_resnet", "MODEL.SPNET.NUM_CASCADES", 1),
-    # Negative pairs are of pictures of one process, so they are left out.
+    # Negative pairs are of images of one process, so they are left out.
     "QC": (
         *("MODEL.SPNET.PATHWAY", "QC", "MODEL.SPNET.QC.MATCH_MODE", "all"),
         *("MODEL.SPNET.NUM_CASCADES", 1, *QUEUE),
@@ -214,7 +214,7 @@ PATHWAYS = {
 
 
 def gradients(pathway, crowd, ranks):
-    """Losses and gradients of a step on the pictures of ``ranks``."""
+    """Losses and gradients of a step on the images of ``ranks``."""
     model = tiny_model("MODEL.SPNET.SYNC_BN", True, *PATHWAYS[pathway]).train()
     inputs = [
         tiny_input(10 * rank + k, *boxes)

@@ -39,7 +39,7 @@ def people_of(image):
 
 @pytest.fixture(scope="module")
 def searched_corpus(tiny_corpus):
-    """The tiny corpus' pictures with larger people, and every kind of protocol."""
+    """The tiny corpus' images with larger people, and every kind of protocol."""
     images = [
         {"id": i, "file_name": f"{i}.png", "height": HEIGHT, "width": WIDTH, "cam_id": i % 2}
         for i in range(NUM_IMAGES)

@@ -90,7 +90,7 @@ def test_of_data(train_net, broken):
     (broken / "1.png").unlink()
     refused(train_net(*BROKEN), "train_net: ", "1.png")
     refused(train_net(*BROKEN, "DATALOADER.NUM_WORKERS", 1), "train_net: ", "1.png")
-    (broken / "1.png").write_bytes(b"no picture")
+    (broken / "1.png").write_bytes(b"no image")
     refused(train_net(*BROKEN), "train_net: ", "1.png")
     content = json.loads((broken / "people.json").read_text())
     content["annotations"][0]["bbox"] = "x"

@@ -251,7 +251,7 @@ def test_bfloat16_on_the_cpu(tiny_opts, tmp_path):
 
 @pytest.fixture
 def damaged_corpus(tmp_path):
-    """A corpus with two pictures that are cut off."""
+    """A corpus with two images that are cut off."""
     root = tmp_path / "damaged"
     root.mkdir()
     write_tiny_corpus(root)
@@ -263,15 +263,15 @@ def damaged_corpus(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_corrupt_pictures_are_left_out_and_counted(tiny_opts, damaged_corpus, tmp_path, workers):
+def test_corrupt_images_are_left_out_and_counted(tiny_opts, damaged_corpus, tmp_path, workers):
     opts = ["DATASETS.TRAIN", (damaged_corpus,), "DATALOADER.NUM_WORKERS", workers]
     opts += ["DATALOADER.ON_CORRUPT_IMAGE", "skip", "DATASETS.TEST", ()]
     trainer = run(make_cfg(tiny_opts, tmp_path / "run", *opts))
     assert sorted(trainer.losses) == list(range(8))
     log = (tmp_path / "run" / "log.txt").read_text()
     assert log.count("is trained on instead") == 2
-    # Two epochs show every picture twice.
-    assert "2 training pictures could not be read and were left out 4 times" in log
+    # Two epochs show every image twice.
+    assert "2 training images could not be read and were left out 4 times" in log
     assert "/2.png, " in log and log.count("/6.png. Fetch") == 1
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from spnet_d2.evaluation import (
     CORRECTED,
     ORIGINAL,
-    ExtraFigures,
+    ExtraMetrics,
     KReciprocal,
     RetrievalProtocol,
     similarity,
@@ -160,7 +160,7 @@ def test_whole_evaluation_from_embeddings(data, query_centric, dense, variant):
         patch.setattr(similarity, "DENSE_SHARE", 0.0 if dense else np.inf)
         patch.setattr(similarity, "BLOCK_VALUES", 12)
         patch.setattr(similarity, "CHUNK_ROWS", 3)
-        evaluation = evaluate_predictions(truth, [protocol], found, variant, ExtraFigures(cws=True))
+        evaluation = evaluate_predictions(truth, [protocol], found, variant, ExtraMetrics(cws=True))
 
     def cosine(q, row):
         return float(embeddings[row].astype(float) @ gt[q]) / 4
@@ -213,7 +213,7 @@ def test_context_matching_and_reranking(data, variant):
         [RetrievalProtocol.from_ids("p", truth, images, queries)],
         predictions(corpus, embeddings, gt),
         variant,
-        ExtraFigures(cbgm=True, cbgm_sizes=sizes, rerank=reranking),
+        ExtraMetrics(cbgm=True, cbgm_sizes=sizes, rerank=reranking),
     )
     corrected = variant is CORRECTED
 

@@ -45,7 +45,7 @@ def metrics_of(folder):
     return json.loads((folder / "results" / "metrics.json").read_text())
 
 
-def test_figures_table_and_lines_per_query(files, capsys):
+def test_metrics_table_and_lines_per_query(files, capsys):
     folder, found = files
     found.save(folder / "predictions.npz")
     assert evaluate(folder, "--cws", "--cbgm", "--rerank") == 0

@@ -91,7 +91,7 @@ def test_results_and_files(dataset, tmp_path, dtype, tolerance):
     assert predictions.embeddings.dtype == dtype
     assert predictions.gt_annotation_ids.tolist() == [100, 101, 102, 103, 104, 105]
 
-    # Scored again without the model: the very same figures.
+    # Scored again without the model: the very same metrics.
     arguments = [
         "--annotations", tmp_path / "test.json",
         "--protocol", tmp_path / "list.json", tmp_path / "dict.json",

@@ -78,7 +78,7 @@ def test_ground_truth_of_another_kind(image, missing):
         GroundTruth.from_dicts([*dataset_dicts(worked_example(False)[0]), image])
 
 
-def test_gt_figures_need_the_embeddings_of_what_is_searched(truth, caplog):
+def test_gt_metrics_need_the_embeddings_of_what_is_searched(truth, caplog):
     corpus, embeddings, gt_embeddings = worked_example(False)
     found = predictions(corpus, embeddings, gt_embeddings)
     # The query and the people of images 1 and 3.

@@ -225,7 +225,7 @@ def _code_path(cfg: CfgNode):
 
 @pytest.mark.parametrize("name", unique(_code_path))
 def test_one_training_iteration(name, miniatures):
-    """With a tiny trunk and small pictures, every other setting the experiment's own."""
+    """With a tiny trunk and small images, every other setting the experiment's own."""
     cfg = editable(name)
     cfg.merge_from_list(settings(cfg))
     cfg.MODEL.SPNET.REID.NUM_IDENTITIES = 64

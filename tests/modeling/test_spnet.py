@@ -197,7 +197,7 @@ def test_saved_embeddings_of_an_untouched_model_do_not_drift():
     model = tiny_model("MODEL.SPNET.NUM_CASCADES", 1)
     inputs = [tiny_input(3, BOX_A, BOX_B), tiny_input(4, BOX_B)]
     for x in inputs:
-        # A picture by formula: random generators may change between releases of torch.
+        # An image by formula: random generators may change between releases of torch.
         y, w = torch.meshgrid(torch.arange(96.0), torch.arange(128.0), indexing="ij")
         waves = [torch.sin(w / (5 + c) + y / (7 - c)) for c in range(3)]
         x["image"] = 127 + 100 * torch.stack(waves)

@@ -56,7 +56,7 @@ def person_boxes(*boxes, size=(96, 128), start: int = 0):
 
 
 def tiny_input(seed: int, *boxes, size=(96, 128), **extra):
-    """A random picture with boxes."""
+    """A random image with boxes."""
     generator = torch.Generator().manual_seed(seed)
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator)
     instances = person_boxes(*boxes, size=size)

@@ -15,13 +15,13 @@ def weighted(trained):
     return cfg, model
 
 
-def picture(height: int, width: int) -> np.ndarray:
+def image(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def test_bgr_pictures_reach_the_model_as_rgb(weighted):
+def test_bgr_images_reach_the_model_as_rgb(weighted):
     cfg, model = weighted
-    bgr = picture(96, 128)
+    bgr = image(96, 128)
     found = DefaultPredictor(cfg)(bgr)["instances"]
     rgb = torch.from_numpy(bgr[:, :, ::-1].transpose(2, 0, 1).copy())
     with torch.no_grad():
@@ -34,8 +34,8 @@ def test_bgr_pictures_reach_the_model_as_rgb(weighted):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (33, 65), (600, 30), (30, 600)])
-def test_pictures_of_any_size(weighted, size):
-    found = DefaultPredictor(weighted[0])(picture(*size))["instances"]
+def test_images_of_any_size(weighted, size):
+    found = DefaultPredictor(weighted[0])(image(*size))["instances"]
     assert found.image_size == size and found.reid_embeddings.shape == (len(found), 16)
     boxes = found.pred_boxes.tensor
     assert (boxes >= 0).all() and (boxes <= torch.tensor([size[1], size[0]] * 2)).all()
@@ -44,7 +44,7 @@ def test_pictures_of_any_size(weighted, size):
 def test_no_data_set_is_needed(weighted):
     cfg = weighted[0].clone()
     cfg.DATASETS.TEST = ()
-    assert "instances" in DefaultPredictor(cfg)(picture(40, 50))
+    assert "instances" in DefaultPredictor(cfg)(image(40, 50))
 
 
 def test_another_channel_order_is_refused(weighted):

@@ -26,7 +26,7 @@ def folder(tmp_path):
     for name, x in (("b.JPG", 40), ("a.png", 10), ("c.bmp", 70), ("ä d.png", 100)):
         ok, data = cv2.imencode(name[-4:].lower(), draw_scene({RED: (x, 20, 20, 50)}))
         (folder / name).write_bytes(data.tobytes())
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     (folder / "sub.png").mkdir()
     return folder
 
@@ -43,14 +43,14 @@ def test_folder_is_sorted_and_filtered(folder):
     np.testing.assert_array_equal(again[frames[2].file, 2], frames[2].image)
 
 
-def test_broken_pictures_are_skipped_and_counted(folder, caplog):
-    (folder / "broken.png").write_bytes(b"\x89PNG no picture")
+def test_broken_images_are_skipped_and_counted(folder, caplog):
+    (folder / "broken.png").write_bytes(b"\x89PNG no image")
     (folder / "empty.jpg").write_bytes(b"")
     source = open_frames(folder)
     for _ in range(2):  # a second pass starts counting anew
         assert len(list(source)) == 4
         assert [s.rsplit("/")[-1] for s in source.skipped] == ["broken.png", "empty.jpg"]
-    assert "broken.png is not a picture" in caplog.text
+    assert "broken.png is not an image" in caplog.text
 
 
 def test_grey_and_alpha_become_bgr(tmp_path):
@@ -94,17 +94,17 @@ def test_clear_errors(tmp_path, folder):
     (tmp_path / "text.mp4").write_text("no video")
     for path, message in (
         (tmp_path / "missing", "No gallery at"),
-        (tmp_path / "empty", "No pictures in .*empty"),
+        (tmp_path / "empty", "No images in .*empty"),
         (tmp_path / "text.mp4", "nor a video"),
-        (folder / "a.png", "is a single picture"),
+        (folder / "a.png", "is a single image"),
     ):
         with pytest.raises(SearchInputError, match=message):
             open_frames(path)
     with pytest.raises(SearchInputError, match="n >= 1, got 0"):
         open_frames(folder, every=0)
-    with pytest.raises(SearchInputError, match="No picture at"):
+    with pytest.raises(SearchInputError, match="No image at"):
         read_image_bgr(tmp_path / "missing.png")
-    with pytest.raises(SearchInputError, match="No picture at"):
+    with pytest.raises(SearchInputError, match="No image at"):
         read_image_bgr(folder)
     with pytest.raises(SearchInputError, match="No video at"):
         VideoFile(tmp_path / "missing.avi")

@@ -66,20 +66,20 @@ def test_nobody_found(tmp_path):
     assert gallery.boxes.shape == (0, 4) and gallery.embeddings.shape == (0, 3)
 
 
-def test_only_broken_pictures(tmp_path):
+def test_only_broken_images(tmp_path):
     (tmp_path / "a.png").write_bytes(b"broken")
     with pytest.raises(SearchInputError, match="Not one frame of"):
         Gallery.build(make_predictor(), ImageFolder(tmp_path), progress=False)
 
 
-def test_skipped_pictures_are_reported(tmp_path, caplog):
+def test_skipped_images_are_reported(tmp_path, caplog):
     (tmp_path / "frames").mkdir()
     cv2.imwrite(str(tmp_path / "frames" / "b.png"), SCENES[0])
     (tmp_path / "frames" / "a.png").write_bytes(b"broken")
     gallery = Gallery.build(make_predictor(), ImageFolder(tmp_path / "frames"), progress=False)
     assert len(gallery) == 2 and gallery.frame_numbers.tolist() == [1]
     assert [s.rsplit("/")[-1] for s in gallery.skipped] == ["a.png"]
-    assert "1 of 2 pictures could not be read" in caplog.text
+    assert "1 of 2 images could not be read" in caplog.text
 
 
 def test_frames_are_not_kept(tmp_path):

@@ -13,7 +13,7 @@ from .scenes import BLUE, GREEN, RED, draw_scene, make_predictor
 from .tiny import tiny_config
 
 
-def test_boxes_are_in_pixels_of_the_picture():
+def test_boxes_are_in_pixels_of_the_image():
     image = draw_scene({RED: (20, 30, 20, 50), BLUE: (100, 40, 24, 60)})
     (people,) = make_predictor().detect([image])
     assert people.scores[0] > people.scores[1]
@@ -39,7 +39,7 @@ def test_embed_given_boxes_in_order():
     assert embeddings.argmax(axis=1).tolist() == [2, 0]
 
 
-def test_nobody_there_and_a_generator_of_pictures():
+def test_nobody_there_and_a_generator_of_images():
     results = make_predictor().detect(image for image in [draw_scene({})] * 2)
     assert [len(people) for people in results] == [0, 0]
     assert results[0].boxes.shape == (0, 4) and results[0].embeddings.shape == (0, 3)
@@ -48,7 +48,7 @@ def test_nobody_there_and_a_generator_of_pictures():
 @pytest.mark.parametrize(
     "image", [np.zeros((5, 5), np.uint8), np.zeros((5, 5, 3)), np.zeros((0, 5, 3), np.uint8)]
 )
-def test_what_is_no_picture(image):
+def test_what_is_no_image(image):
     with pytest.raises(ValueError, match="uint8 array, found"):
         make_predictor().detect([image])
 
@@ -95,7 +95,7 @@ def test_real_model_end_to_end(trained):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (4000, 2), (119, 7)])
-def test_pictures_of_any_size(trained, size):
+def test_images_of_any_size(trained, size):
     cfg, path, _ = trained
     predictor = PersonSearchPredictor(cfg, weights=path)
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)

@@ -84,8 +84,8 @@ def test_clip_query_box():
         ((10, 20, 0, 40), "positive width and height"),
         ((10, 20, 5, -1), "positive width and height"),
         ((10, float("nan"), 5, 5), "positive width and height"),
-        ((200, 20, 30, 40), "lies inside the picture of 200 x 100"),
-        ((-30, 20, 30.5, 40), "lies inside the picture"),
+        ((200, 20, 30, 40), "lies inside the image of 200 x 100"),
+        ((-30, 20, 30.5, 40), "lies inside the image"),
     ):
         with pytest.raises(SearchInputError, match=message):
             clip_query_box(box, (100, 200))

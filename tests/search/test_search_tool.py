@@ -72,15 +72,15 @@ def test_folder(run, folder):
     assert query["box_xywh"] == [40, 30, 20, 60] and query["box_xyxy"] == [40, 30, 60, 90]
     assert gallery["frames"] == 6 and gallery["people"] == 8
     assert [Path(p).name for p in gallery["skipped"]] == ["broken.png"]
-    assert "1 unreadable pictures were skipped" in text
+    assert "1 unreadable images were skipped" in text
     assert [Path(m["file"]).name for m in matches] == ["1.png", "4.png", matches[2]["file"][-5:]]
     assert matches[0]["time"] is None and matches[0]["similarity"] > 0.99 > matches[2]["similarity"]
     np.testing.assert_allclose(matches[0]["box_xywh"], [100, 30, 20, 60], atol=1.5)
     assert set(matches[0]) == {
         "rank", "file", "frame", "time", "box_xywh", "box_xyxy", "score", "similarity"
     }  # fmt: skip
-    picture = cv2.imread(str(folder / "out" / "search.png"))
-    assert (picture == RED).all(axis=2).sum() > 1000
+    sheet = cv2.imread(str(folder / "out" / "search.png"))
+    assert (sheet == RED).all(axis=2).sum() > 1000
     assert sorted(p.name for p in (folder / "out").iterdir()) == [
         "gallery.npz", "matches.json", "search.png"
     ]  # fmt: skip
@@ -120,7 +120,7 @@ def test_video(run, folder):
         assert match["box_xywh"][0] == pytest.approx(60 + match["frame"], abs=3)
 
 
-def test_box_that_begins_outside_the_picture(tool, run, folder):
+def test_box_that_begins_outside_the_image(tool, run, folder):
     _, _, cut = run(box="-5,30,65,60")
     assert cut["query"]["box_xyxy"] == [0, 30, 60, 90]
     argv = ["--query", str(folder / "query.png"), "--box", "-5,30,65,60", "--output"]
@@ -145,14 +145,14 @@ def test_clear_errors(run, folder):
     (folder / "nothing").mkdir()
     (folder / "file").write_text("")
     for kwargs, message in (
-        ({"query": "missing.png"}, "No picture at .*missing.png"),
-        ({"query": "text.mp4"}, "not a picture"),
-        ({"box": "500,10,20,20"}, "lies inside the picture of 160 x 120"),
+        ({"query": "missing.png"}, "No image at .*missing.png"),
+        ({"query": "text.mp4"}, "not an image"),
+        ({"box": "500,10,20,20"}, "lies inside the image of 160 x 120"),
         ({"box": "10,10,0,20"}, "positive width and height"),
         ({"gallery": "missing"}, "No gallery at"),
         ({"gallery": "text.mp4"}, "nor a video"),
-        ({"gallery": "nothing"}, "No pictures in"),
-        ({"gallery": "query.png"}, "is a single picture"),
+        ({"gallery": "nothing"}, "No images in"),
+        ({"gallery": "query.png"}, "is a single image"),
         ({"gallery": "missing.npz"}, "No gallery file at"),
         ({"output": "file/sub"}, "Cannot write to the folder"),
         # A folder in which nobody may make a file.

@@ -35,8 +35,8 @@ def test_people_and_colours_are_on_the_sheet():
 @pytest.mark.parametrize("size", [(20, 400), (400, 20), (3, 3), (1, 1)])
 def test_any_number_and_shape(count, size):
     scene = np.zeros((*size, 3), np.uint8)
-    # Boxes may stick out of the picture or be thinner than a pixel.
-    matches = make_matches(count, (-5, 0.2, 0.4, 900), "pictures/a very long näme " * 9, None)
+    # Boxes may stick out of the image or be thinner than a pixel.
+    matches = make_matches(count, (-5, 0.2, 0.4, 900), "images/a very long näme " * 9, None)
     image = draw_search(scene, (0, 0, 1, 1), matches, {(m.file, m.frame): scene for m in matches})
     assert image.ndim == 3 and image.shape[1] < 1500
 

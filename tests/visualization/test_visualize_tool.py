@@ -47,12 +47,12 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def folder(tmp_path):
-    """The worked example as files, every picture in a colour of its own."""
+    """The worked example as files, every image in a colour of its own."""
     corpus, embeddings, gt_embeddings = worked_example(True)
     (tmp_path / "frames").mkdir()
     for image, colour in zip(corpus, COLOURS):
-        picture = np.full((300, 450, 3), colour, np.uint8)
-        cv2.imwrite(str(tmp_path / "frames" / f"{image}.png"), picture)
+        shown = np.full((300, 450, 3), colour, np.uint8)
+        cv2.imwrite(str(tmp_path / "frames" / f"{image}.png"), shown)
     write_dataset(tmp_path / "test.json", corpus, ".png", width=450, height=300)
     write_protocol(tmp_path / f"{PROTOCOL}.json", list(corpus), [QUERY, 101, 102, 104])
     predictions(corpus, embeddings, gt_embeddings).save(tmp_path / "predictions.npz")
@@ -92,14 +92,14 @@ def test_page(folder, capsys):
         assert expected in page.text, expected
     assert "Best queries" in page.text and "Worst queries" in page.text
     assert page.classes.count("query") == 3
-    pictures = [decoded(source) for source in page.sources]
-    plots = [p for p in pictures if isinstance(p, ElementTree.Element)]
-    crops = [p for p in pictures if isinstance(p, np.ndarray)]
+    images = [decoded(source) for source in page.sources]
+    plots = [p for p in images if isinstance(p, ElementTree.Element)]
+    crops = [p for p in images if isinstance(p, np.ndarray)]
     assert len(plots) == 4 and all(len(list(p.iter())) > 50 for p in plots)
     kinds = ("query", "hit", "miss", "missed")
     assert len(crops) == sum(page.classes.count(kind) for kind in kinds)
     assert all(page.classes.count(kind) for kind in kinds)
-    # Crops are of the right pictures: the first is a query's.
+    # Crops are of the right images: the first is a query's.
     number = int(re.search(r"Query (\d+):", page.text)[1])
     assert np.abs(crops[0].mean(axis=(0, 1)) - COLOURS[number % 100]).max() < 8
 
@@ -111,15 +111,15 @@ def test_page(folder, capsys):
     assert len(page.sources) == 4
 
 
-def test_missing_pictures_are_marked_and_counted(folder, capsys):
+def test_missing_images_are_marked_and_counted(folder, capsys):
     (folder / "frames" / "1.png").unlink()
-    (folder / "frames" / "3.png").write_bytes(b"no picture")
+    (folder / "frames" / "3.png").write_bytes(b"no image")
     cv2.imwrite(str(folder / "frames" / "4.png"), np.zeros((30, 20, 3), np.uint8))
     status, page = visualize(folder)
     assert status == 0
-    assert "3 pictures are marked as missing; first: No picture at" in capsys.readouterr().err
-    assert "3 pictures could not be shown; first: No picture at" in page.text
-    assert page.text.count("picture missing") > 3
+    assert "3 images are marked as missing; first: No image at" in capsys.readouterr().err
+    assert "3 images could not be shown; first: No image at" in page.text
+    assert page.text.count("image missing") > 3
     assert all(decoded(source) is not None for source in page.sources)
 
 
@@ -174,11 +174,11 @@ def test_a_browser_shows_it(folder):
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert shot.is_file(), done.stderr[-2000:]
-    picture = cv2.imread(str(shot)).astype(int)
+    shown = cv2.imread(str(shot)).astype(int)
     # Crops hold one colour each, so the page shows them if it shows their colours; and plots have
     # lines in colours that nothing else on the page has.
     for crop in (p for p in map(decoded, page.sources) if isinstance(p, np.ndarray)):
         colour = np.median(crop.reshape(-1, 3), axis=0)
-        assert (np.abs(picture - colour).max(axis=2) <= 6).sum() > 2000, colour
+        assert (np.abs(shown - colour).max(axis=2) <= 6).sum() > 2000, colour
     blue = (0xA8, 0x5F, 0x1F)
-    assert (np.abs(picture - blue).max(axis=2) <= 6).sum() > 200
+    assert (np.abs(shown - blue).max(axis=2) <= 6).sum() > 200

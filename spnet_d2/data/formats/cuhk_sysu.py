@@ -251,7 +251,7 @@ def _protocol(
 def _full_galleries(listed: Protocol, test: Partition) -> Protocol:
     """Each gallery of ``listed``, then all other test images but the query's own, by id.
 
-    As the field's full-gallery figures have it. Repetitions in ``listed`` stay. The identities of
+    As the field's full-gallery metrics have it. Repetitions in ``listed`` stay. The identities of
     the test images are defined by its galleries, so what follows shows nobody who is asked for.
     """
     images = sorted(image["id"] for image in test["images"])

@@ -26,7 +26,7 @@ class HogSettings:
     """How the detector looks. The defaults were chosen on the training part of PETS09.
 
     Attributes:
-        upscale: the picture is enlarged this much first; people need 96 pixels, so 2 finds those
+        upscale: the image is enlarged this much first; people need 96 pixels, so 2 finds those
             from about 48.
         pyramid_step: ratio of neighbouring scales.
         min_score: distance from the classifier's plane; higher is surer.
@@ -42,25 +42,25 @@ class HogSettings:
 def detect_people(
     paths: Sequence[Path], settings: HogSettings | None = None, workers: int = 2
 ) -> list[np.ndarray]:
-    """Look for people in pictures; the same pictures always give the same boxes.
+    """Look for people in images; the same images always give the same boxes.
 
     Args:
-        paths: picture files.
+        paths: image files.
         settings: see :class:`HogSettings`.
-        workers: threads, a picture each.
+        workers: threads, an image each.
 
     Returns:
-        One array (n, 5) for each picture: x, y, w, h in its pixels, inside it, and the score;
+        One array (n, 5) for each image: x, y, w, h in its pixels, inside it, and the score;
         surest first.
 
     Raises:
         RuntimeError: if this OpenCV has no such detector.
-        ValueError: if a file is no picture.
+        ValueError: if a file is no image.
     """
     settings = settings or HogSettings()
     _require_hog()
     threads = cv2.getNumThreads()
-    # OpenCV would share one picture's scales between threads, of which the first is half the work.
+    # OpenCV would share one image's scales between threads, of which the first is half the work.
     cv2.setNumThreads(1)
     pool = ThreadPoolExecutor(max_workers=workers)
     try:
@@ -81,15 +81,15 @@ def _require_hog() -> None:
 
 def _detect(path: Path, settings: HogSettings) -> np.ndarray:
     try:
-        picture = read_image_bgr(path)
+        image = read_image_bgr(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"{error} Delete it and prepare again.") from error
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     size = round(width * settings.upscale), round(height * settings.upscale)
     hog = cv2.HOGDescriptor()
     hog.setSVMDetector(cv2.HOGDescriptor_getDefaultPeopleDetector())
     windows, scores = hog.detectMultiScale(
-        cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR),
+        cv2.resize(image, size, interpolation=cv2.INTER_LINEAR),
         hitThreshold=settings.min_score,
         winStride=(8, 8),
         padding=(16, 16),
@@ -124,7 +124,7 @@ def precision_recall(
     ignored: Iterable[np.ndarray],
     iou_thresh: float = 0.5,
 ) -> tuple[float, float]:
-    """Compare detections with annotations, one entry of each list for one picture.
+    """Compare detections with annotations, one entry of each list for one image.
 
     The surest detection takes the annotation it overlaps most of those left, if by at least
     ``iou_thresh``. Others with half of their area in an ignore region don't count.

@@ -66,14 +66,14 @@ def _crop_image(
     path: Path, annotations: Sequence[dict[str, Any]], target: Path
 ) -> tuple[int, list[str]]:
     try:
-        picture = Image.fromarray(read_image(path))
+        scene = Image.fromarray(read_image(path))
     except (OSError, ValueError) as error:
         return 0, [f"{path}: {error}"]
     written, failures = 0, []
     for annotation in annotations:
         x, y, width, height = annotation["bbox"]
         try:
-            cut = picture.crop((x, y, x + width, y + height))
+            cut = scene.crop((x, y, x + width, y + height))
             with atomic_path(target / f"{annotation['id']}.png") as part:
                 cut.save(part)
             written += 1

@@ -1,7 +1,7 @@
 """PETS09: the demo corpus, own annotations (CC0) of OpenCV's sample video ``vtest.avi``.
 
 Ten people, 19 tracks and 954 boxes on every 5th of 795 frames (768x576, one static camera, PETS2009
-S2.L1 View_001). A *track* is one unbroken stay in the picture; a person who leaves and comes back
+S2.L1 View_001). A *track* is one unbroken stay in the image; a person who leaves and comes back
 starts a new track but keeps the ``person_id``.
 
 Split. Train is frames 1..301, test is frames 341..791; the 40 raw frames between them are
@@ -43,7 +43,7 @@ INFO = {
 
 
 def frame_file_name(frame: int) -> str:
-    """Name of the picture of a 1-based frame number."""
+    """Name of the image of a 1-based frame number."""
     return f"frame_{frame:06d}.jpg"
 
 

@@ -61,7 +61,7 @@ def hog_partition(
     Args:
         frames: 1-based frame numbers.
         found: for each frame (n, 5) x, y, w, h, score.
-        size: width and height of the pictures.
+        size: width and height of the images.
 
     Returns:
         Images and annotations with ids from 0; ``score`` is kept, boxes are rounded to 0.01 pixel.

@@ -41,7 +41,7 @@ def convert_dump(
         score_floor: scores are mapped so that this one becomes 0.5, the evaluation's floor.
 
     Returns:
-        The predictions, and what a reader of the figures should know.
+        The predictions, and what a reader of the metrics should know.
 
     Raises:
         DumpError: numbers, order or frame of the dump don't fit the data set.
@@ -277,12 +277,12 @@ def _about_ranking(project: str, embeddings: np.ndarray, scores: np.ndarray) -> 
     ours = "mAP, top1" if entry.ranking == COSINE else "cws_mAP, cws_top1 (evaluate.py --cws)"
     notes = [
         f"{entry.title}: features of {embeddings.shape[1]} numbers, {kind}; all get normalised",
-        f"its published figures rank by {entry.ranking}: here {ours}",
+        f"its published metrics rank by {entry.ranking}: here {ours}",
         "metrics with ground-truth boxes as gallery are left out: only queries have features",
     ]
     if entry.floor != _FLOOR:
         notes.append(
-            f"its figures leave out scores below {entry.floor:g}, this evaluation those below "
+            f"its metrics leave out scores below {entry.floor:g}, this evaluation those below "
             f"{_FLOOR}: --score-floor {entry.floor:g} maps one to the other"
         )
     return notes + ([entry.remark] if entry.remark else [])

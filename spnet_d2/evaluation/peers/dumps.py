@@ -25,8 +25,8 @@ class Project:
     Attributes:
         title: as in its paper.
         reader: shape of its file: "lists", "oim" or "mmdet".
-        ranking: what its published figures rank by.
-        floor: score below which its figures leave detections out.
+        ranking: what its published metrics rank by.
+        floor: score below which its metrics leave detections out.
         remark: how its own evaluation differs from the standard rules.
     """
 
@@ -41,7 +41,7 @@ PROJECTS = {
     "seqnet": Project("SeqNet", "lists", WEIGHTED),
     "coat": Project("COAT", "lists", WEIGHTED),
     "nae": Project("NAE", "lists", WEIGHTED),
-    "gfn": Project("GFN / SeqNeXt", "lists", WEIGHTED, remark="figures with GFN are not scored"),
+    "gfn": Project("GFN / SeqNeXt", "lists", WEIGHTED, remark="metrics with GFN are not scored"),
     "oim": Project("OIM", "oim", COSINE),
     "pstr": Project(
         "PSTR",
@@ -53,10 +53,10 @@ PROJECTS = {
     ),
     "alignps": Project("AlignPS", "mmdet", COSINE, 0.2),
     "diffps": Project(
-        "DiffPS", "lists", COSINE, 0.0, "its own figures take IoU 0.5 for every size of box"
+        "DiffPS", "lists", COSINE, 0.0, "its own metrics take IoU 0.5 for every size of box"
     ),
     "seas": Project(
-        "SEAS", "lists", COSINE, 0.0, "its own figures take IoU 0.5 for every size of box"
+        "SEAS", "lists", COSINE, 0.0, "its own metrics take IoU 0.5 for every size of box"
     ),
 }
 

@@ -222,7 +222,7 @@ def test_person_crops(copied):
     content = partition(copied, "train")
     content["annotations"][0]["bbox"][2] = 0.0
     (copied / "coco/train.json").write_text(json.dumps(content))
-    (copied / "train2017/000000000030.jpg").write_bytes(b"no picture")
+    (copied / "train2017/000000000030.jpg").write_bytes(b"no image")
     count, failures = export_crops(corpus, "train")
     # 19 people, 7 of them in the broken image; one box without width.
     assert count == 19 - 7 - 1 and len(failures) == 2
@@ -232,8 +232,8 @@ def test_person_crops(copied):
         if entry["image_id"] == 30:
             continue
         x, y, width, height = entry["bbox"]
-        with Image.open(copied / "train2017" / images[entry["image_id"]]["file_name"]) as picture:
-            expected = picture.convert("RGB").crop((x, y, x + width, y + height))
+        with Image.open(copied / "train2017" / images[entry["image_id"]]["file_name"]) as stored:
+            expected = stored.convert("RGB").crop((x, y, x + width, y + height))
         with Image.open(folder / f"{entry['id']}.png") as crop:
             assert crop.mode == "RGB" and crop.tobytes() == expected.tobytes()
     assert len(list(folder.iterdir())) == count, "temporary files are left"

@@ -280,7 +280,7 @@ def test_wrong_structures_are_named(copied):
 
 
 @pytest.mark.parametrize("box", [(np.nan, 1, 2, 3), (1e12, 1, 2, 3), (1, 2, np.inf, 3)])
-def test_boxes_that_no_picture_has_are_an_error(copied, box):
+def test_boxes_that_no_image_has_are_an_error(copied, box):
     path = copied / "annotation/Images.mat"
     images = loadmat(path)["Img"]
     images[0, 3]["box"][0, 0]["idlocate"] = np.array([box])

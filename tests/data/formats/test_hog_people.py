@@ -8,15 +8,15 @@ from spnet_d2.data.formats import hog_people
 from spnet_d2.data.formats.hog_people import HogSettings, detect_people, precision_recall
 
 
-def person(picture, x, y, height):
+def person(image, x, y, height):
     """Draw a figure of ``height`` pixels with its head's centre line at ``x``."""
     unit = height / 12
     points = {"neck": (0, 2), "hip": (0, 6.5), "left": (-1.2, 12), "right": (1.2, 12)}
     at = {name: (round(x + a * unit), round(y + b * unit)) for name, (a, b) in points.items()}
     thick = max(1, round(1.1 * unit))
-    cv2.circle(picture, (x, round(y + unit)), round(unit), (40, 40, 40), -1)
+    cv2.circle(image, (x, round(y + unit)), round(unit), (40, 40, 40), -1)
     cv2.ellipse(
-        picture,
+        image,
         (x, round(y + 4.4 * unit)),
         (round(1.6 * unit), round(2.5 * unit)),
         0,
@@ -26,17 +26,17 @@ def person(picture, x, y, height):
         -1,
     )
     for foot in ("left", "right"):
-        cv2.line(picture, at["hip"], at[foot], (40, 40, 40), thick)
+        cv2.line(image, at["hip"], at[foot], (40, 40, 40), thick)
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
-    """Two figures of 60 and 100 pixels on a grey ground."""
-    picture = np.full((200, 260, 3), 190, np.uint8)
-    person(picture, 70, 60, 60)
-    person(picture, 180, 50, 100)
+    """Two metrics of 60 and 100 pixels on a grey ground."""
+    image = np.full((200, 260, 3), 190, np.uint8)
+    person(image, 70, 60, 60)
+    person(image, 180, 50, 100)
     path = tmp_path_factory.mktemp("hog") / "scene.png"
-    cv2.imwrite(str(path), picture)
+    cv2.imwrite(str(path), image)
     return path
 
 
@@ -76,9 +76,9 @@ def test_equal_scores_have_an_order_and_boxes_end_at_the_border():
         np.testing.assert_allclose(found[:, 3], 0.76 * 128)
 
 
-def test_opencv_5_and_broken_pictures(tmp_path, monkeypatch):
+def test_opencv_5_and_broken_images(tmp_path, monkeypatch):
     path = tmp_path / "broken.jpg"
-    path.write_bytes(b"no picture")
+    path.write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"Cannot read .*broken\.jpg"):
         detect_people([path])
     monkeypatch.delattr(cv2, "HOGDescriptor")

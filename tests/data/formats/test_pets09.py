@@ -143,8 +143,8 @@ def test_frames_count_from_one_and_are_not_extracted_twice(tmp_path, script, sma
     folder = tmp_path / "frames"
     assert script.extract_frames(small_video, folder, [1, 6, 11]) == 3
     for frame in (1, 6, 11):
-        picture = cv2.imread(str(folder / pets09.frame_file_name(frame)))
-        assert abs(picture.mean() - 20 * frame) < 3
+        frame_image = cv2.imread(str(folder / pets09.frame_file_name(frame)))
+        assert abs(frame_image.mean() - 20 * frame) < 3
     assert script.extract_frames(small_video, folder, [1, 6, 11]) == 0
     (folder / pets09.frame_file_name(6)).unlink()
     assert script.extract_frames(small_video, folder, [1, 6, 11]) == 1

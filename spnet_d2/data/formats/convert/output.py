@@ -18,7 +18,7 @@ from spnet_d2.data.person_search_json import (
     write_person_search_json,
     write_protocol,
 )
-from spnet_d2.utils.atomic_io import atomic_path, write_picture
+from spnet_d2.utils.atomic_io import atomic_path, write_image
 
 DATA_SETS = "datasets.yaml"
 _JPEG_QUALITY = 95
@@ -81,7 +81,7 @@ def write_conversion(conversion: Conversion, folder: Path, name: str) -> str:
         sets.append(
             OwnSet(name if part == "annotations" else f"{name}_{part}", file, root, protocols)
         )
-    write_picture(folder / "preview.jpg", draw_preview(whole, root))
+    write_image(folder / "preview.jpg", draw_preview(whole, root))
     write_sets(folder / DATA_SETS, sets)
     text = report(conversion, root) + _how_to_use(sets, folder)
     with atomic_path(folder / "report.txt") as part:
@@ -114,7 +114,7 @@ def _extract(video: Path, names: Mapping[int, str], folder: Path) -> None:
         if frame.number in names:
             target = folder / "images" / names[frame.number]
             # 1 is IMWRITE_JPEG_QUALITY.
-            write_picture(target, frame.image, [1, _JPEG_QUALITY])
+            write_image(target, frame.image, [1, _JPEG_QUALITY])
             written += 1
         if written == len(names):
             return

@@ -54,22 +54,22 @@ def _row(tiles: list[np.ndarray]) -> np.ndarray:
 
 
 def _tile(image: dict, boxes: list[dict], root: Path) -> np.ndarray:
-    picture = read_image_bgr(root / image["file_name"])
+    canvas = read_image_bgr(root / image["file_name"])
     scale = HEIGHT / image["height"]
     size = (max(1, round(image["width"] * scale)), HEIGHT)
-    picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    canvas = cv2.resize(canvas, size, interpolation=cv2.INTER_AREA)
     for x, y, width, height in image.get("ignore_regions", []):
         start, end = _corners((x, y, width, height), scale)
-        cv2.rectangle(picture, start, end, _GREY, 1)
-        cv2.line(picture, start, end, _GREY, 1)
-        cv2.line(picture, (start[0], end[1]), (end[0], start[1]), _GREY, 1)
+        cv2.rectangle(canvas, start, end, _GREY, 1)
+        cv2.line(canvas, start, end, _GREY, 1)
+        cv2.line(canvas, (start[0], end[1]), (end[0], start[1]), _GREY, 1)
     for entry in boxes:
         start, end = _corners(entry["bbox"], scale)
         colour = _colour(entry["person_id"]) if entry["is_known"] else _GREY
-        cv2.rectangle(picture, start, end, colour, 2)
-        _label(picture, str(entry["person_id"]) if entry["is_known"] else "?", start, colour)
-    _label(picture, image["file_name"][-44:], (0, HEIGHT), _WHITE)
-    return cv2.copyMakeBorder(picture, 2, 2, 2, 2, cv2.BORDER_CONSTANT, value=_WHITE)
+        cv2.rectangle(canvas, start, end, colour, 2)
+        _label(canvas, str(entry["person_id"]) if entry["is_known"] else "?", start, colour)
+    _label(canvas, image["file_name"][-44:], (0, HEIGHT), _WHITE)
+    return cv2.copyMakeBorder(canvas, 2, 2, 2, 2, cv2.BORDER_CONSTANT, value=_WHITE)
 
 
 def _corners(bbox, scale: float) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -83,9 +83,9 @@ def _colour(person_id: int) -> tuple[int, int, int]:
     return tuple(int(255 * value) for value in (blue, green, red))
 
 
-def _label(picture: np.ndarray, text: str, corner: tuple[int, int], colour) -> None:
+def _label(canvas: np.ndarray, text: str, corner: tuple[int, int], colour) -> None:
     (width, height), _ = cv2.getTextSize(text, _FONT, 0.4, 1)
-    x = max(0, min(corner[0], picture.shape[1] - width - 4))
-    y = min(max(height + 4, corner[1]), picture.shape[0])
-    cv2.rectangle(picture, (x, y - height - 4), (x + width + 4, y), colour, -1)
-    cv2.putText(picture, text, (x + 2, y - 3), _FONT, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
+    x = max(0, min(corner[0], canvas.shape[1] - width - 4))
+    y = min(max(height + 4, corner[1]), canvas.shape[0])
+    cv2.rectangle(canvas, (x, y - height - 4), (x + width + 4, y), colour, -1)
+    cv2.putText(canvas, text, (x + 2, y - 3), _FONT, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
