@@ -29,7 +29,7 @@ if __name__ == "__main__":
 
         prepare_process()
 
-from spnet_d2.data.person_search_json import load_person_search_table
+from spnet_d2.data.person_search_json import ANNOTATIONS_HINT, load_person_search_table
 from spnet_d2.evaluation import (
     ALL_PROTOCOL,
     VARIANTS,
@@ -38,19 +38,15 @@ from spnet_d2.evaluation import (
     GroundTruth,
     KReciprocal,
     Predictions,
+    RetrievalProtocol,
     evaluate_predictions,
     format_table,
     format_thresholds,
     write_metrics,
     write_per_query,
 )
-from spnet_d2.evaluation.inputs import (
-    ANNOTATIONS_HINT,
-    image_sizes,
-    protocol_name,
-    read_protocol,
-)
-from spnet_d2.evaluation.prediction_checks import check_boxes
+from spnet_d2.evaluation.prediction_checks import check_boxes, image_sizes
+from spnet_d2.evaluation.protocols import protocol_name
 from spnet_d2.utils.text import make_output_safe
 
 
@@ -113,7 +109,7 @@ def run(args: argparse.Namespace) -> Evaluation:
     check_boxes(predictions, truth, image_sizes(table.images), str(args.predictions))
     evaluation = evaluate_predictions(
         truth,
-        [read_protocol(protocol, truth) for protocol in args.protocol],
+        [RetrievalProtocol.read(protocol, truth) for protocol in args.protocol],
         predictions,
         VARIANTS[args.protocol_variant],
         ExtraMetrics(

@@ -18,17 +18,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from spnet_d2.data.person_search_json import load_person_search_json
+from spnet_d2.data.person_search_json import ANNOTATIONS_HINT, load_person_search_json
 from spnet_d2.evaluation import (
     ALL_PROTOCOL,
     VARIANTS,
     GroundTruth,
     Predictions,
+    RetrievalProtocol,
     evaluate_predictions,
     format_table,
 )
-from spnet_d2.evaluation.inputs import ANNOTATIONS_HINT, image_sizes, read_protocol
-from spnet_d2.evaluation.prediction_checks import check_boxes
+from spnet_d2.evaluation.prediction_checks import check_boxes, image_sizes
 from spnet_d2.utils.text import make_output_safe
 from spnet_d2.visualization import RankingRecorder, write_report
 
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
     records = load_person_search_json(args.annotations, args.image_root, ANNOTATIONS_HINT)
     truth = GroundTruth.from_dicts(records)
     check_boxes(predictions, truth, image_sizes(records), str(args.predictions))
-    protocol = read_protocol(args.protocol, truth)
+    protocol = RetrievalProtocol.read(args.protocol, truth)
     variant = VARIANTS[args.protocol_variant]
     recorder = RankingRecorder(truth, protocol, variant)
     with tqdm(total=len(protocol.queries), desc="queries", disable=None, leave=False) as progress:

@@ -30,7 +30,8 @@ from spnet_d2.utils.warn_once import warn_once
 logger = logging.getLogger(__name__)
 
 PREPARE_HINT = "The scripts datasets/prepare_*.py write it from the official files."
-
+# For annotations that the user's own program may have written.
+ANNOTATIONS_HINT = "It is the generic person-search JSON of datasets/README.md."
 
 # Where an image's dict names the boxes that were dropped.
 EMPTY = "empty_annotation_ids"
@@ -331,12 +332,12 @@ class PersonSearchTable:
     """A partition as columns: what :func:`load_person_search_json` makes dicts of.
 
     Attributes:
-        images (list[dict]): I entries of the file, in ascending order of id.
-        annotations (list[dict]): G entries of the file whose boxes are kept, in its order.
-        rows (ndarray): (G,) index of each annotation's image in ``images``.
-        boxes (ndarray): (G, 4) x, y, w, h, clipped.
-        person_ids, identities (ndarray): (G,) as in the dicts.
-        empty (dict[int, list[int]]): ids of annotations whose boxes are empty inside their image,
+        images: I entries of the file, in ascending order of id.
+        annotations: G entries of the file whose boxes are kept, in its order.
+        rows: (G,) index of each annotation's image in ``images``.
+        boxes: (G, 4) x, y, w, h, clipped.
+        person_ids, identities: (G,) as in the dicts.
+        empty: ids of annotations whose boxes are empty inside their image,
             by image id.
     """
 

@@ -18,7 +18,7 @@ from spnet_d2.evaluation.report import (
     write_metrics,
     write_per_query,
 )
-from spnet_d2.evaluation.reranking_parameters import KReciprocal
+from spnet_d2.evaluation.reranking import KReciprocal
 from spnet_d2.evaluation.scoring import Evaluation, ExtraMetrics, evaluate_predictions
 from spnet_d2.evaluation.variants import CORRECTED, ORIGINAL, VARIANTS, ProtocolVariant
 

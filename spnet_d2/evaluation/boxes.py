@@ -11,11 +11,11 @@ def group_pairs(groups_a: np.ndarray, groups_b: np.ndarray) -> tuple[np.ndarray,
     """Pair every element of A with every element of B that is in the same group.
 
     Args:
-        groups_a (ndarray): (A,) group number of each element of A.
-        groups_b (ndarray): (B,) group number of each element of B.
+        groups_a: (A,) group number of each element of A.
+        groups_b: (B,) group number of each element of B.
 
     Returns:
-        (ndarray, ndarray): indices into A and into B, (P,) each, ordered by A, then by B.
+        Indices into A and into B, (P,) each, ordered by A, then by B.
     """
     order = np.argsort(groups_b, kind="stable")
     sorted_b = groups_b[order]

@@ -28,12 +28,12 @@ def coco_metrics(
     boxes. Scores that are not finite count as 0, boxes that are not finite overlap nothing.
 
     Args:
-        truth (GroundTruth): the data set.
-        images (ndarray): (J,) numbers of the images that count.
-        predictions (Predictions): detections that serve all queries, of any score.
+        truth: the data set.
+        images: (J,) numbers of the images that count.
+        predictions: detections that serve all queries, of any score.
 
     Returns:
-        dict[str, float]: fractions; all 0 without ground truth or detections.
+        Fractions; all 0 without ground truth or detections.
     """
     counts = np.zeros(truth.num_images, bool)
     counts[images] = True

@@ -7,7 +7,6 @@ assigned to the query gets that sum as its new similarity.
 """
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from spnet_d2.evaluation.boxes import paired_ious
 from spnet_d2.evaluation.gallery import GalleryBoxes
@@ -44,13 +43,13 @@ class ContextMatching:
     ):
         """
         Args:
-            truth (GroundTruth): the data set.
-            protocol (RetrievalProtocol): queries.
-            boxes (GalleryBoxes): detections that serve all queries.
-            query_vectors (ndarray): (Q, D) float32 unit vectors.
-            embeddings (ndarray): (rows, D); ``boxes.rows`` points into it.
-            k1 (int): images of this many best boxes are matched.
-            k2 (int): people of the query's scene that are matched, the query included; the
+            truth: the data set.
+            protocol: queries.
+            boxes: detections that serve all queries.
+            query_vectors: (Q, D) float32 unit vectors.
+            embeddings: (rows, D); ``boxes.rows`` points into it.
+            k1: images of this many best boxes are matched.
+            k2: people of the query's scene that are matched, the query included; the
                 others by falling detection score.
 
         Raises:
@@ -71,6 +70,9 @@ class ContextMatching:
         self._k1, self._k2 = k1, k2
 
     def __call__(self, query: int, pool: np.ndarray, values: np.ndarray) -> np.ndarray:
+        # Here, for SciPy takes longer to start than all other scoring.
+        from scipy.optimize import linear_sum_assignment
+
         revised = values.astype(np.float64)
         if len(pool) == 0:
             return revised

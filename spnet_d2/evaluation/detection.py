@@ -24,10 +24,10 @@ class DetectionScores:
     """Detection metrics; fractions in [0, 1].
 
     Attributes:
-        num_gt (int): ground-truth boxes.
-        num_detections (int): detections that count.
-        num_matched (int): detections matched with a ground-truth box.
-        ap (float): step-wise average precision over all detections, times recall ("AP@0.5").
+        num_gt: ground-truth boxes.
+        num_detections: detections that count.
+        num_matched: detections matched with a ground-truth box.
+        ap: step-wise average precision over all detections, times recall ("AP@0.5").
     """
 
     num_gt: int
@@ -58,13 +58,13 @@ def mutual_best_matches(
     another one. Of equal IoUs the first counts.
 
     Args:
-        detection_groups (ndarray): (N,) group (image) of each detection.
-        detections (ndarray): (N, 4) xyxy.
-        gt_groups (ndarray): (G,) group of each ground-truth box.
-        gt_boxes (ndarray): (G, 4) xyxy.
+        detection_groups: (N,) group (image) of each detection.
+        detections: (N, 4) xyxy.
+        gt_groups: (G,) group of each ground-truth box.
+        gt_boxes: (G, 4) xyxy.
 
     Returns:
-        ndarray: (N,) bool.
+        (N,) bool.
     """
     d, g = group_pairs(detection_groups, gt_groups)
     iou = paired_ious(detections[d], gt_boxes[g])
@@ -90,10 +90,10 @@ def greedy_matches(
 
     Args:
         detection_groups, detections, gt_groups, gt_boxes: as in :func:`mutual_best_matches`.
-        scores (ndarray): (N,) finite.
+        scores: (N,) finite.
 
     Returns:
-        ndarray: (N,) bool.
+        (N,) bool.
     """
     d, g = group_pairs(detection_groups, gt_groups)
     iou = paired_ious(detections[d], gt_boxes[g])
@@ -136,10 +136,10 @@ def score_detections(
     """Detection metrics over some images, known and unknown people alike.
 
     Args:
-        truth (GroundTruth): the data set.
-        images (ndarray): (J,) numbers of the images that count.
-        detections (GalleryBoxes): detections of :func:`.gallery.detected_boxes`.
-        variant (ProtocolVariant): how detections are matched.
+        truth: the data set.
+        images: (J,) numbers of the images that count.
+        detections: detections of :func:`.gallery.detected_boxes`.
+        variant: how detections are matched.
     """
     counts = np.zeros(truth.num_images, bool)
     counts[images] = True
@@ -160,14 +160,14 @@ def score_query_centric_detections(
     """Detection metrics of a query-centric model, over all (gallery image, query) pairs.
 
     A pair's ground truth is the query's person. By the original rules detections of pairs without
-    that person are not counted at all; so or so this AP does not compare with the one of
-    :func:`score_detections`.
+    that person are not counted at all. Under either rule this AP is not comparable with
+    :func:`score_detections`'s.
 
     Args:
-        truth (GroundTruth): the data set.
-        protocol (RetrievalProtocol): its galleries say which pairs exist.
-        detections (GalleryBoxes): with ``query_index``.
-        variant (ProtocolVariant): which pairs count, and how detections are matched.
+        truth: the data set.
+        protocol: its galleries say which pairs exist.
+        detections: with ``query_index``.
+        variant: which pairs count, and how detections are matched.
     """
     num_queries = len(protocol.queries)
     asked = np.full(len(truth.boxes), -1)

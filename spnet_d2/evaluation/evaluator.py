@@ -14,7 +14,6 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from spnet_d2.data.corrupt_images import SKIPPED
-from spnet_d2.data.person_search_json import load_protocol
 from spnet_d2.evaluation.ground_truth import GroundTruth
 from spnet_d2.evaluation.predictions import Predictions
 from spnet_d2.evaluation.protocols import ALL_PROTOCOL, RetrievalProtocol
@@ -55,13 +54,13 @@ class PersonSearchEvaluator(DatasetEvaluator):
     ):
         """
         Args:
-            dataset_name (str): registered with ``register_person_search``.
-            protocols (sequence[str]): names of the data set's protocols, "all", or "" for its
+            dataset_name: registered with ``register_person_search``.
+            protocols: names of the data set's protocols, "all", or "" for its
                 first one. Empty: the first one, or detection only if it has none.
-            output_dir (str | None): where ``predictions.npz``, ``metrics.json`` and
+            output_dir: where ``predictions.npz``, ``metrics.json`` and
                 ``per_query.csv`` go, if anywhere.
-            distributed (bool): gather from all processes; the main one evaluates.
-            embedding_dtype (str): "float32", or "float16" to halve the memory.
+            distributed: gather from all processes; the main one evaluates.
+            embedding_dtype: "float32", or "float16" to halve the memory.
 
         Raises:
             ValueError: an unknown protocol or embedding type, or a data set without images.
@@ -94,7 +93,7 @@ class PersonSearchEvaluator(DatasetEvaluator):
         """Score everything processed since :meth:`reset`.
 
         Returns:
-            OrderedDict: percent: ``{"detection": {"AP50", "recall50", "rAP50"}, "<protocol>":
+            Percent: ``{"detection": {"AP50", "recall50", "rAP50"}, "<protocol>":
             {"mAP", "top1", "top5", "top10", and with "gt_" before them}, ...}``; empty on all but
             the main process. ``metrics.json`` has fractions.
 
@@ -276,18 +275,12 @@ def _load_protocols(
     protocols = []
     for name in names:
         name = name or next(iter(paths), ALL_PROTOCOL)
-        if name in paths:
-            content = load_protocol(paths[name])
-            protocols.append(
-                RetrievalProtocol.from_ids(name, truth, content.images, content.queries)
-            )
-        elif name == ALL_PROTOCOL:
-            protocols.append(RetrievalProtocol.all_boxes(truth))
-        else:
+        if name not in paths and name != ALL_PROTOCOL:
             raise ValueError(
                 f'"{dataset_name}" has no protocol "{name}". Choose from: '
                 f"{', '.join([*paths, ALL_PROTOCOL])}."
             )
+        protocols.append(RetrievalProtocol.read(paths.get(name, ALL_PROTOCOL), truth, name))
     return protocols
 
 

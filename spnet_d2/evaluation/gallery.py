@@ -32,11 +32,11 @@ class GalleryBoxes:
     """Boxes that take part in an evaluation, ordered by image.
 
     Attributes:
-        image_index (ndarray): (N,) number of each box's image, ascending.
-        boxes (ndarray): (N, 4) float64 xyxy.
-        scores (ndarray): (N,) float64.
-        rows (ndarray): (N,) row of each box in the array of embeddings it came with.
-        query_index (ndarray | None): (N,) number of the ground-truth box each detection was
+        image_index: (N,) number of each box's image, ascending.
+        boxes: (N, 4) float64 xyxy.
+        scores: (N,) float64.
+        rows: (N,) row of each box in the array of embeddings it came with.
+        query_index: (N,) number of the ground-truth box each detection was
             found for (query-centric models); None: boxes serve all queries.
     """
 
@@ -116,9 +116,9 @@ def ground_truth_boxes(
     """Ground-truth boxes of some images as perfect detections (score 1) for the GT metrics.
 
     Args:
-        truth (GroundTruth): the data set.
-        predictions (Predictions): their embeddings.
-        images (ndarray): (J,) numbers of the images that are searched.
+        truth: the data set.
+        predictions: their embeddings.
+        images: (J,) numbers of the images that are searched.
 
     Returns:
         GalleryBoxes | None: None unless every box of the images has an embedding.

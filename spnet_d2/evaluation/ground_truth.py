@@ -20,16 +20,16 @@ class GroundTruth:
     an image" is its index in ``image_ids``, "number of a box" its index in ``boxes``.
 
     Attributes:
-        image_ids (ndarray): (I,) int64, ascending.
-        annotation_ids (ndarray): (G,) int64, unique.
-        image_index (ndarray): (G,) number of each box's image, ascending.
-        boxes (ndarray): (G, 4) float64.
-        person_index (ndarray): (G,) 0 .. P-1; equal numbers are the same person.
-        iou_thresh (ndarray): (G,) float64, IoU from which a detection counts as this box in
+        image_ids: (I,) int64, ascending.
+        annotation_ids: (G,) int64, unique.
+        image_index: (G,) number of each box's image, ascending.
+        boxes: (G, 4) float64.
+        person_index: (G,) 0 .. P-1; equal numbers are the same person.
+        iou_thresh: (G,) float64, IoU from which a detection counts as this box in
             retrieval: min(0.5, wh / ((w + 10)(h + 10))) in CUHK-SYSU and PRW.
-        ignore_boxes (ndarray): (R, 4) float64, regions whose people are not annotated.
-        ignore_image_index (ndarray): (R,) number of each region's image.
-        empty_annotation_ids (ndarray): (E,) annotations that are no boxes here, since nothing of
+        ignore_boxes: (R, 4) float64, regions whose people are not annotated.
+        ignore_image_index: (R,) number of each region's image.
+        empty_annotation_ids: (E,) annotations that are no boxes here, since nothing of
             theirs is inside the image.
     """
 
@@ -48,7 +48,7 @@ class GroundTruth:
         """Read Detectron2 dataset dicts of a person-search data set.
 
         Args:
-            dataset_dicts (list[dict]): with ``image_id``, ``annotations`` (``annotation_id``,
+            dataset_dicts: with ``image_id``, ``annotations`` (``annotation_id``,
                 ``bbox`` xywh, ``person_id``, ``iou_thresh``) and, if any, ``ignore_regions`` xywh.
 
         Raises:
@@ -115,8 +115,8 @@ class GroundTruth:
         (n,) bool: which annotations are no empty boxes; a warning counts those that are.
 
         Args:
-            annotation_ids (ndarray): (n,) ids.
-            whose (str): who named them, for the warning.
+            annotation_ids: (n,) ids.
+            whose: who named them, for the warning.
         """
         kept = ~np.isin(annotation_ids, self.empty_annotation_ids)
         empty = np.unique(annotation_ids[~kept])

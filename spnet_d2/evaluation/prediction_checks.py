@@ -32,8 +32,8 @@ def check_values(predictions: "Predictions", where: str) -> None:
     """Scores and embeddings, by themselves; odd ones are warnings.
 
     Args:
-        predictions (Predictions): of the right types and shapes.
-        where (str): the file, for warnings.
+        predictions: of the right types and shapes.
+        where: the file, for warnings.
 
     Raises:
         ValueError: scores are logits or percent.
@@ -91,10 +91,10 @@ def check_boxes(
     """Boxes against their images and the annotated people; odd ones are warnings.
 
     Args:
-        predictions (Predictions): x1, y1, x2, y2 is expected.
-        truth (GroundTruth): the data set.
-        sizes (ndarray): (I, 2) width, height of its images.
-        where (str): the file.
+        predictions: x1, y1, x2, y2 is expected.
+        truth: the data set.
+        sizes: (I, 2) of :func:`image_sizes`, by ascending id as in ``truth``.
+        where: the file.
 
     Raises:
         ValueError: boxes are x, y, w, h or fractions of the image, or an image is unknown.
@@ -112,6 +112,12 @@ def check_boxes(
     _check_corners(report)
     _check_border(report)
     _check_overlap(report, truth, image_index)
+
+
+def image_sizes(images: list[dict]) -> np.ndarray:
+    """(I, 2) width, height of images (dataset dicts or entries of the JSON), in their order."""
+    sizes = [(entry["width"], entry["height"]) for entry in images]
+    return np.array(sizes, np.float64).reshape(-1, 2)
 
 
 class _Report:

@@ -32,14 +32,14 @@ class Predictions:
     """Detections and ground-truth embeddings of one data set.
 
     Attributes:
-        image_ids (ndarray): (N,) image id of each detection.
-        boxes (ndarray): (N, 4) xyxy, pixels of the original image.
-        scores (ndarray): (N,) detection scores in [0, 1].
-        embeddings (ndarray): (N, D) re-id embeddings, float16 or wider, of any length.
-        gt_annotation_ids (ndarray): (M,) unique ids of the annotations with an embedding: all
+        image_ids: (N,) image id of each detection.
+        boxes: (N, 4) xyxy, pixels of the original image.
+        scores: (N,) detection scores in [0, 1].
+        embeddings: (N, D) re-id embeddings, float16 or wider, of any length.
+        gt_annotation_ids: (M,) unique ids of the annotations with an embedding: all
             queries, and all boxes if the GT metrics are wanted.
-        gt_embeddings (ndarray): (M, D) their embeddings, computed in their own scene.
-        query_annotation_ids (ndarray | None): (N,) the query each detection was found for, if
+        gt_embeddings: (M, D) their embeddings, computed in their own scene.
+        query_annotation_ids: (N,) the query each detection was found for, if
             the model searched query by query; None: detections serve all queries.
 
     Raises:
@@ -86,8 +86,8 @@ class Predictions:
         """Read a predictions file.
 
         Args:
-            path (str): an ``.npz`` file with the fields of this class; others are ignored.
-            mmap (bool): map uncompressed arrays from the file instead of reading them.
+            path: an ``.npz`` file with the fields of this class; others are ignored.
+            mmap: map uncompressed arrays from the file instead of reading them.
 
         Raises:
             FileNotFoundError: no such file.

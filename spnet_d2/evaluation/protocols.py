@@ -1,9 +1,12 @@
 """Retrieval protocols: which annotations are queries, and which images each one searches."""
 
+import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
+from spnet_d2.data.person_search_json import load_protocol
 from spnet_d2.evaluation.ground_truth import GroundTruth
 
 # Monitoring protocol that needs no file; its metrics do not compare with any published one.
@@ -15,11 +18,11 @@ class RetrievalProtocol:
     """A protocol whose ids have become numbers of a :class:`GroundTruth`.
 
     Attributes:
-        name (str): name in reports.
-        images (ndarray): (J,) numbers of the protocol's images, in the protocol's order.
-        queries (ndarray): (Q,) numbers of the query boxes, in the protocol's order.
-        query_images (ndarray): (Q,) numbers of the images of the query boxes.
-        galleries (list[ndarray] | None): per query the numbers of its gallery images, order and
+        name: name in reports.
+        images: (J,) numbers of the protocol's images, in the protocol's order.
+        queries: (Q,) numbers of the query boxes, in the protocol's order.
+        query_images: (Q,) numbers of the images of the query boxes.
+        galleries: per query the numbers of its gallery images, order and
             repeats as listed; None: all ``images`` but the query's own.
     """
 
@@ -30,16 +33,35 @@ class RetrievalProtocol:
     galleries: list[np.ndarray] | None = None
 
     @classmethod
+    def read(
+        cls, protocol: str | os.PathLike, truth: GroundTruth, name: str | None = None
+    ) -> "RetrievalProtocol":
+        """Read a protocol file, or make the protocol that needs none.
+
+        Args:
+            protocol: path of the file, or "all".
+            truth: the data set.
+            name: name in reports; None: :func:`protocol_name`.
+
+        Raises:
+            FileNotFoundError, ValueError: it cannot be used.
+        """
+        if protocol == ALL_PROTOCOL:
+            return cls.all_boxes(truth)
+        content = load_protocol(protocol)
+        return cls.from_ids(name or protocol_name(protocol), truth, content.images, content.queries)
+
+    @classmethod
     def from_ids(
         cls, name: str, truth: GroundTruth, images: list[int], queries: dict | list
     ) -> "RetrievalProtocol":
         """Resolve a protocol file's content.
 
         Args:
-            name (str): name in reports.
-            truth (GroundTruth): the data set.
-            images (list[int]): image ids of the protocol.
-            queries (dict[int, list[int]] | list[int]): annotation id -> gallery image ids (as in
+            name: name in reports.
+            truth: the data set.
+            images: image ids of the protocol.
+            queries: annotation id -> gallery image ids (as in
                 CUHK-SYSU; the query's image stays if listed), or annotation ids whose gallery is
                 every protocol image but the query's own (as in PRW).
 
@@ -110,6 +132,11 @@ class RetrievalProtocol:
     def searched_images(self) -> np.ndarray:
         """Numbers of all images of the galleries, ascending."""
         return _ascending([self.images] if self.galleries is None else self.galleries)
+
+
+def protocol_name(protocol: str | os.PathLike) -> str:
+    """Name of a protocol in reports: its file's name without ``.json``."""
+    return ALL_PROTOCOL if protocol == ALL_PROTOCOL else Path(protocol).stem
 
 
 def _ascending(parts: list[np.ndarray]) -> np.ndarray:

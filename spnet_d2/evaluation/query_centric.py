@@ -39,8 +39,8 @@ class SearchPlan:
     def __init__(self, truth: GroundTruth, protocols: list[RetrievalProtocol]):
         """
         Args:
-            truth (GroundTruth): the data set.
-            protocols (list[RetrievalProtocol]): of the data set.
+            truth: the data set.
+            protocols: of the data set.
         """
         listed = [np.zeros(0, np.int64)]
         # Per protocol without lists: which images it has, its queries and their images.
@@ -84,9 +84,9 @@ class BoxEmbeddings:
     """Embeddings of ground-truth boxes in their own scenes.
 
     Attributes:
-        annotation_ids (ndarray): (M,) int64.
-        reid (ndarray): (M, D_r) re-id embeddings.
-        loc (ndarray | None): (M, D) localisation embeddings, of queries only.
+        annotation_ids: (M,) int64.
+        reid: (M, D_r) re-id embeddings.
+        loc: (M, D) localisation embeddings, of queries only.
     """
 
     annotation_ids: np.ndarray
@@ -106,10 +106,10 @@ class GroundTruthEmbedder(DatasetEvaluator):
     ):
         """
         Args:
-            truth (GroundTruth): the data set.
-            protocols (list[RetrievalProtocol]): their queries' localisation embeddings are kept.
-            distributed (bool): gather from all processes.
-            embedding_dtype (dtype): of what is kept for scoring; queries stay float32.
+            truth: the data set.
+            protocols: their queries' localisation embeddings are kept.
+            distributed: gather from all processes.
+            embedding_dtype: of what is kept for scoring; queries stay float32.
         """
         numbers = np.unique(np.concatenate([protocol.queries for protocol in protocols]))
         self._query_ids = np.sort(truth.annotation_ids[numbers])
@@ -184,10 +184,10 @@ class QueryLoader:
     ):
         """
         Args:
-            loader (iterable): of batches of model inputs, with a length.
-            truth (GroundTruth): the data set.
-            plan (SearchPlan): who searches what.
-            queries (BoxEmbeddings): of all queries of the plan.
+            loader: of batches of model inputs, with a length.
+            truth: the data set.
+            plan: who searches what.
+            queries: of all queries of the plan.
         """
         self._loader = loader
         self._truth = truth
@@ -363,13 +363,13 @@ def evaluate_query_centric(
     """Run a model over a data set query by query and score it.
 
     Args:
-        model (Module): SPNet with test pathway "QC" (or a wrapper of it with the same input).
-        loader (iterable): of ``spnet_d2.data.loaders.build_test_loader``: the whole data set with
+        model: SPNet with test pathway "QC" (or a wrapper of it with the same input).
+        loader: of ``spnet_d2.data.loaders.build_test_loader``: the whole data set with
             ground-truth boxes, the part of this process if there are several. It is run twice.
-        evaluator (QueryCentricEvaluator): of the same data set.
+        evaluator: of the same data set.
 
     Returns:
-        OrderedDict: as of :meth:`PersonSearchEvaluator.evaluate`.
+        As of :meth:`PersonSearchEvaluator.evaluate`.
 
     Raises:
         RuntimeError: the loader lacks queries or images of the protocols.

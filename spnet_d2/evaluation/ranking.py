@@ -12,11 +12,11 @@ def average_precision(scores: np.ndarray, positives: np.ndarray) -> float:
     """Step-wise average precision with equal scores counted as one step.
 
     Args:
-        scores (ndarray): (N,) finite scores of all entries.
-        positives (ndarray): (P,) indices of the entries labelled 1.
+        scores: (N,) finite scores of all entries.
+        positives: (P,) indices of the entries labelled 1.
 
     Returns:
-        float: in [0, 1]; 0 without positives.
+        In [0, 1]; 0 without positives.
     """
     if len(positives) == 0:
         return 0.0
@@ -37,11 +37,11 @@ def first_hit_rank(scores: np.ndarray, positives: np.ndarray) -> int:
     """How many entries stand before the first hit, by falling score; of equals the first leads.
 
     Args:
-        scores (ndarray): (N,) finite scores.
-        positives (ndarray): (P,) indices of the entries labelled 1.
+        scores: (N,) finite scores.
+        positives: (P,) indices of the entries labelled 1.
 
     Returns:
-        int: 0 if the top entry is a hit; -1 without positives.
+        0 if the top entry is a hit; -1 without positives.
     """
     if len(positives) == 0:
         return -1
@@ -55,8 +55,8 @@ def top_indices(values: np.ndarray, count: int) -> np.ndarray:
     """Indices of the ``count`` highest values, or of all: falling; of equals the first leads.
 
     Args:
-        values (ndarray): (N,) finite.
-        count (int): 1 or more.
+        values: (N,) finite.
+        count: 1 or more.
     """
     if count < len(values):
         least = np.partition(values, len(values) - count)[len(values) - count]

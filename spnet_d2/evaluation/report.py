@@ -2,7 +2,6 @@
 Detectron2's result dict."""
 
 import csv
-import json
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from spnet_d2.evaluation.ground_truth import GroundTruth
 from spnet_d2.evaluation.retrieval import RetrievalScores
 from spnet_d2.evaluation.scoring import Evaluation
 from spnet_d2.evaluation.threshold import suggest_threshold
-from spnet_d2.utils.atomic_io import atomic_path
+from spnet_d2.utils.atomic_io import atomic_path, write_json
 
 TOP_KS = (1, 5, 10)
 
@@ -41,6 +40,7 @@ def rescored_metrics(evaluation: Evaluation, protocol: str) -> dict[str, dict[st
 
 
 def _ranking_metrics(scores: RetrievalScores) -> dict[str, float]:
+    """Metrics of one ranking; one added here is printed, logged and written everywhere."""
     return {"mAP": scores.mean_ap, **{f"top{k}": scores.top(k) for k in TOP_KS}}
 
 
@@ -101,8 +101,8 @@ def flat_metrics(evaluation: Evaluation) -> dict:
 
 def _protocol_metrics(evaluation: Evaluation, protocol: str) -> dict:
     metrics = retrieval_metrics(evaluation, protocol)
-    for ranking, figures in rescored_metrics(evaluation, protocol).items():
-        metrics.update({f"{ranking}_{key}": value for key, value in figures.items()})
+    for ranking, values in rescored_metrics(evaluation, protocol).items():
+        metrics.update({f"{ranking}_{key}": value for key, value in values.items()})
     scores = evaluation.retrieval[protocol]
     threshold = suggest_threshold(scores)
     found = {} if threshold is None else asdict(threshold)
@@ -119,9 +119,7 @@ def write_metrics(
     evaluation: Evaluation, path: str | os.PathLike, more: dict | None = None
 ) -> None:
     """Write :func:`flat_metrics`, and ``more`` after them, to ``path``, atomically."""
-    content = {**flat_metrics(evaluation), **(more or {})}
-    with atomic_path(path) as part:
-        part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(path, {**flat_metrics(evaluation), **(more or {})}, indent=2)
 
 
 def write_per_query(truth: GroundTruth, evaluation: Evaluation, path: str | os.PathLike) -> None:

@@ -8,13 +8,47 @@ the others follow in their old order. That bounds memory and time for any size o
 Letters: n = 1 + (boxes of the shortlist); element 0 is the query.
 """
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import numpy as np
-from scipy import sparse
 
 from spnet_d2.evaluation.gallery import GalleryBoxes
 from spnet_d2.evaluation.ranking import top_indices
-from spnet_d2.evaluation.reranking_parameters import KReciprocal
 from spnet_d2.evaluation.similarity import unit_rows
+
+# SciPy is imported where it is used: it takes longer to start than all other scoring.
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+SHORTLIST = 1000
+
+
+@dataclass(frozen=True)
+class KReciprocal:
+    """Parameters, the paper's values by default.
+
+    Attributes:
+        k1: neighbours that may be reciprocal (with the element itself one more).
+        k2: nearest elements whose encodings are averaged ("local query expansion").
+        weight: lambda, share of the original distance in the final one.
+        shortlist: boxes per query that are re-ranked.
+
+    Raises:
+        ValueError: a parameter out of range.
+    """
+
+    k1: int = 20
+    k2: int = 6
+    weight: float = 0.3
+    shortlist: int = SHORTLIST
+
+    def __post_init__(self):
+        if min(self.k1, self.k2, self.shortlist) < 1 or not 0 <= self.weight <= 1:
+            raise ValueError(
+                "k-reciprocal re-ranking needs k1, k2 and shortlist of 1 or more and a weight in "
+                f"[0, 1], found {self}."
+            )
 
 
 class Reranking:
@@ -33,10 +67,10 @@ class Reranking:
     ):
         """
         Args:
-            boxes (GalleryBoxes): what is ranked.
-            query_vectors (ndarray): (Q, D) float32 unit vectors.
-            embeddings (ndarray): (rows, D); ``boxes.rows`` points into it.
-            parameters (KReciprocal): see there.
+            boxes: what is ranked.
+            query_vectors: (Q, D) float32 unit vectors.
+            embeddings: (rows, D); ``boxes.rows`` points into it.
+            parameters: see there.
         """
         self._rows = boxes.rows
         self._query_vectors = query_vectors
@@ -59,12 +93,14 @@ def final_distances(vectors: np.ndarray, parameters: KReciprocal) -> np.ndarray:
     """Distances of element 0 to all others: Jaccard distance mixed with the original one.
 
     Args:
-        vectors (ndarray): (n, D) float32 unit vectors.
-        parameters (KReciprocal): ``shortlist`` is not used.
+        vectors: (n, D) float32 unit vectors.
+        parameters: ``shortlist`` is not used.
 
     Returns:
-        ndarray: (n - 1,) in [0, 1].
+        (n - 1,) in [0, 1].
     """
+    from scipy.sparse import csr_array
+
     n = len(vectors)
     distances = np.maximum(2 - 2 * (vectors @ vectors.T), 0)  # squared Euclidean
     nearest = _nearest(distances, max(parameters.k1 + 1, parameters.k2))
@@ -77,7 +113,7 @@ def final_distances(vectors: np.ndarray, parameters: KReciprocal) -> np.ndarray:
     # A neighbour's own close neighbours join if more than two thirds of them are in already.
     shared = neighbours.multiply(neighbours @ close.T).tocoo()
     joins = 3 * shared.data > 2 * close.sum(axis=1)[shared.col]
-    joining = sparse.csr_array(
+    joining = csr_array(
         (np.ones(joins.sum()), (shared.row[joins], shared.col[joins])), shape=(n, n)
     )
     expanded = (neighbours + joining @ close).tocoo()
@@ -86,7 +122,7 @@ def final_distances(vectors: np.ndarray, parameters: KReciprocal) -> np.ndarray:
     # "k-reciprocal encoding": Gaussian weights that sum to 1.
     weights = np.exp(-distances[expanded.row, expanded.col] / farthest[expanded.row])
     weights /= np.bincount(expanded.row, weights, n)[expanded.row]
-    encodings = sparse.csr_array((weights, (expanded.row, expanded.col)), shape=(n, n))
+    encodings = csr_array((weights, (expanded.row, expanded.col)), shape=(n, n))
     if parameters.k2 > 1:
         mean_of = nearest[:, : parameters.k2]
         encodings = _indicator(mean_of) @ encodings / mean_of.shape[1]
@@ -110,13 +146,15 @@ def _nearest(distances: np.ndarray, count: int) -> np.ndarray:
     return np.sort(keys, axis=1) & 0xFFFFFFFF
 
 
-def _indicator(lists: np.ndarray) -> sparse.csr_array:
+def _indicator(lists: np.ndarray) -> "csr_array":
     """(n, n) with 1 where an element is in a row's list (n, k)."""
+    from scipy.sparse import csr_array
+
     n, k = lists.shape
-    return sparse.csr_array((np.ones(n * k), (np.repeat(np.arange(n), k), lists.ravel())), (n, n))
+    return csr_array((np.ones(n * k), (np.repeat(np.arange(n), k), lists.ravel())), (n, n))
 
 
-def _reciprocal(lists: np.ndarray) -> sparse.csr_array:
+def _reciprocal(lists: np.ndarray) -> "csr_array":
     """(n, n) with 1 where two elements are in each other's lists."""
     listed = _indicator(lists)
     return listed.multiply(listed.T).tocsr()

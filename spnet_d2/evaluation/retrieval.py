@@ -39,12 +39,12 @@ class Ranking:
     """What one query of a protocol found, for those who look at more than its scores.
 
     Attributes:
-        query (int): the query's place in the protocol.
-        boxes (GalleryBoxes): all boxes that take part.
-        pool (ndarray): (N,) numbers of the boxes that were ranked, in the gallery's order.
-        similarities (ndarray): (N,) of them; it is not to be changed, and good for the call only.
-        hits (ndarray): (P,) indices into ``pool``.
-        present (int): gallery entries that show the person.
+        query: the query's place in the protocol.
+        boxes: all boxes that take part.
+        pool: (N,) numbers of the boxes that were ranked, in the gallery's order.
+        similarities: (N,) of them; it is not to be changed, and good for the call only.
+        hits: (P,) indices into ``pool``.
+        present: gallery entries that show the person.
     """
 
     query: int
@@ -63,16 +63,16 @@ class RetrievalScores:
     """Scores of every query of a protocol, in its order.
 
     Attributes:
-        annotation_ids (ndarray): (Q,) the queries.
-        ap (ndarray): (Q,) average precision times recall, in [0, 1].
-        first_hit_rank (ndarray): (Q,) boxes ranked before the first hit; -1 if nothing is hit.
-        present (ndarray): (Q,) gallery entries that show the person.
-        hits (ndarray): (Q,) images where the person was hit.
-        pool_size (ndarray): (Q,) boxes ranked.
-        counted (ndarray): (Q,) bool, queries that enter the means.
-        best_similarity (ndarray): (Q,) of all boxes ranked; NaN without any.
-        best_hit_similarity (ndarray): (Q,) of the hits; NaN without any.
-        best_absent_similarity (ndarray): (Q,) of the boxes of images that do not show the person:
+        annotation_ids: (Q,) the queries.
+        ap: (Q,) average precision times recall, in [0, 1].
+        first_hit_rank: (Q,) boxes ranked before the first hit; -1 if nothing is hit.
+        present: (Q,) gallery entries that show the person.
+        hits: (Q,) images where the person was hit.
+        pool_size: (Q,) boxes ranked.
+        counted: (Q,) bool, queries that enter the means.
+        best_similarity: (Q,) of all boxes ranked; NaN without any.
+        best_hit_similarity: (Q,) of the hits; NaN without any.
+        best_absent_similarity: (Q,) of the boxes of images that do not show the person:
             what the best match would be if the person were not in this gallery. NaN without any.
     """
 
@@ -137,17 +137,17 @@ def score_rankings(
     """Score every query of a protocol under several rankings, from one pass over the embeddings.
 
     Args:
-        truth (GroundTruth): the data set.
-        protocol (RetrievalProtocol): queries and galleries.
-        boxes (GalleryBoxes): what is ranked: detections, or ground-truth boxes for GT metrics.
-        similarities (SimilaritySource): see :mod:`.similarity`; finite values, an array for each
+        truth: the data set.
+        protocol: queries and galleries.
+        boxes: what is ranked: detections, or ground-truth boxes for GT metrics.
+        similarities: see :mod:`.similarity`; finite values, an array for each
             query that may be written to.
-        rescorings (Mapping[str, Rescoring]): further rankings by name.
-        variant (ProtocolVariant): see :mod:`.variants`; own frames are the protocol's business.
-        observe (Observer | None): is shown the plain ranking of every query.
+        rescorings: further rankings by name.
+        variant: see :mod:`.variants`; own frames are the protocol's business.
+        observe: is shown the plain ranking of every query.
 
     Returns:
-        dict[str, RetrievalScores]: ``PLAIN`` and one for each of ``rescorings``.
+        ``PLAIN`` and one for each of ``rescorings``.
 
     Similarity ties are one step of average precision. Top-k takes them in the gallery's order,
     and so does the choice of the hit among an image's boxes.
@@ -202,9 +202,9 @@ def _most_similar(at: np.ndarray, images: np.ndarray, values: np.ndarray) -> np.
     """The hit of each image, as indices into the pool.
 
     Args:
-        at (ndarray): (C,) indices of candidates.
-        images (ndarray): (C,) their images.
-        values (ndarray): similarities of the pool.
+        at: (C,) indices of candidates.
+        images: (C,) their images.
+        values: similarities of the pool.
     """
     # Stable, so the first of equals leads its image.
     order = np.lexsort((at, -values[at], images))
@@ -310,8 +310,8 @@ class _HitCandidates:
         """A person's candidates that are ranked: indices into the pool, and their images.
 
         Args:
-            person (int): number of the query's person.
-            place (ndarray): (N,) index of each box in the pool, -1 if it is not ranked.
+            person: number of the query's person.
+            place: (N,) index of each box in the pool, -1 if it is not ranked.
         """
         span = slice(self._starts[person], self._starts[person + 1])
         at = place[self._boxes[span]]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from spnet_d2.evaluation.coco_metrics import coco_metrics
+from spnet_d2.evaluation.context_matching import ContextMatching, default_sizes
 from spnet_d2.evaluation.detection import (
     DetectionScores,
     score_detections,
@@ -15,7 +16,7 @@ from spnet_d2.evaluation.gallery import GalleryBoxes, detected_boxes, ground_tru
 from spnet_d2.evaluation.ground_truth import GroundTruth
 from spnet_d2.evaluation.predictions import Predictions
 from spnet_d2.evaluation.protocols import RetrievalProtocol
-from spnet_d2.evaluation.reranking_parameters import KReciprocal
+from spnet_d2.evaluation.reranking import KReciprocal, Reranking
 from spnet_d2.evaluation.retrieval import (
     PLAIN,
     Observer,
@@ -40,11 +41,11 @@ class ExtraMetrics:
     """Figures beside the plain ones; none of them takes the place of another.
 
     Attributes:
-        cws (bool): ranking by cosine times detection score ("confidence weighted similarity").
-        cbgm (bool): context bipartite graph matching, see :mod:`.context_matching`.
-        cbgm_sizes (tuple[int, int] | None): its (k1, k2); None: by the form of the protocol.
-        rerank (KReciprocal | None): k-reciprocal re-ranking, see :mod:`.reranking`.
-        coco (bool): COCO's detection metrics, see :mod:`.coco_metrics`; query-centric
+        cws: ranking by cosine times detection score ("confidence weighted similarity").
+        cbgm: context bipartite graph matching, see :mod:`.context_matching`.
+        cbgm_sizes: its (k1, k2); None: by the form of the protocol.
+        rerank: k-reciprocal re-ranking, see :mod:`.reranking`.
+        coco: COCO's detection metrics, see :mod:`.coco_metrics`; query-centric
             predictions have none.
     """
 
@@ -60,15 +61,15 @@ class Evaluation:
     """Figures of one set of predictions.
 
     Attributes:
-        detection (DetectionScores): over the images of all protocols; query-centric predictions:
+        detection: over the images of all protocols; query-centric predictions:
             over the (image, query) pairs of the first protocol.
-        variant (ProtocolVariant): the rules.
-        retrieval (dict[str, RetrievalScores]): per protocol, with detected boxes.
-        gt_retrieval (dict[str, RetrievalScores]): per protocol, with ground-truth boxes; empty
+        variant: the rules.
+        retrieval: per protocol, with detected boxes.
+        gt_retrieval: per protocol, with ground-truth boxes; empty
             unless all that are searched have embeddings.
-        rescored (dict[str, dict[str, RetrievalScores]]): per protocol the other rankings that
+        rescored: per protocol the other rankings that
             were asked for: "cws", "cbgm", "rerank".
-        coco (dict[str, float]): COCO's metrics, if asked for.
+        coco: COCO's metrics, if asked for.
     """
 
     detection: DetectionScores
@@ -90,12 +91,12 @@ def evaluate_predictions(
     """Score predictions under every protocol.
 
     Args:
-        truth (GroundTruth): the data set.
-        protocols (list[RetrievalProtocol]): may be empty: detection over all images only.
-        predictions (Predictions): of at least the images of the protocols.
-        variant (ProtocolVariant): the rules; the original ones are those of published metrics.
-        extra (ExtraMetrics | None): what to report beside the plain metrics.
-        observe (Observer | None): is shown the plain ranking of detected boxes for every query,
+        truth: the data set.
+        protocols: may be empty: detection over all images only.
+        predictions: of at least the images of the protocols.
+        variant: the rules; the original ones are those of published metrics.
+        extra: what to report beside the plain metrics.
+        observe: is shown the plain ranking of detected boxes for every query,
             protocol by protocol.
 
     Raises:
@@ -177,17 +178,12 @@ def _rescorings(
     rescorings: dict[str, Rescoring] = {}
     if extra.cws:
         rescorings["cws"] = lambda query, pool, values: values * boxes.scores[pool]
-    # Imported here, for they need SciPy: it takes longer to start than everything else together.
     if extra.cbgm:
-        from spnet_d2.evaluation.context_matching import ContextMatching, default_sizes
-
         sizes = extra.cbgm_sizes or default_sizes(protocol)
         rescorings["cbgm"] = ContextMatching(
             truth, protocol, boxes, query_vectors, embeddings, *sizes
         )
     if extra.rerank is not None:
-        from spnet_d2.evaluation.reranking import Reranking
-
         rescorings["rerank"] = Reranking(boxes, query_vectors, embeddings, extra.rerank)
     return rescorings
 

@@ -60,8 +60,8 @@ class RowKeys:
     """What is known of an array of embeddings before any is compared.
 
     Attributes:
-        keys (ndarray): (rows,) int64; the first row with the same content.
-        unusable (int): rows that are not finite.
+        keys: (rows,) int64; the first row with the same content.
+        unusable: rows that are not finite.
     """
 
     keys: np.ndarray
@@ -113,11 +113,11 @@ def cosine_source(
     """Similarities for boxes that serve all queries.
 
     Args:
-        query_vectors (ndarray): (Q, D) float32 unit vectors.
-        embeddings (ndarray): (rows, D), of any length; ``boxes.rows`` points into it.
-        keys (ndarray): (rows,) of :class:`RowKeys`.
-        boxes (GalleryBoxes): N boxes.
-        gallery_share (float): share of the images in an average gallery.
+        query_vectors: (Q, D) float32 unit vectors.
+        embeddings: (rows, D), of any length; ``boxes.rows`` points into it.
+        keys: (rows,) of :class:`RowKeys`.
+        boxes: N boxes.
+        gallery_share: share of the images in an average gallery.
     """
     block = max(1, BLOCK_VALUES // max(1, len(boxes)))
     similarities = _dense_block if gallery_share >= DENSE_SHARE else _sparse_block
@@ -138,8 +138,8 @@ def rowwise_cosine_source(
     """Similarities for boxes that serve one query each (query-centric models).
 
     Args:
-        query_vectors (ndarray): (Q, D) float32 unit vectors.
-        query_of_box (ndarray): (N,) query of each box; -1: none of the protocol's.
+        query_vectors: (Q, D) float32 unit vectors.
+        query_of_box: (N,) query of each box; -1: none of the protocol's.
         embeddings, boxes: as in :func:`cosine_source`.
     """
     values = np.zeros(len(boxes), np.float32)

@@ -15,13 +15,13 @@ from spnet_d2.evaluation.retrieval import RetrievalScores
 @dataclass(frozen=True)
 class SuggestedThreshold:
     """Attributes:
-    similarity (float): cosine from which the best match should be believed.
-    precision (float): share of right answers among those given, with and without the person
+    similarity: cosine from which the best match should be believed.
+    precision: share of right answers among those given, with and without the person
         in the gallery.
-    recall (float): share of right answers among the queries whose person is in the gallery.
-    false_alarms (float): share of answers among the galleries without the person.
-    num_present (int): queries whose person is in the gallery.
-    num_absent (int): galleries without the person.
+    recall: share of right answers among the queries whose person is in the gallery.
+    false_alarms: share of answers among the galleries without the person.
+    num_present: queries whose person is in the gallery.
+    num_absent: galleries without the person.
     """
 
     similarity: float

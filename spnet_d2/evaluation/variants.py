@@ -14,19 +14,19 @@ class ProtocolVariant:
     """Rules of an evaluation.
 
     Attributes:
-        name (str): name in reports.
-        repeats_count (bool): a gallery image listed twice shows the person twice, though its
+        name: name in reports.
+        repeats_count: a gallery image listed twice shows the person twice, though its
             boxes are ranked once, so that even a perfect ranking stays below 1.
-        first_box_only (bool): of a person annotated twice in an image only the first box can be
+        first_box_only: of a person annotated twice in an image only the first box can be
             hit; otherwise any of them (the image still counts once).
-        unmatchable_count (bool): queries whose gallery does not show the person score 0 and stay
+        unmatchable_count: queries whose gallery does not show the person score 0 and stay
             in the mean; otherwise they are left out of it.
-        own_frame_searched (bool): a query's own image is searched where a gallery lists it, so
+        own_frame_searched: a query's own image is searched where a gallery lists it, so
             that the query finds itself.
-        mutual_best_only (bool): detection: a detection whose best ground-truth box is taken by a
+        mutual_best_only: detection: a detection whose best ground-truth box is taken by a
             better one stays unmatched even if it overlaps another person; otherwise detections
             choose in the order of their scores, each the best box that is still free.
-        absent_ignored (bool): query-centric detection: false positives in gallery images without
+        absent_ignored: query-centric detection: false positives in gallery images without
             the query's person are ignored.
     """
 

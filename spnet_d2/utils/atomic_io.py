@@ -36,7 +36,7 @@ def write_json(path: str | os.PathLike, content: Any, indent: int | None = None)
     Args:
         path: where.
         content: what.
-        indent: spaces per level, for people to read; None: all in one line.
+        indent: spaces per level and a last newline, for people to read; None: one line.
 
     Raises:
         ValueError: for NaN or infinity, which JSON does not have.
@@ -48,7 +48,7 @@ def write_json(path: str | os.PathLike, content: Any, indent: int | None = None)
         content, default=_plain, allow_nan=False, indent=indent, separators=separators
     )
     with atomic_path(path) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text if indent is None else text + "\n", encoding="utf-8")
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

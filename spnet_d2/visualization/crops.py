@@ -22,15 +22,15 @@ class CutOuts:
     """People cut out of their images; every image is read once.
 
     Attributes:
-        missing (dict[int, str]): why an image cannot be used, by the number of the image.
+        missing: why an image cannot be used, by the number of the image.
     """
 
     def __init__(self, records: Mapping[int, dict], places: Iterable[Place]):
         """
         Args:
-            records (Mapping[int, dict]): dataset dicts with ``file_name``, ``width`` and
+            records: dataset dicts with ``file_name``, ``width`` and
                 ``height``, by the number of the image.
-            places (Iterable[Place]): whom to cut out; repeats are fine.
+            places: whom to cut out; repeats are fine.
         """
         self.missing: dict[int, str] = {}
         self._uris: dict[Place, str] = {}

@@ -22,13 +22,13 @@ def precision_at_recalls(
     average precision times the share of gallery entries that were hit.
 
     Args:
-        similarities (ndarray): (N,) finite.
-        hits (ndarray): (P,) indices of the hits.
-        present (int): gallery entries that show the person, P or more.
-        recalls (ndarray): (L,) in (0, 1].
+        similarities: (N,) finite.
+        hits: (P,) indices of the hits.
+        present: gallery entries that show the person, P or more.
+        recalls: (L,) in (0, 1].
 
     Returns:
-        ndarray: (L,) in [0, 1].
+        (L,) in [0, 1].
     """
     if len(hits) == 0:
         return np.zeros(len(recalls))
@@ -42,11 +42,11 @@ def cumulative_matches(first_hit_ranks: np.ndarray, length: int) -> np.ndarray:
     """CMC: share of queries with a hit among the first 1, 2, ... ``length`` boxes.
 
     Args:
-        first_hit_ranks (ndarray): (Q,) boxes before the first hit; -1: nothing was hit.
-        length (int): 1 or more.
+        first_hit_ranks: (Q,) boxes before the first hit; -1: nothing was hit.
+        length: 1 or more.
 
     Returns:
-        ndarray: (length,) in [0, 1], rising; 0 without queries.
+        (length,) in [0, 1], rising; 0 without queries.
     """
     found = first_hit_ranks[(first_hit_ranks >= 0) & (first_hit_ranks < length)]
     return np.cumsum(np.bincount(found, minlength=length)) / max(1, len(first_hit_ranks))
@@ -70,15 +70,15 @@ def scores_by_gallery_size(
     The images that show the person stay in every gallery; the others join one after the other.
 
     Args:
-        similarities (ndarray): (N,) finite.
-        hits (ndarray): (P,) indices of the hits.
-        present (int): gallery entries that show the person, P or more.
-        turns (ndarray): (N,) when each box's image joins: 1 is the first image without the
+        similarities: (N,) finite.
+        hits: (P,) indices of the hits.
+        present: gallery entries that show the person, P or more.
+        turns: (N,) when each box's image joins: 1 is the first image without the
             person, 0 an image that shows it.
-        sizes (ndarray): (S,) images without the person in each gallery.
+        sizes: (S,) images without the person in each gallery.
 
     Returns:
-        (ndarray, ndarray): (S,) average precision times recall, and (S,) 1 where a hit leads.
+        (S,) average precision times recall, and (S,) 1 where a hit leads.
     """
     scores, leads = np.zeros(len(sizes)), np.zeros(len(sizes))
     if len(hits) == 0:
@@ -102,12 +102,12 @@ def representative_queries(
     """Which queries to show: the best, those around the median and the worst, none of them twice.
 
     Args:
-        scores (ndarray): (Q,) average precisions.
-        among (ndarray): (Q,) bool, queries to choose from.
-        count (int): how many of each at most; less if that is more than a third of them.
+        scores: (Q,) average precisions.
+        among: (Q,) bool, queries to choose from.
+        count: how many of each at most; less if that is more than a third of them.
 
     Returns:
-        dict[str, ndarray]: numbers of queries under "best" (falling), "median" (falling) and
+        Numbers of queries under "best" (falling), "median" (falling) and
         "worst" (rising scores); of equals the first leads. Groups may be empty.
     """
     candidates = np.flatnonzero(among)

@@ -1,12 +1,16 @@
 """A report of one evaluation as one HTML file: no scripts, no other files, no network."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from html import escape
+
+import numpy as np
 
 from spnet_d2.evaluation.ground_truth import GroundTruth
 from spnet_d2.evaluation.protocols import RetrievalProtocol
 from spnet_d2.evaluation.report import detection_metrics, format_thresholds, retrieval_metrics
+from spnet_d2.evaluation.retrieval import RetrievalScores
 from spnet_d2.evaluation.scoring import Evaluation
 from spnet_d2.evaluation.threshold import suggest_threshold
 from spnet_d2.utils.atomic_io import write_text
@@ -18,11 +22,7 @@ from spnet_d2.visualization.recorder import RankedQuery, RankingRecorder
 
 MISSED_SHOWN = 5
 
-_LABELS = {
-    "AP50": "AP@0.5", "recall50": "recall@0.5", "rAP50": "rAP@0.5", "mAP": "mAP", "top1": "top-1",
-    "top5": "top-5", "top10": "top-10", "gt_mAP": "mAP, ground-truth boxes",
-    "gt_top1": "top-1, ground-truth boxes",
-}  # fmt: skip
+_LABELS = {"AP50": "AP@0.5", "recall50": "recall@0.5", "rAP50": "rAP@0.5"}
 
 _STYLE = f"""
 body {{ font: 15px/1.45 system-ui, sans-serif; color: #222; background: #fafafa;
@@ -62,16 +62,16 @@ def write_report(
 
     Args:
         path: the HTML file.
-        source (str): what was evaluated, for the heading.
-        truth (GroundTruth): the data set.
-        protocol (RetrievalProtocol): the evaluated one.
-        evaluation (Evaluation): of this protocol.
-        recorder (RankingRecorder): what it saw of the evaluation.
-        records (Mapping[int, dict]): dataset dicts by the number of the image, for the images.
-        count (int): queries shown of the best, the median and the worst each.
+        source: what was evaluated, for the heading.
+        truth: the data set.
+        protocol: the evaluated one.
+        evaluation: of this protocol.
+        recorder: the rankings it saw in the evaluation.
+        records: dataset dicts by the number of the image, for the images' files.
+        count: queries shown of the best, the median and the worst each.
 
     Returns:
-        dict[int, str]: why an image could not be shown, by the number of the image.
+        Why an image could not be shown, by the number of the image.
     """
     scores = evaluation.retrieval[protocol.name]
     among = scores.counted & (scores.present > 0)
@@ -79,51 +79,58 @@ def write_report(
     shown = [q for queries in groups.values() for q in queries.tolist()]
     strips = {q: _Strip(q, truth, protocol, recorder.queries[q]) for q in shown}
     cut_outs = CutOuts(records, (place for strip in strips.values() for place in strip.places()))
-
     parts = [
         f"<h1>Person search: {escape(protocol.name)}</h1>",
-        f'<p class="note">{escape(source)}, {escape(evaluation.variant.name)} rules</p>',
+        _note(f"{escape(source)}, {escape(evaluation.variant.name)} rules"),
         _metrics(evaluation, protocol.name),
-        f'<p class="note">{escape(format_thresholds(evaluation))}.</p>',
+        _note(f"{escape(format_thresholds(evaluation))}."),
         _plots(evaluation, protocol.name, recorder),
         "<h2>Queries</h2>",
-        '<p class="note">The query, then the most similar boxes with rank and similarity. '
-        "Green, <b>hit</b>: the person, the most similar box of the image that overlaps enough. "
-        "Red, <b>miss</b>: anybody or anything else, a second box of the person included. Dashed, "
-        "<b>missed</b>: annotated in a gallery image where no box is a hit.</p>",
+        _note(_LEGEND),
+        *_left_out(among, cut_outs.missing),
     ]
-    if not among.all():
-        parts.append(
-            f'<p class="note">{int((~among).sum())} of {len(among)} queries have nobody to find in '
-            "their gallery; they are not shown.</p>"
-        )
-    if cut_outs.missing:
-        first = next(iter(cut_outs.missing.values()))
-        parts.append(
-            f'<p class="warning">{_missing_images(len(cut_outs.missing))}; first: '
-            f"{escape(first)}</p>"
-        )
     for name, queries in groups.items():
         if len(queries):
             parts.append(f"<h2>{name.capitalize()} queries</h2>")
         for q in queries.tolist():
-            heading = (
-                f"Query {scores.annotation_ids[q]}: AP {100 * scores.ap[q]:.1f}, "
-                f"{scores.hits[q]} of {scores.present[q]} found, "
-                + (
-                    f"first hit at rank {scores.first_hit_rank[q] + 1}"
-                    if scores.first_hit_rank[q] >= 0
-                    else "no hit"
-                )
-                + f" of {scores.pool_size[q]:,} boxes"
-            )
-            parts += [f"<h3>{heading}</h3>", strips[q].html(truth, cut_outs)]
+            parts += [f"<h3>{_heading(scores, q)}</h3>", strips[q].html(truth, cut_outs)]
     write_text(path, _page(printable(protocol.name), [printable(part) for part in parts]))
     return cut_outs.missing
 
 
-def _missing_images(count: int) -> str:
-    return "1 image could not be shown" if count == 1 else f"{count} images could not be shown"
+_LEGEND = (
+    "The query, then the most similar boxes with rank and similarity. "
+    "Green, <b>hit</b>: the person, the most similar box of the image that overlaps enough. "
+    "Red, <b>miss</b>: anybody or anything else, a second box of the person included. Dashed, "
+    "<b>missed</b>: annotated in a gallery image where no box is a hit."
+)
+
+
+def _note(html: str) -> str:
+    return f'<p class="note">{html}</p>'
+
+
+def _left_out(among: np.ndarray, missing: Mapping[int, str]) -> Iterator[str]:
+    """Notes on queries and images that are not shown."""
+    if not among.all():
+        yield _note(
+            f"{int((~among).sum())} of {len(among)} queries have nobody to find in their gallery; "
+            "they are not shown."
+        )
+    if missing:
+        images = "1 image" if len(missing) == 1 else f"{len(missing)} images"
+        first = escape(next(iter(missing.values())))
+        yield f'<p class="warning">{images} could not be shown; first: {first}</p>'
+
+
+def _heading(scores: RetrievalScores, query: int) -> str:
+    rank = scores.first_hit_rank[query]
+    first = f"first hit at rank {rank + 1}" if rank >= 0 else "no hit"
+    return (
+        f"Query {scores.annotation_ids[query]}: AP {100 * scores.ap[query]:.1f}, "
+        f"{scores.hits[query]} of {scores.present[query]} found, {first} of "
+        f"{scores.pool_size[query]:,} boxes"
+    )
 
 
 class _Strip:
@@ -177,7 +184,7 @@ def _metrics(evaluation: Evaluation, protocol: str) -> str:
     found, scores = evaluation.detection, evaluation.retrieval[protocol]
     retrieval = retrieval_metrics(evaluation, protocol)
     rows = "".join(
-        f"<tr><th>{_LABELS[key]}</th><td>{100 * value:.2f}</td></tr>"
+        f"<tr><th>{escape(_label(key))}</th><td>{100 * value:.2f}</td></tr>"
         for key, value in (detection_metrics(evaluation) | retrieval).items()
     )
     return (
@@ -185,6 +192,13 @@ def _metrics(evaluation: Evaluation, protocol: str) -> str:
         f'<p class="note">{len(scores.ap):,} queries, {int(scores.counted.sum()):,} of them in the '
         f"means; {found.num_gt:,} annotated and {found.num_detections:,} detected people.</p>"
     )
+
+
+def _label(key: str) -> str:
+    """``gt_top5`` as "top-5, ground-truth boxes"; a metric not known here has its key's name."""
+    name = key.removeprefix("gt_")
+    label = _LABELS.get(name) or re.sub(r"^top(\d+)$", r"top-\1", name)
+    return label if name == key else f"{label}, ground-truth boxes"
 
 
 def _plots(evaluation: Evaluation, protocol: str, recorder: RankingRecorder) -> str:

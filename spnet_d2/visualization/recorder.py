@@ -29,11 +29,11 @@ class RankedQuery:
     """The top of a query's ranking, and whom it missed.
 
     Attributes:
-        images (ndarray): (K,) numbers of the images of the leading boxes.
-        boxes (ndarray): (K, 4) xyxy.
-        similarities (ndarray): (K,) falling.
-        is_hit (ndarray): (K,) bool.
-        missed (ndarray): (M,) numbers of the ground-truth boxes of the person in gallery images
+        images: (K,) numbers of the images of the leading boxes.
+        boxes: (K, 4) xyxy.
+        similarities: (K,) falling.
+        is_hit: (K,) bool.
+        missed: (M,) numbers of the ground-truth boxes of the person in gallery images
             where no box was a hit.
     """
 
@@ -48,10 +48,10 @@ class RankingRecorder:
     """An observer of ``evaluate_predictions`` for one protocol.
 
     Attributes:
-        queries (dict[int, RankedQuery]): by place in the protocol.
-        match_counts, other_counts (ndarray): (200,) hits, and all other ranked boxes, by
+        queries: by place in the protocol.
+        match_counts, other_counts: (200,) hits, and all other ranked boxes, by
             similarity in ``BINS``.
-        sizes (ndarray): (S,) images without the person in the galleries of the gallery-size curve.
+        sizes: (S,) images without the person in the galleries of the gallery-size curve.
     """
 
     def __init__(
@@ -63,10 +63,10 @@ class RankingRecorder:
     ):
         """
         Args:
-            truth (GroundTruth): the data set.
-            protocol (RetrievalProtocol): as it is given to ``evaluate_predictions``.
-            variant (ProtocolVariant): the rules of the evaluation.
-            length (int): how many boxes of each ranking are kept.
+            truth: the data set.
+            protocol: as it is given to ``evaluate_predictions``.
+            variant: the rules of the evaluation.
+            length: how many boxes of each ranking are kept.
         """
         self._truth = truth
         self._protocol = protocol if variant.own_frame_searched else protocol.without_own_frames()

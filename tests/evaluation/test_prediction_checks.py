@@ -9,8 +9,7 @@ import pytest
 
 from spnet_d2.data.person_search_json import load_person_search_table
 from spnet_d2.evaluation import GroundTruth, Predictions
-from spnet_d2.evaluation.inputs import image_sizes
-from spnet_d2.evaluation.prediction_checks import check_boxes, check_values
+from spnet_d2.evaluation.prediction_checks import check_boxes, check_values, image_sizes
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "mot15" / "annotations.json"
 IMAGES, PEOPLE = 12, 5

@@ -28,9 +28,8 @@ from spnet_d2.data.person_search_json import (
 )
 from spnet_d2.engine import Checkpointer
 from spnet_d2.errors import is_users
-from spnet_d2.evaluation import GroundTruth, Predictions, evaluate_predictions
-from spnet_d2.evaluation.inputs import image_sizes, read_protocol
-from spnet_d2.evaluation.prediction_checks import check_boxes
+from spnet_d2.evaluation import GroundTruth, Predictions, RetrievalProtocol, evaluate_predictions
+from spnet_d2.evaluation.prediction_checks import check_boxes, image_sizes
 from spnet_d2.search.frames import VideoFile
 from spnet_d2.utils.warn_once import warn_once
 from tests.fuzz.inputs import (
@@ -115,7 +114,7 @@ def check_annotations(path: Path) -> None:
 def check_protocol(path: Path) -> None:
     # Ids that the data set lacks are those of the protocol, which is called by its file's name.
     with users_errors(str(path), f'protocol "{path.stem}"', f'Protocol "{path.stem}"'):
-        read_protocol(str(path), _truth()[0])
+        RetrievalProtocol.read(str(path), _truth()[0])
 
 
 @cache
@@ -133,7 +132,7 @@ def score(path: Path) -> None:
     truth, sizes = _truth()
     predictions = Predictions.load(path)
     check_boxes(predictions, truth, sizes, str(path))
-    protocol = read_protocol("all", truth)
+    protocol = RetrievalProtocol.read("all", truth)
     evaluation = evaluate_predictions(truth, [protocol], predictions)
     detection, found = evaluation.detection, evaluation.retrieval["all"]
     for value in (detection.ap, detection.recall, found.mean_ap):

@@ -13,7 +13,17 @@ import cv2
 import numpy as np
 import pytest
 
-from spnet_d2.data.person_search_json import write_protocol
+from spnet_d2.data.person_search_json import load_person_search_json, write_protocol
+from spnet_d2.evaluation import (
+    ExtraMetrics,
+    GroundTruth,
+    Predictions,
+    RetrievalProtocol,
+    evaluate_predictions,
+    flat_metrics,
+    report,
+    results_dict,
+)
 from spnet_d2.visualization import html_report
 from tests.evaluation.corpus import QUERY, predictions, worked_example, write_dataset
 
@@ -109,6 +119,32 @@ def test_page(folder, capsys):
     status, page = visualize(folder, "--queries", "0", "--protocol-variant", "corrected")
     assert status == 0 and "corrected rules" in page.text and "query" not in page.classes
     assert len(page.sources) == 4
+
+
+def test_a_new_metric_needs_one_line(folder, capsys, monkeypatch):
+    """A metric that report.py is given is in the table, metrics.json and the page by itself."""
+    known = report._ranking_metrics
+
+    def with_one_more(scores):
+        return known(scores) | {"mean_first_rank": float(scores.first_hit_rank.mean()) / 100}
+
+    monkeypatch.setattr(report, "_ranking_metrics", with_one_more)
+    status, page = visualize(folder, "--queries", "0")
+    assert status == 0
+    assert "mean_first_rank" in page.text
+    assert "mean_first_rank, ground-truth boxes" in page.text
+    assert "gt_mean_first_rank" in capsys.readouterr().out
+
+    truth = GroundTruth.from_dicts(load_person_search_json(folder / "test.json", folder))
+    protocol = RetrievalProtocol.read(folder / f"{PROTOCOL}.json", truth)
+    found = Predictions.load(folder / "predictions.npz")
+    evaluation = evaluate_predictions(truth, [protocol], found, extra=ExtraMetrics(cws=True))
+    metrics = flat_metrics(evaluation)
+    for name in ("mean_first_rank", "gt_mean_first_rank", "cws_mean_first_rank"):
+        assert np.isfinite(metrics[name]), name
+    assert results_dict(evaluation)[PROTOCOL]["mean_first_rank"] == pytest.approx(
+        100 * metrics["mean_first_rank"]
+    )
 
 
 def test_missing_images_are_marked_and_counted(folder, capsys):
