@@ -1,5 +1,6 @@
 """The commands and the code of the documentation work."""
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -85,6 +86,25 @@ def test_documented_keys_exist(document):
         for part in key.split("."):
             assert part in node, f"{document}: {key}"
             node = node[part]
+
+
+PATH = re.compile(r"`((?:spnet_d2|tests|tools|datasets|projects_configs|docs)/[\w/]*[\w/.]*\w/?)`")
+NAME = re.compile(r"`(spnet_d2(?:\.\w+)+)")
+# Corpora lie in datasets/, but not in the repository.
+CORPUS = re.compile(r"datasets/(?:pets09|cuhk|prw|coco|street|lobby)/")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_documented_files_and_names_exist(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for path in sorted(set(PATH.findall(text))):
+        assert (ROOT / path).exists() or CORPUS.match(path), f"{document}: {path}"
+    for name in sorted(set(NAME.findall(text))):
+        module, _, last = name.rpartition(".")
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError:
+            assert hasattr(importlib.import_module(module), last), f"{document}: {name}"
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "install", "lint"])
