@@ -1,4 +1,4 @@
-"""Which errors are the user's to mend: a tool tells them in one line, others with a traceback."""
+"""Which errors are the user's to fix: tools print these as one line, all others as a traceback."""
 
 import dis
 import logging
@@ -24,13 +24,17 @@ class UserError(Exception):
     """
 
 
+class SearchInputError(UserError, ValueError):
+    """A user's file, folder, box or weights can't be searched with; the message says why."""
+
+
 class JobError(UserError):
     """An error of the user's in one of a job's processes, told to the process that started it."""
 
 
 def is_users(error: BaseException) -> bool:
     """
-    Whether the user can mend an error by its text alone.
+    Whether the user can fix an error by its text alone.
 
     Those are :class:`UserError`, what the system refuses (``OSError``: files, disks, network), and
     a ``ValueError``, ``RuntimeError`` or ``ImportError`` that a ``raise`` of this package wrote.

@@ -39,6 +39,9 @@ def test_the_page_runs_from_top_to_bottom(leaves_no_trace):
     assert type(trainer.model.roi_heads.reid_loss).__name__ == "BatchHardTriplet"
     assert len(names["minp"].values) == 2
     assert len(names["store"]["vectors"]) == len(names["store"]["boxes"])
+    exact = names["gallery"].rank(names["gallery"].embeddings[0], topk=3)
+    found = [m.similarity for m in names["matches"]]
+    assert len(found) == 3 and found == pytest.approx([m.similarity for m in exact], abs=1e-5)
 
 
 def test_the_metric_of_the_page():

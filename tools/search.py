@@ -41,9 +41,9 @@ from spnet_d2.search import (
     box_warnings,
     clip_query_box,
     draw_search,
-    open_frames,
+    gallery_for,
+    open_gallery,
     read_image_bgr,
-    search,
 )
 from spnet_d2.search.frames import describe_left_out
 from spnet_d2.search.query import box_to_json
@@ -160,33 +160,22 @@ def run(args: argparse.Namespace) -> list[Match]:
     box = clip_query_box(args.box, image.shape[:2])
     for warning in box_warnings(args.box, image.shape[:2]):
         logger.warning("%s: %s", args.query.name, warning)
-    indexed = args.gallery.suffix == ".npz"
-    gallery = Gallery.load(args.gallery) if indexed else None
-    frames = None
-    if not indexed:
-        every = 1 if args.every is None else args.every
-        frames = open_frames(args.gallery, every, exclude=[args.output / "search.png"])
+    source = open_gallery(args.gallery, args.every, exclude=[args.output / "search.png"])
     cfg, weights = load_config(args)
     make_folder(args.output)
 
     predictor = PersonSearchPredictor(cfg, weights=weights, allow_untrained=args.allow_untrained)
     query = predictor.query(image, box)
-    if predictor.query_centric:
-        if gallery is not None:
-            raise SearchInputError(
-                f"{args.gallery} serves every query, but this model searches query by query "
-                f"(MODEL.SPNET.TEST_PATHWAY is QC): give its frames, {gallery.source}, instead."
-            )
-        gallery = Gallery.build(predictor, frames, args.min_score, query)
-    elif gallery is None:
-        unfinished = args.output / "gallery.unfinished.npz"
-        gallery = Gallery.build(predictor, frames, args.min_score, unfinished=unfinished)
-        gallery.save(args.output / "gallery.npz")
-    else:
-        gallery.check_settings(predictor, str(args.gallery))
-        gallery = gallery.every_nth(gallery.every if args.every is None else args.every)
-        gallery = gallery.above(args.min_score)
-    matches = search(gallery, query.reid, args.topk, args.min_similarity)
+    gallery = gallery_for(
+        predictor,
+        source,
+        query,
+        args.min_score,
+        args.every,
+        name=str(args.gallery),
+        index=args.output / "gallery.npz",
+    )
+    matches = gallery.rank(query.reid, args.topk, args.min_similarity)
     suggestion = find_suggestion(weights, cfg.DATASETS.TEST)
 
     # What can fail for its looks comes after what was searched for.

@@ -4,6 +4,7 @@ A :class:`View` says where everything goes; pixels and boxes then follow it. Box
 pixel corners, ``(N, 4)``; sizes are ``(height, width)``; a crop is ``(x, y, width, height)``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -80,6 +81,20 @@ class View:
                 [out_w - boxes[:, 2], boxes[:, 1], out_w - boxes[:, 0], boxes[:, 3]], axis=1
             )
         return boxes
+
+
+def xywh_to_xyxy(boxes: np.ndarray | Sequence[Sequence[float]]) -> np.ndarray:
+    """``(N, 4)`` left, top, width, height as float64 corners; a copy."""
+    boxes = np.array(boxes, np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes
+
+
+def xyxy_to_xywh(boxes: np.ndarray | Sequence[Sequence[float]]) -> np.ndarray:
+    """``(N, 4)`` corners as float64 left, top, width, height; a copy."""
+    boxes = np.array(boxes, np.float64).reshape(-1, 4)
+    boxes[:, 2:] -= boxes[:, :2]
+    return boxes
 
 
 def center_pad(resized: Size, canvas: Size) -> tuple[int, int]:

@@ -5,9 +5,9 @@ import torch
 from detectron2.config import configurable
 from detectron2.structures import Boxes, BoxMode, Instances
 
-from spnet_d2.data.eight_bit import quantize, restore
-from spnet_d2.data.geometry import clip_with_visibility
+from spnet_d2.data.geometry import clip_with_visibility, xywh_to_xyxy
 from spnet_d2.data.image_reader import read_image, wrong_size_message
+from spnet_d2.data.model_input import model_image
 from spnet_d2.data.transforms import build_augmentation
 
 _PERSON_KEYS = {
@@ -50,8 +50,6 @@ class PersonSearchMapper:
 
     @classmethod
     def from_config(cls, cfg, is_train: bool = True):
-        if cfg.INPUT.FORMAT != "RGB":
-            raise ValueError(f'INPUT.FORMAT must be "RGB" for SPNet, found "{cfg.INPUT.FORMAT}".')
         return {
             "augmentation": build_augmentation(cfg, is_train),
             "is_train": is_train,
@@ -105,7 +103,7 @@ class PersonSearchMapper:
         known = np.array([annotation["identity"] >= 0 for annotation in annotations], dtype=bool)
 
         view = self.augmentation(size, boxes, known, rng or np.random.default_rng())
-        result["image"] = torch.from_numpy(self._apply(view, image))
+        result["image"] = model_image(image, view, self.exact_8bit, self.pixel_mean, self.pixel_std)
         result["height"], result["width"] = size
         if "annotations" in dataset_dict:
             boxes, keep = clip_with_visibility(
@@ -115,31 +113,16 @@ class PersonSearchMapper:
                 boxes, annotations = boxes[keep], _select(annotations, keep)
             result["instances"] = _instances(view.output, boxes, annotations)
         if dataset_dict.get("ignore_regions"):
-            regions = view.apply_boxes(_xywh_to_xyxy(dataset_dict["ignore_regions"]))
+            regions = view.apply_boxes(xywh_to_xyxy(dataset_dict["ignore_regions"]))
             regions, visible = clip_with_visibility(regions, view.output)
             result["ignore_boxes"] = Boxes(torch.from_numpy(regions[visible]))
         return result
-
-    def _apply(self, view, image: np.ndarray) -> np.ndarray:
-        """Resample to ``(3, h, w)``; padding is black, with the detour the image's minimum."""
-        if self.exact_8bit:
-            coded, found = quantize(image, self.pixel_mean, self.pixel_std)
-            image = restore(view.apply_image(coded), found, self.pixel_mean, self.pixel_std)
-        else:
-            image = view.apply_image(image)
-        return np.ascontiguousarray(image.transpose(2, 0, 1))
 
     @staticmethod
     def _check_size(dataset_dict: dict, found: tuple[int, int]) -> None:
         stated = dataset_dict.get("height", found[0]), dataset_dict.get("width", found[1])
         if stated != found:
             raise ValueError(wrong_size_message(dataset_dict["file_name"], stated, found))
-
-
-def _xywh_to_xyxy(boxes) -> np.ndarray:
-    boxes = np.array(boxes, np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return boxes
 
 
 def _xyxy(annotations: list[dict]) -> np.ndarray:
@@ -157,7 +140,7 @@ def _xyxy(annotations: list[dict]) -> np.ndarray:
             )
     modes = {annotation["bbox_mode"] for annotation in annotations}
     if modes <= {BoxMode.XYWH_ABS}:
-        return _xywh_to_xyxy([annotation["bbox"] for annotation in annotations])
+        return xywh_to_xyxy([annotation["bbox"] for annotation in annotations])
     boxes = [
         BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations
     ]

@@ -59,7 +59,8 @@ class SPNet(nn.Module):
       are returned (only ``gt_boxes`` is read then);
     - ``ignore_boxes``: optional ``Boxes``, regions whose background trains nothing;
     - ``queries``: optional for each image, people to search for at inference: ``{"reid":
-      (Q, D_r), "loc": (Q, D)}``, embeddings that this model gave for their boxes.
+      (Q, D_r), "loc": (Q, D)}``, embeddings that this model gave for their boxes;
+    - ``embed_only``: optional, true to embed ``instances`` at inference and detect nobody.
     """
 
     @configurable
@@ -286,7 +287,7 @@ class SPNet(nn.Module):
 
     def _inference(self, batched_inputs: list[dict]) -> list[dict]:
         """
-        Detect, in groups of images that pad to the same size and all have queries or none has.
+        Detect, in groups of images that pad to the same size and are searched the same way.
 
         Padding moves anchors of the coarse levels and reaches into features: padding images to
         one another's size would make a result depend on what else is in the batch.
@@ -297,10 +298,12 @@ class SPNet(nn.Module):
         boxes = [checked_targets(x).gt_boxes.tensor for x in batched_inputs]
         queries = [checked_queries(x, dim) for x in batched_inputs]
         images, boxes, queries = move((images, boxes, queries), self.device)
-        groups: dict[tuple[int, ...], list[int]] = {}
+        groups: dict[tuple, list[int]] = {}
         for i, image in enumerate(images):
             padded = (-(-side // div) * div for side in image.shape[-2:])
-            groups.setdefault((*padded, "queries" in batched_inputs[i]), []).append(i)
+            x = batched_inputs[i]
+            kind = "embed" if x.get("embed_only") else "search" if "queries" in x else "detect"
+            groups.setdefault((*padded, kind), []).append(i)
         results: list[dict] = [{} for _ in images]
         for indices in groups.values():
             inputs = [_Input(batched_inputs[i], boxes[i], queries[i]) for i in indices]
@@ -312,7 +315,10 @@ class SPNet(nn.Module):
     def _detect(self, inputs: list["_Input"], batch: ImageList) -> list[dict]:
         """Detections, and embeddings of given boxes, of one group of :meth:`_inference`."""
         features = with_roi_map(self.backbone(batch.tensor))
-        if "queries" in inputs[0].given:
+        results: list[dict] = [{} for _ in inputs]
+        if inputs[0].given.get("embed_only"):
+            pass
+        elif "queries" in inputs[0].given:
             results = self._search(inputs, batch, features)
         elif self.test_pathway == "QC":
             results = [{"query_instances": []} for _ in inputs]

@@ -1,6 +1,7 @@
 """Find a person in images or a video: predictor, gallery, ranking, image of the result."""
 
-from .errors import SearchInputError
+from spnet_d2.errors import SearchInputError
+
 from .frames import (
     Frame,
     ImageFolder,
@@ -10,14 +11,15 @@ from .frames import (
     read_frames,
     read_image_bgr,
 )
-from .gallery import Gallery
+from .gallery import Gallery, gallery_for, open_gallery
 from .predictor import PersonDetections, PersonQuery, PersonSearchPredictor
-from .query import Match, box_warnings, clip_query_box, search
+from .query import GalleryStore, Match, box_warnings, clip_query_box, search
 from .visualize import draw_search
 
 __all__ = [
     "Frame",
     "Gallery",
+    "GalleryStore",
     "ImageFolder",
     "Match",
     "PersonDetections",
@@ -28,8 +30,10 @@ __all__ = [
     "clip_query_box",
     "box_warnings",
     "draw_search",
+    "gallery_for",
     "iterate_frames",
     "open_frames",
+    "open_gallery",
     "read_frames",
     "read_image_bgr",
     "search",

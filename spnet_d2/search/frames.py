@@ -19,8 +19,7 @@ from spnet_d2.data import image_reader
 from spnet_d2.data.image_reader import image_suffixes, is_image_name
 from spnet_d2.data.own_images import is_own_image
 from spnet_d2.data.video_reader import UnreadableVideoError, VideoReader
-
-from .errors import SearchInputError
+from spnet_d2.errors import SearchInputError
 
 logger = logging.getLogger(__name__)
 

@@ -9,31 +9,26 @@ import json
 import logging
 import os
 import time
-import zipfile
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from spnet_d2.utils.atomic_io import atomic_path
+from spnet_d2.errors import SearchInputError
 
-from .errors import SearchInputError
-from .frames import ImageFolder, VideoFile, iterate_frames
-from .predictor import PersonQuery
+from .collected import Collected
+from .frames import ImageFolder, VideoFile, iterate_frames, open_frames
+from .gallery_file import checksum, read_arrays, write_arrays
+from .predictor import PersonQuery, PersonSearchPredictor
+from .query import Match, cosine_similarities
 
 logger = logging.getLogger(__name__)
 
-# Of the file's content; 1 had no settings, and paths of the folder of that day.
-VERSION = 2
 # Seconds between two savings of an unfinished index.
 SAVE_PERIOD = 300.0
-# So much of a file is looked at to tell whether its content changed.
-_LOOKED_AT = 2**26
-_PIECE = 2**20
 
 
 @dataclass(frozen=True)
@@ -89,7 +84,7 @@ class Gallery:
     @classmethod
     def build(
         cls,
-        predictor,
+        predictor: PersonSearchPredictor,
         frames: ImageFolder | VideoFile,
         min_score: float = 0.5,
         query: PersonQuery | None = None,
@@ -100,7 +95,7 @@ class Gallery:
         Detect and embed everyone in a source of frames.
 
         Args:
-            predictor: a :class:`~.predictor.PersonSearchPredictor`.
+            predictor: finds and embeds the people.
             frames: of :func:`~.frames.open_frames`.
             min_score: people the detector is less sure of are left out.
             query: detect this person (query-centric pathway); the gallery serves no other query.
@@ -112,9 +107,11 @@ class Gallery:
         Raises:
             SearchInputError: not one frame could be read.
         """
-        collected = _Collected(predictor, frames, min_score)
-        if unfinished is not None:
-            collected.go_on_from(unfinished)
+        collected = Collected(predictor, frames, min_score)
+        if unfinished is not None and os.path.isfile(unfinished):
+            # A damaged one begins anew.
+            with suppress(SearchInputError):
+                collected.resume(cls.load(unfinished), unfinished)
         # Some headers lack the count; the bar then shows no end.
         total = len(frames) or None
         done = set(collected.numbers)
@@ -125,12 +122,12 @@ class Gallery:
             for frame in bar:
                 collected.add(frame, predictor.detect([frame.image], query)[0].above(min_score))
                 if unfinished is not None and time.monotonic() - saved > SAVE_PERIOD:
-                    collected.gallery().save(unfinished)
+                    cls(**collected.fields()).save(unfinished)
                     saved = time.monotonic()
         # Whatever ends it, Ctrl-C included.
         except BaseException:
             if unfinished is not None and collected.numbers:
-                collected.gallery().save(unfinished)
+                cls(**collected.fields()).save(unfinished)
                 logger.warning(
                     "Stopped after %d frames; they are kept in %s, and the same command goes on "
                     "from there.",
@@ -146,12 +143,56 @@ class Gallery:
             )
         if not collected.numbers:
             raise SearchInputError(f"Not one frame of {frames.name} could be read.")
-        gallery = collected.gallery()
+        gallery = cls(**collected.fields())
         if unfinished is not None:
             Path(unfinished).unlink(missing_ok=True)
         return gallery
 
-    def check_settings(self, predictor, name: str) -> None:
+    def rank(
+        self, embedding: np.ndarray, topk: int = 10, min_similarity: float = -1.0
+    ) -> list[Match]:
+        """
+        The people most similar to an embedding; :func:`~.query.search` of this store.
+
+        Args:
+            embedding: (D_r,), of any length; e.g. from ``predictor.embed``.
+            topk: at most this many.
+            min_similarity: less similar people are left out.
+
+        Returns:
+            Matches by falling similarity, equal ones in the gallery's order; [] if there are none.
+
+        Raises:
+            SearchInputError: the embedding is of another model than the gallery's.
+        """
+        query = np.asarray(embedding, np.float32)
+        if len(self) == 0 or topk < 1:
+            return []
+        if query.shape != self.embeddings.shape[1:]:
+            raise SearchInputError(
+                f"The query's embedding has shape {query.shape}, the gallery's have "
+                f"{self.embeddings.shape[1:]}: index the gallery with the same model."
+            )
+        similarities = cosine_similarities(self.embeddings, query)
+        order = np.argsort(-similarities, kind="stable")[:topk]
+        order = order[similarities[order] >= min_similarity]
+        return [self.match(rank, i, similarities[i]) for rank, i in enumerate(order, start=1)]
+
+    def match(self, rank: int, person: int, similarity: float) -> Match:
+        """Person number ``person`` of N as a result; for stores that rank by themselves."""
+        frame = self.frame_index[person]
+        seconds = float(self.frame_times[frame])
+        return Match(
+            rank=rank,
+            similarity=float(similarity),
+            score=float(self.scores[person]),
+            box=tuple(self.boxes[person].tolist()),
+            frame=int(self.frame_numbers[frame]),
+            file=str(self.frame_files[frame]),
+            time=None if np.isnan(seconds) else seconds,
+        )
+
+    def check_settings(self, predictor: PersonSearchPredictor, name: str) -> None:
         """
         Whether embeddings of ``predictor`` can be compared with those of this index.
 
@@ -211,8 +252,8 @@ class Gallery:
             stat = os.stat(file)
         except OSError:
             return "not there any more"
-        size, changed, checksum = self.frame_stamps[frame].tolist()
-        if stat.st_size == size and (stat.st_mtime_ns == changed or _checksum(file) == checksum):
+        size, changed, checked = self.frame_stamps[frame].tolist()
+        if stat.st_size == size and (stat.st_mtime_ns == changed or checksum(file) == checked):
             return ""
         return "changed since it was indexed"
 
@@ -260,17 +301,7 @@ class Gallery:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write everything as an ``.npz`` file, atomically."""
-        folder = os.path.dirname(os.path.abspath(path))
-        # One relative path per file, not per frame of a video.
-        relative = {str(file): _relative(str(file), folder) for file in set(self.frame_files)}
-        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
-        arrays["relative_files"] = [relative[str(file)] for file in self.frame_files]
-        arrays["relative_files"] = np.array(arrays["relative_files"], np.str_)
-        if self.frame_stamps is None:
-            arrays["frame_stamps"] = np.full((self.num_frames, 3), -1, np.int64)
-        arrays = {name: np.asarray(value) for name, value in arrays.items()}
-        with atomic_path(path) as part, open(part, "wb") as file:
-            np.savez(file, version=np.asarray(VERSION), **arrays)
+        write_arrays(path, {f.name: getattr(self, f.name) for f in fields(self)})
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Gallery":
@@ -281,205 +312,69 @@ class Gallery:
             SearchInputError: no such file, not a gallery, one of another version, or one whose
                 parts don't fit together.
         """
-        try:
-            archive = np.load(path, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array")
-            with archive:
-                _check_version(archive)
-                arrays = {f.name: archive[f.name] for f in fields(cls)}
-            _check_arrays(arrays)
-        except FileNotFoundError:
-            raise SearchInputError(f"No gallery file at {os.path.abspath(path)}.") from None
-        # numpy reports what is no archive, or holds pickles, in several ways.
-        except (KeyError, ValueError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as e:
+        return cls(**read_arrays(path, [f.name for f in fields(cls)]))
+
+
+def open_gallery(
+    path: str | os.PathLike, every: int | None = None, exclude: Collection[str | os.PathLike] = ()
+) -> "Gallery | ImageFolder | VideoFile":
+    """
+    What a user names as a gallery: an index that was saved (``.npz``), or frames.
+
+    Args:
+        path: index, folder or video file.
+        every: take each ``every``-th frame; None: all. Of an index see :func:`gallery_for`.
+        exclude: see :class:`~.frames.ImageFolder`.
+
+    Raises:
+        SearchInputError: nothing there, nothing in it, or nothing readable.
+    """
+    if Path(path).suffix == ".npz":
+        return Gallery.load(path)
+    return open_frames(path, 1 if every is None else every, exclude)
+
+
+def gallery_for(
+    predictor: PersonSearchPredictor,
+    source: "Gallery | ImageFolder | VideoFile",
+    query: PersonQuery,
+    min_score: float = 0.5,
+    every: int | None = None,
+    name: str = "the index",
+    index: str | os.PathLike | None = None,
+) -> "Gallery":
+    """
+    The people to search for a query, by what the source and the model are.
+
+    A query-centric model detects them for this query alone. Otherwise an index is narrowed to
+    ``every`` and ``min_score``, and frames are indexed.
+
+    Args:
+        predictor: has made ``query``.
+        source: of :func:`open_gallery`.
+        query: of ``predictor.query``.
+        min_score: people the detector is less sure of are left out.
+        every: of an index, only each ``every``-th frame of its source.
+        name: what to call an index in messages.
+        index: where a new index of frames is saved; ``<stem>.unfinished.npz`` beside it keeps
+            what is done if it is stopped.
+
+    Raises:
+        SearchInputError: an index that this model, ``every`` or ``min_score`` doesn't fit.
+    """
+    if isinstance(source, Gallery):
+        if predictor.query_centric:
             raise SearchInputError(
-                f"{path} is not a gallery written by Gallery.save: {e}. Build it again."
-            ) from e
-        texts = ("source", "fingerprint", "settings", "left_out")
-        plain = {name: arrays.pop(name).item() for name in (*texts, "min_score", "every")}
-        folder = os.path.dirname(os.path.abspath(path))
-        arrays["frame_files"] = _where_they_are(
-            arrays["frame_files"], arrays["relative_files"], folder
-        )
-        return cls(**plain, **arrays)
-
-
-class _Collected:
-    """What is found so far, frame by frame."""
-
-    def __init__(self, predictor, frames: ImageFolder | VideoFile, min_score: float):
-        self.predictor, self.frames, self.min_score = predictor, frames, min_score
-        self.numbers: list[int] = []
-        self.files: list[str] = []
-        self.times: list[float] = []
-        self.stamps: list[tuple[int, int, int]] = []
-        self.people: list = []
-        self.skipped: list[str] = []
-        self._stamp = cache(_stamp_of)
-
-    def add(self, frame, people) -> None:
-        self.numbers.append(frame.number)
-        # A name that is no path (frames in memory) stays as it is.
-        file = os.path.abspath(frame.file) if os.path.exists(frame.file) else frame.file
-        self.files.append(file)
-        self.times.append(np.nan if frame.time is None else frame.time)
-        self.stamps.append(self._stamp(file))
-        self.people.append(people)
-
-    def gallery(self) -> Gallery:
-        people = self.people
-        name, every = self.frames.name, getattr(self.frames, "every", 1)
-        return Gallery(
-            source=os.path.abspath(name) if os.path.exists(name) else name,
-            frame_numbers=np.array(self.numbers, np.int64),
-            frame_files=np.array(self.files, np.str_),
-            frame_times=np.array(self.times, np.float64),
-            frame_index=np.repeat(np.arange(len(people)), [len(found) for found in people]),
-            boxes=np.concatenate([found.boxes for found in people]),
-            scores=np.concatenate([found.scores for found in people]),
-            embeddings=np.concatenate([found.embeddings for found in people]),
-            fingerprint=self.predictor.fingerprint,
-            skipped=np.array(self.frames.skipped, np.str_),
-            settings=json.dumps(self.predictor.settings),
-            min_score=float(self.min_score),
-            every=every,
-            left_out=json.dumps(getattr(self.frames, "left_out", {})),
-            frame_stamps=np.array(self.stamps, np.int64).reshape(-1, 3),
-        )
-
-    def go_on_from(self, path: str | os.PathLike) -> None:
-        """Take what an unfinished index holds, if it was begun with the same settings."""
-        if not os.path.isfile(path):
-            return
-        try:
-            begun = Gallery.load(path)
-        except SearchInputError:
-            return
-        if not self._fits(begun):
-            logger.warning("%s was begun with something else; it begins anew.", path)
-            return
-        logger.warning("Going on from %s: %d frames are done.", path, begun.num_frames)
-        ends = np.searchsorted(begun.frame_index, np.arange(begun.num_frames + 1))
-        for i, (start, end) in enumerate(zip(ends[:-1], ends[1:])):
-            self.numbers.append(int(begun.frame_numbers[i]))
-            self.files.append(str(begun.frame_files[i]))
-            self.times.append(float(begun.frame_times[i]))
-            self.stamps.append(tuple(begun.frame_stamps[i].tolist()))
-            self.people.append(
-                _People(*(a[start:end] for a in (begun.boxes, begun.scores, begun.embeddings)))
+                f"{name} serves every query, but this model searches query by query "
+                f"(MODEL.SPNET.TEST_PATHWAY is QC): give its frames, {source.source}, instead."
             )
-
-    def _fits(self, begun: Gallery) -> bool:
-        every, name = getattr(self.frames, "every", 1), self.frames.name
-        same = (begun.fingerprint, begun.min_score, begun.every, begun.source) == (
-            self.predictor.fingerprint,
-            float(self.min_score),
-            every,
-            os.path.abspath(name) if os.path.exists(name) else name,
-        )
-        if not same or not hasattr(self.frames, "frames"):
-            return False
-        if isinstance(self.frames, ImageFolder):
-            # Files that came or went would shift the numbers.
-            files = [os.path.abspath(file) for file in self.frames.files]
-            for number, file in zip(begun.frame_numbers.tolist(), begun.frame_files.tolist()):
-                if number >= len(files) or files[number] != file:
-                    return False
-            checked = range(begun.num_frames)
-        else:
-            checked = range(min(1, begun.num_frames))
-        return not any(begun.changed_since(i) for i in checked)
-
-
-@dataclass(frozen=True)
-class _People:
-    boxes: np.ndarray
-    scores: np.ndarray
-    embeddings: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-
-def _stamp_of(file: str) -> tuple[int, int, int]:
-    """(size, time of change in ns, checksum) of a file; -1 three times if there is none."""
-    try:
-        stat = os.stat(file)
-        return stat.st_size, stat.st_mtime_ns, _checksum(file)
-    except OSError:
-        return -1, -1, -1
-
-
-def _checksum(file: str) -> int:
-    """Of the first ``_LOOKED_AT`` bytes."""
-    value = 0
-    with open(file, "rb") as opened:
-        for _ in range(_LOOKED_AT // _PIECE):
-            value = zlib.crc32(opened.read(_PIECE), value)
-    return value
-
-
-def _relative(file: str, folder: str) -> str:
-    try:
-        return os.path.relpath(file, folder)
-    except ValueError:  # another drive of Windows
-        return file
-
-
-def _where_they_are(files: np.ndarray, relative: np.ndarray, folder: str) -> np.ndarray:
-    """Absolute paths of the frames' files: as they were, or else as seen from the index."""
-    found = {}
-    for file, path in set(zip(files.tolist(), relative.tolist())):
-        beside = os.path.normpath(os.path.join(folder, path))
-        found[file] = beside if not os.path.exists(file) and os.path.exists(beside) else file
-    return np.array([found[file] for file in files.tolist()], np.str_)
-
-
-def _check_version(archive) -> None:
-    if "version" in archive.files:
-        version = int(archive["version"])
-    elif {"frame_files", "embeddings", "fingerprint"} <= set(archive.files):
-        version = 1
-    else:
-        raise ValueError(f"it holds {', '.join(archive.files) or 'nothing'}")
-    if version != VERSION:
-        raise ValueError(
-            f"it is of version {version} of the format, and this program reads version {VERSION}"
-        )
-
-
-def _check_arrays(arrays: dict[str, np.ndarray]) -> None:
-    """Raise ``ValueError`` unless shapes and kinds are those of a :class:`Gallery`."""
-    frames, people = (
-        arrays[name].shape[0] if arrays[name].ndim else 0 for name in ("frame_files", "scores")
-    )
-    width = arrays["embeddings"].shape[1:2]
-    shapes = {
-        "source": ((), "U"),
-        "fingerprint": ((), "U"),
-        "settings": ((), "U"),
-        "left_out": ((), "U"),
-        "min_score": ((), "f"),
-        "every": ((), "i"),
-        "skipped": ((arrays["skipped"].size,), "U"),
-        "frame_numbers": ((frames,), "i"),
-        "frame_files": ((frames,), "U"),
-        "frame_times": ((frames,), "f"),
-        "frame_stamps": ((frames, 3), "i"),
-        "relative_files": ((frames,), "U"),
-        "frame_index": ((people,), "i"),
-        "boxes": ((people, 4), "f"),
-        "scores": ((people,), "f"),
-        "embeddings": ((people, *(width or (0,))), "f"),
-    }
-    for name, (shape, kind) in shapes.items():
-        found = arrays[name]
-        if found.shape != shape or found.dtype.kind != kind:
-            raise ValueError(
-                f"{name} has shape {found.shape} and type {found.dtype}, expected {shape} and kind "
-                f"{kind!r}"
-            )
-    places = arrays["frame_index"]
-    if people and not 0 <= places.min() <= places.max() < frames:
-        raise ValueError(f"frame_index must lie in 0..{frames - 1}")
+        source.check_settings(predictor, name)
+        return source.every_nth(source.every if every is None else every).above(min_score)
+    if predictor.query_centric:
+        return Gallery.build(predictor, source, min_score, query)
+    if index is None:
+        return Gallery.build(predictor, source, min_score)
+    unfinished = Path(index).with_suffix(".unfinished.npz")
+    gallery = Gallery.build(predictor, source, min_score, unfinished=unfinished)
+    gallery.save(index)
+    return gallery

@@ -18,11 +18,10 @@ from torch import nn
 import spnet_d2.modeling  # noqa: F401  (registers the model)
 from spnet_d2.checkpoint.untrained import UntrainedModelError
 from spnet_d2.config_checks import check_config
-from spnet_d2.data.eight_bit import quantize, restore
+from spnet_d2.data.model_input import model_image
 from spnet_d2.data.transforms import build_augmentation
 from spnet_d2.engine.serve import find_weights, serve
-
-from .errors import SearchInputError
+from spnet_d2.errors import SearchInputError
 
 logger = logging.getLogger(__name__)
 
@@ -229,7 +228,8 @@ class PersonSearchPredictor:
             return self.model([model_input])[0]
 
     def _input(self, image: np.ndarray, boxes: np.ndarray | None = None) -> dict:
-        """The model's input for one image, as the evaluation's mapper makes it."""
+        """The model's input for one image, as the evaluation's mapper makes it; with ``boxes``
+        (N, 4), only these are embedded."""
         if not isinstance(image, np.ndarray):
             raise ValueError(
                 "Expected an image as a non-empty (H, W, 3) uint8 array, found "
@@ -243,18 +243,13 @@ class PersonSearchPredictor:
         height, width = image.shape[:2]
         none = np.zeros((0, 4))
         view = self.augmentation((height, width), none, np.zeros(0, bool), None)
-        if self.image_format == "BGR":
-            image = image[:, :, ::-1]
-        if self.exact_8bit:
-            coded, found = quantize(image, self.pixel_mean, self.pixel_std)
-            image = restore(view.apply_image(coded), found, self.pixel_mean, self.pixel_std)
-        else:
-            image = view.apply_image(np.ascontiguousarray(image))
-        chw = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        result = {"image": chw, "height": height, "width": width}
+        rgb = image[:, :, ::-1] if self.image_format == "BGR" else image
+        pixels = model_image(rgb, view, self.exact_8bit, self.pixel_mean, self.pixel_std)
+        result = {"image": pixels, "height": height, "width": width}
         if boxes is not None:
             moved = torch.from_numpy(view.apply_boxes(boxes))
             result["instances"] = Instances(view.output, gt_boxes=Boxes(moved))
+            result["embed_only"] = True
         return result
 
 
@@ -339,7 +334,7 @@ def _hint(image) -> str:
 
 @contextmanager
 def _settings_of_user() -> Iterator[None]:
-    """Building from a config: what is wrong with its settings is the user's to mend."""
+    """Building from a config: errors in its settings are the user's."""
     try:
         yield
     except ValueError as error:

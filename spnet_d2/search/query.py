@@ -1,12 +1,12 @@
-"""Rank the people of a gallery by similarity to one person."""
+"""A query box, and the people of a gallery that are like the person in it."""
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from .errors import SearchInputError
-from .gallery import Gallery
+from spnet_d2.errors import SearchInputError
 
 
 @dataclass(frozen=True)
@@ -54,19 +54,26 @@ def box_to_json(box) -> dict:
     }
 
 
+class GalleryStore(Protocol):
+    """Any index of people that can rank them; :class:`~.gallery.Gallery` is one in memory."""
+
+    def rank(self, embedding: np.ndarray, topk: int, min_similarity: float) -> list[Match]:
+        """The people most similar to ``embedding`` (D_r,), as :meth:`.gallery.Gallery.rank`."""
+
+
 def search(
-    gallery: Gallery,
+    gallery: GalleryStore,
     query_embedding: np.ndarray,
     topk: int = 10,
     min_similarity: float = -1.0,
 ) -> list[Match]:
     """
-    The people most similar to the query.
+    The people of a gallery most similar to the query.
 
     Args:
         gallery: index to search.
         query_embedding: (D_r,), of any length; e.g. from ``predictor.embed``.
-        topk: at most so many.
+        topk: at most this many.
         min_similarity: less similar people are left out.
 
     Returns:
@@ -75,29 +82,7 @@ def search(
     Raises:
         SearchInputError: the embedding is of another model than the gallery's.
     """
-    query = np.asarray(query_embedding, np.float32)
-    if len(gallery) == 0 or topk < 1:
-        return []
-    if query.shape != gallery.embeddings.shape[1:]:
-        raise SearchInputError(
-            f"The query's embedding has shape {query.shape}, the gallery's have "
-            f"{gallery.embeddings.shape[1:]}: index the gallery with the same model."
-        )
-    similarities = cosine_similarities(gallery.embeddings, query)
-    order = np.argsort(-similarities, kind="stable")[:topk]
-    order = order[similarities[order] >= min_similarity]
-    return [
-        Match(
-            rank=rank,
-            similarity=float(similarities[i]),
-            score=float(gallery.scores[i]),
-            box=tuple(float(v) for v in gallery.boxes[i]),
-            frame=int(gallery.frame_numbers[f]),
-            file=str(gallery.frame_files[f]),
-            time=None if np.isnan(gallery.frame_times[f]) else float(gallery.frame_times[f]),
-        )
-        for rank, (i, f) in enumerate(zip(order, gallery.frame_index[order]), start=1)
-    ]
+    return gallery.rank(query_embedding, topk, min_similarity)
 
 
 def box_warnings(xywh: tuple[float, float, float, float], size: tuple[int, int]) -> list[str]:

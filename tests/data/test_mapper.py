@@ -233,11 +233,6 @@ def test_plain_coco_annotations_are_refused(record):
         mapper(False)(record)
 
 
-def test_other_channel_orders_are_refused():
-    with pytest.raises(ValueError, match="INPUT.FORMAT"):
-        mapper(False, "INPUT.FORMAT", "BGR")
-
-
 @pytest.mark.parametrize(
     "json_file, image_root",
     [

@@ -112,6 +112,31 @@ def test_images_of_any_size(trained, size):
         assert np.isfinite(query.reid).all() and np.isfinite(found.embeddings).all()
 
 
+def test_given_boxes_are_embedded_without_detecting(trained, monkeypatch):
+    """The same embeddings as of a pass that also detects, whatever else is in the batch."""
+    cfg, weights, model = trained
+    predictor = PersonSearchPredictor(cfg, weights=weights)
+    image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    boxes = np.array([[10, 10, 50, 100], [80, 20, 120, 110]], float)
+    x = predictor._input(image, boxes)
+    detecting = {key: value for key, value in x.items() if key != "embed_only"}
+    with torch.inference_mode():
+        expected = model([detecting])[0]["gt_embeddings"]
+        both, alone = model([detecting, x])
+    assert "instances" in both and set(alone) == {"gt_embeddings"}
+    for name in ("reid", "loc"):
+        torch.testing.assert_close(alone["gt_embeddings"][name], expected[name])
+
+    def not_to_be_called(*args, **kwargs):
+        raise AssertionError("detects the whole scene")
+
+    monkeypatch.setattr(predictor.model.proposal_generator, "forward", not_to_be_called)
+    monkeypatch.setattr(predictor.model.roi_heads, "detect", not_to_be_called)
+    assert np.array_equal(predictor.embed(image, boxes), expected["reid"].numpy())
+    query = predictor.query(image, boxes[1])
+    np.testing.assert_allclose(query.loc, expected["loc"][1].numpy(), rtol=1e-4, atol=1e-6)
+
+
 def test_query_centric_detection(trained, tmp_path):
     """The same weights detect for one query; a model for queries only says so."""
     cfg, path, model = trained

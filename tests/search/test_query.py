@@ -55,6 +55,23 @@ def test_equal_similarities_keep_the_gallery_order():
     assert matches[0].similarity == 1.0
 
 
+def test_any_store_that_ranks_can_be_searched():
+    class Backwards:
+        """A store that answers from the gallery it wraps, the least similar first."""
+
+        def __init__(self, gallery):
+            self.gallery = gallery
+
+        def rank(self, embedding, topk, min_similarity):
+            return self.gallery.rank(embedding, 100, min_similarity)[::-1][:topk]
+
+    gallery = make_gallery([[0, 1], [1, 0], [1, 1]])
+    query = np.array([1.0, 0.0])
+    forwards = [match.frame for match in search(gallery, query)]
+    assert [match.frame for match in search(Backwards(gallery), query)] == forwards[::-1]
+    assert len(search(Backwards(gallery), query, topk=2, min_similarity=0.5)) == 2
+
+
 def test_broken_embeddings_are_similar_to_nothing():
     embeddings = np.array([[0, 0], [np.nan, 1], [np.inf, 0], [1, 0]], np.float32)
     assert cosine_similarities(embeddings, np.array([1.0, 0.0])).tolist() == [0, 0, 0, 1]

@@ -372,7 +372,7 @@ def test_the_frame_of_boxes_is_named(tool, run, folder, capsys):
 
 
 def test_ctrl_c_keeps_what_is_done(tool, run, folder, monkeypatch):
-    add = gallery_module._Collected.add
+    add = gallery_module.Collected.add
 
     def add_four(self, frame, people):
         if len(self.numbers) == 4:
@@ -380,7 +380,7 @@ def test_ctrl_c_keeps_what_is_done(tool, run, folder, monkeypatch):
         add(self, frame, people)
 
     with monkeypatch.context() as patch:
-        patch.setattr(gallery_module._Collected, "add", add_four)
+        patch.setattr(gallery_module.Collected, "add", add_four)
         status, text, _ = run()
     assert status == 130 and "search: stopped" in text and "Traceback" not in text
     assert (folder / "out" / "gallery.unfinished.npz").is_file()
