@@ -21,6 +21,7 @@ from spnet_d2.data.corrupt_images import POLICIES
 from spnet_d2.data.own_sets import OwnSetsError, check_sets, register_sets
 from spnet_d2.modeling.fixed_norm import LOGIT_TYPES
 from spnet_d2.modeling.precision import PRECISIONS
+from spnet_d2.modeling.reid_losses import REID_LOSSES
 from spnet_d2.modeling.swap_path import BRIDGE_TYPES
 
 _INFINITE = float("inf")
@@ -46,6 +47,7 @@ _REGISTRIES = {
     "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY,
     "MODEL.PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY,
     "MODEL.ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
+    "MODEL.SPNET.REID.LOSS": REID_LOSSES,
 }
 # Both limits are allowed.
 _RANGES = {
@@ -206,19 +208,26 @@ def _clashes(cfg: CfgNode) -> Iterator[str]:
         )
 
 
+def _reid_loss_clashes(cfg: CfgNode) -> Iterator[str]:
+    reid = cfg.MODEL.SPNET.REID
+    loss = REID_LOSSES.get(reid.LOSS)
+    if "teacher" in loss.takes and not cfg.MODEL.SPNET.MOMENTUM_TWIN.ENABLED:
+        yield (
+            f"MODEL.SPNET.REID.LOSS is {reid.LOSS}, but MODEL.SPNET.MOMENTUM_TWIN.ENABLED, whose "
+            "embeddings it takes, is False: set it to True."
+        )
+    if cfg.INPUT.SSL_BOXES and loss.id_field == "gt_identities" and reid.LOSS_WEIGHT > 0:
+        yield (
+            f"INPUT.SSL_BOXES is {cfg.INPUT.SSL_BOXES}, but MODEL.SPNET.REID.LOSS {reid.LOSS} has "
+            "no row for the people of random boxes: set it to momentum_queue."
+        )
+
+
 def _training_clashes(cfg: CfgNode, processes: int) -> Iterator[str]:
     yield from _impossible_schedule(cfg)
     spnet, reid = cfg.MODEL.SPNET, cfg.MODEL.SPNET.REID
-    if reid.LOSS == "momentum_queue" and not spnet.MOMENTUM_TWIN.ENABLED:
-        yield (
-            "MODEL.SPNET.REID.LOSS is momentum_queue, but MODEL.SPNET.MOMENTUM_TWIN.ENABLED, which "
-            "fills that queue, is False: set it to True."
-        )
-    if cfg.INPUT.SSL_BOXES and reid.LOSS == "oim" and reid.LOSS_WEIGHT > 0:
-        yield (
-            f"INPUT.SSL_BOXES is {cfg.INPUT.SSL_BOXES}, but MODEL.SPNET.REID.LOSS oim has no row "
-            "for the people of random boxes: set it to momentum_queue."
-        )
+    if reid.LOSS in REID_LOSSES:
+        yield from _reid_loss_clashes(cfg)
     if spnet.COMPILE and spnet.ACTIVATION_CHECKPOINTING:
         yield (
             "MODEL.SPNET.COMPILE can't compile the blocks that "

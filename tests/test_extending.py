@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from detectron2.modeling import BACKBONE_REGISTRY, ROI_HEADS_REGISTRY
+from detectron2.modeling import BACKBONE_REGISTRY
 
 from spnet_d2.data.catalog import unregister
+from spnet_d2.modeling.reid_losses import REID_LOSSES
 from tests.engine.conftest import _restored_loggers  # noqa: F401
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
@@ -16,7 +17,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
 @pytest.fixture
 def leaves_no_trace(tmp_path, monkeypatch):
     """A folder to work in; the names that the page registers are gone afterwards."""
-    registries = [registry._obj_map for registry in (BACKBONE_REGISTRY, ROI_HEADS_REGISTRY)]
+    registries = [registry._obj_map for registry in (BACKBONE_REGISTRY, REID_LOSSES)]
     before = [dict(names) for names in registries]
     monkeypatch.chdir(tmp_path)
     yield tmp_path

@@ -15,7 +15,7 @@ from spnet_d2.data.loaders import build_loss_loader
 from spnet_d2.engine import random_state
 from spnet_d2.engine.step import training_precision
 from spnet_d2.modeling.precision import autocast
-from spnet_d2.modeling.roi_heads import build_reid_loss
+from spnet_d2.modeling.reid_losses import build_reid_loss
 from spnet_d2.modeling.whole_batch import alone
 
 

@@ -33,7 +33,7 @@ from .pair_sampler import (
 )
 from .precision import full_precision
 from .sampling import sample_labels
-from .swap_path import SwapPath, query_distances
+from .swap_path import SwapPath, bridge_kind, query_distances
 from .targets import Targets
 from .winograd import Conv3x3, convolve
 
@@ -43,18 +43,6 @@ ANCHOR_SIZES = tuple(
 )
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 ANCHORS_PER_CELL = len(ASPECT_RATIOS) * 3
-
-
-def reid_id_field(cfg) -> str:
-    """Ground-truth field that the re-id loss tells people apart by."""
-    return {"oim": "gt_identities"}.get(cfg.MODEL.SPNET.REID.LOSS, "gt_person_ids")
-
-
-def bridge_kind(cfg) -> str | None:
-    """Kind of the bridge layers; none if neither training nor inference is object-centric."""
-    options = cfg.MODEL.SPNET
-    pathways = {options.PATHWAY, options.TEST_PATHWAY or options.PATHWAY}
-    return options.BRIDGE if "OC" in pathways else None
 
 
 class AnchorEmbedder(nn.Module):
@@ -179,7 +167,6 @@ class SwapPathProposalGenerator(nn.Module):
         in_channels: int,
         dim: int = 128,
         *,
-        id_field: str = "gt_identities",
         anchor_bias: float = -4.59511985013459,
         anchor_logits: str = "fixed_norm",
         cls_logits: str = "fixed_norm",
@@ -205,7 +192,6 @@ class SwapPathProposalGenerator(nn.Module):
         Args:
             in_channels: C of the pyramid.
             dim: D.
-            id_field: ground-truth field with the identities that the re-id loss takes.
             anchor_bias: where anchor embeddings start, on every channel.
             anchor_logits, cls_logits: logits of the anchor loss and of the scores.
             positive_norm: large norms mean person.
@@ -242,7 +228,6 @@ class SwapPathProposalGenerator(nn.Module):
         for key, count in counts.items():
             if count < 1:
                 raise ValueError(f"{key} must be 1 or more, found {count}.")
-        self.id_field = id_field
         self.positive_norm = positive_norm
         self.anchors_per_image = anchors_per_image
         self.anchors_per_pair = anchors_per_pair
@@ -271,7 +256,6 @@ class SwapPathProposalGenerator(nn.Module):
         return {
             "in_channels": input_shape[FEATURES[0]].channels,
             "dim": options.EMBED_DIM,
-            "id_field": reid_id_field(cfg),
             "anchor_bias": options.ANCHOR_BIAS,
             "anchor_logits": options.ANCHOR_LOGITS,
             "cls_logits": options.CLS_LOGITS,

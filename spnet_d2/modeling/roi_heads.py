@@ -35,10 +35,9 @@ from .matching import (
 )
 from .pair_sampler import limit_per_pair
 from .precision import no_gradients
-from .proposal_generator import bridge_kind, reid_id_field
-from .reid_losses import MomentumQueueLoss, NTXentLoss, OIMLoss
+from .reid_losses import ReidLoss, build_reid_loss
 from .sampling import sample_labels
-from .swap_path import SwapPath
+from .swap_path import SwapPath, bridge_kind
 from .targets import Targets
 
 # Beside the levels, p3 as RoI pooling takes it: made once for all rounds.
@@ -49,25 +48,6 @@ Features = dict[str, Tensor | RoiMap]
 def roi_map(features: Features) -> RoiMap:
     """What boxes are pooled from."""
     return RoiMap.of(features.get(ROI_MAP, features[FEATURES[0]]))
-
-
-def build_reid_loss(cfg) -> nn.Module:
-    """The re-id loss of ``MODEL.SPNET.REID``, with its memory."""
-    reid, dim = cfg.MODEL.SPNET.REID, cfg.MODEL.SPNET.REID_DIM
-    if reid.LOSS == "oim":
-        return OIMLoss(dim, reid.NUM_IDENTITIES, reid.QUEUE_SIZE, reid.SCALE, reid.MOMENTUM)
-    if reid.LOSS == "momentum_queue":
-        return MomentumQueueLoss(dim, reid.QUEUE_SIZE, reid.SCALE)
-    if reid.LOSS == "nt_xent":
-        if reid.GT_ONLY:
-            raise ValueError(
-                "MODEL.SPNET.REID.LOSS nt_xent compares detected boxes with ground truth: set "
-                "REID.GT_ONLY to False."
-            )
-        return NTXentLoss(reid.SCALE)
-    raise ValueError(
-        f"MODEL.SPNET.REID.LOSS is {reid.LOSS!r}, expected 'oim', 'momentum_queue' or 'nt_xent'."
-    )
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -83,11 +63,10 @@ class SPNetROIHeads(nn.Module):
     def __init__(
         self,
         backbone: TimmFPN,
-        reid_loss: nn.Module,
+        reid_loss: ReidLoss,
         dim: int = 128,
         reid_dim: int = 128,
         *,
-        id_field: str = "gt_identities",
         num_cascades: int = 0,
         separate_heads: bool = False,
         cls_logits: str = "fixed_norm",
@@ -107,11 +86,8 @@ class SPNetROIHeads(nn.Module):
         """
         Args:
             backbone: gives the embedders' stage copies.
-            reid_loss: takes (n, D_r) embeddings, ground truth last, (n,) identities and, of the
-                twin's embeddings ``teacher`` and the number of ground-truth rows ``num_gt``, what
-                its ``takes`` names.
+            reid_loss: a :class:`~.reid_losses.ReidLoss`.
             dim, reid_dim: D and D_r.
-            id_field: ground-truth field with the identities that ``reid_loss`` takes.
             num_cascades: T.
             separate_heads: own localisation embedders.
             cls_logits, positive_norm, bridge: as in the proposal generator.
@@ -142,7 +118,6 @@ class SPNetROIHeads(nn.Module):
             )
         if num_cascades < 0:
             raise ValueError(f"NUM_CASCADES can't be negative, got {num_cascades}.")
-        self.id_field = id_field
         self.num_cascades = num_cascades
         self.query_centric = query_centric
         self.boxes_per_image = boxes_per_image
@@ -173,7 +148,6 @@ class SPNetROIHeads(nn.Module):
             "reid_loss": build_reid_loss(cfg),
             "dim": options.EMBED_DIM,
             "reid_dim": options.REID_DIM,
-            "id_field": reid_id_field(cfg),
             "num_cascades": options.NUM_CASCADES,
             "separate_heads": options.SEPARATE_HEADS,
             "cls_logits": options.CLS_LOGITS,
@@ -190,6 +164,11 @@ class SPNetROIHeads(nn.Module):
             "reid_box_jitter": options.REID.BOX_JITTER,
             "nms_thresh": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
         }
+
+    @property
+    def id_field(self) -> str:
+        """Ground-truth field with the identities that the re-id loss takes."""
+        return self.reid_loss.id_field
 
     def loc_embedder(self, t: int) -> nn.Module:
         """What embeds the boxes that round ``t`` (1 .. T) refines."""

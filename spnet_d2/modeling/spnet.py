@@ -157,7 +157,7 @@ class SPNet(nn.Module):
         roi_heads = ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)(cfg, backbone)
         twin = None
         if options.MOMENTUM_TWIN.ENABLED:
-            if options.REID.LOSS != "momentum_queue":
+            if "teacher" not in roi_heads.reid_loss.takes:
                 raise ValueError(
                     "MODEL.SPNET.MOMENTUM_TWIN fills the momentum queue, but MODEL.SPNET.REID.LOSS "
                     f"is {options.REID.LOSS!r}: set it to 'momentum_queue', or turn the twin off."

@@ -9,11 +9,19 @@ is the only one that knows which pathway makes x_o.
 
 import torch
 import torch.nn.functional as F
+from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from .precision import full_precision
 
 BRIDGE_TYPES = ("combiner", "direct")
+
+
+def bridge_kind(cfg: CfgNode) -> str | None:
+    """Kind of the bridge layers; none if neither training nor inference is object-centric."""
+    options = cfg.MODEL.SPNET
+    pathways = {options.PATHWAY, options.TEST_PATHWAY or options.PATHWAY}
+    return options.BRIDGE if "OC" in pathways else None
 
 
 class SwapPath(nn.Module):

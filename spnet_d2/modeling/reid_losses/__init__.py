@@ -1,7 +1,20 @@
-"""Re-id memories: what the re-id loss compares embeddings with."""
+"""Re-id losses, some with a memory of people to compare embeddings with.
+
+A new one is a file with a :class:`ReidLoss` under ``@REID_LOSSES.register("name")``, and its
+import here (or, in a project of your own, before the config is read).
+"""
 
 from .momentum_queue import MomentumQueueLoss
 from .nt_xent import NTXentLoss
 from .oim import OIMLoss
+from .registry import REID_LOSSES, ReidLoss, build_reid_loss, reid_loss_class
 
-__all__ = ["MomentumQueueLoss", "NTXentLoss", "OIMLoss"]
+__all__ = [
+    "REID_LOSSES",
+    "MomentumQueueLoss",
+    "NTXentLoss",
+    "OIMLoss",
+    "ReidLoss",
+    "build_reid_loss",
+    "reid_loss_class",
+]

@@ -1,4 +1,4 @@
-"""Momentum queue (paper section 3.5): contrast people with the momentum twin's means of others.
+"""Momentum queue (paper section 3.5): contrast people with the momentum encoder's means of others.
 
 Shapes: ``n`` rows (boxes), ``U`` distinct people among them, ``Q`` queue rows, ``D`` embedding
 size.
@@ -7,30 +7,32 @@ size.
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from detectron2.config import CfgNode
+from torch import Tensor
 
 from .. import training_statistics as statistics
 from .. import whole_batch
 from ..device_copies import to_device
 from ..precision import full_precision, unit_rows
 from .memory_loss import memory_loss
+from .registry import REID_LOSSES, ReidLoss
 
 # Label of a queue row that holds nobody.
 _EMPTY = -1
 
 
-class MomentumQueueLoss(nn.Module):
+@REID_LOSSES.register("momentum_queue")
+class MomentumQueueLoss(ReidLoss):
     """
     Cross-entropy of cosine similarities to one row per person.
 
     A person's row is the mean of all their embeddings in the batch (every view, detected and
-    ground-truth boxes) by the momentum twin, L2-normalised after averaging. The batch's people
+    ground-truth boxes) by the momentum encoder, L2-normalised after averaging. The batch's people
     enter the queue *before* the loss, so every row has its one positive; everybody else in the
     queue, the batch's other people included, is a negative. The batch is the whole one, on all
     processes, which keep the same queue: see :mod:`..whole_batch`.
     """
 
-    # What it is given beside embeddings and identities.
     takes: ClassVar[tuple[str, ...]] = ("teacher", "num_gt")
 
     def __init__(self, dim: int, queue_size: int = 65536, scale: float = 10.0):
@@ -51,6 +53,11 @@ class MomentumQueueLoss(nn.Module):
         # Where the next person goes. A buffer, so that it is resumed.
         self.register_buffer("queue_head", torch.zeros((), dtype=torch.int64))
 
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "MomentumQueueLoss":
+        reid = cfg.MODEL.SPNET.REID
+        return cls(cfg.MODEL.SPNET.REID_DIM, reid.QUEUE_SIZE, reid.SCALE)
+
     def forward(
         self,
         embeddings: Tensor,
@@ -64,7 +71,7 @@ class MomentumQueueLoss(nn.Module):
         Args:
             embeddings: (n, D), not normalised.
             person_ids: (n,) one number per person, 0 or more.
-            teacher: (n, D) the momentum twin's embeddings of the same boxes, not normalised;
+            teacher: (n, D) the momentum encoder's embeddings of the same boxes, not normalised;
                 default: the embeddings themselves.
             num_gt: how many rows, the last ones, are ground truth.
 

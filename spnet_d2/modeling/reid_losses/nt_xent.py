@@ -8,14 +8,17 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from detectron2.config import CfgNode
+from torch import Tensor
 
 from .. import whole_batch
 from ..device_copies import to_device
 from ..precision import full_precision, unit_rows
+from .registry import REID_LOSSES, ReidLoss
 
 
-class NTXentLoss(nn.Module):
+@REID_LOSSES.register("nt_xent")
+class NTXentLoss(ReidLoss):
     """
     Pull rows towards the mean of their person's ground-truth boxes, away from one other person's.
 
@@ -29,7 +32,6 @@ class NTXentLoss(nn.Module):
     their own only.
     """
 
-    # What it is given beside embeddings and identities.
     takes: ClassVar[tuple[str, ...]] = ("num_gt",)
 
     def __init__(self, scale: float = 10.0, max_rows: int = 10_000):
@@ -41,6 +43,16 @@ class NTXentLoss(nn.Module):
         super().__init__()
         self.scale = scale
         self.max_rows = max_rows
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "NTXentLoss":
+        reid = cfg.MODEL.SPNET.REID
+        if reid.GT_ONLY:
+            raise ValueError(
+                "MODEL.SPNET.REID.LOSS nt_xent compares detected boxes with ground truth: set "
+                "REID.GT_ONLY to False."
+            )
+        return cls(reid.SCALE)
 
     def forward(self, embeddings: Tensor, person_ids: Tensor, num_gt: int) -> Tensor:
         """

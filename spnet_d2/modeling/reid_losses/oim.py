@@ -8,19 +8,22 @@ import sys
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from detectron2.config import CfgNode
+from torch import Tensor
 
 from .. import training_statistics as statistics
 from .. import whole_batch
 from ..device_copies import to_device
 from ..precision import full_precision, unit_rows
 from .memory_loss import memory_loss
+from .registry import REID_LOSSES, ReidLoss
 
 # What identities of boxes without a known one are given as.
 UNKNOWN = -1
 
 
-class OIMLoss(nn.Module):
+@REID_LOSSES.register("oim")
+class OIMLoss(ReidLoss):
     """
     Cross-entropy of cosine similarities to the look-up table (LUT) and the circular queue (CQ).
 
@@ -30,7 +33,7 @@ class OIMLoss(nn.Module):
     batch's, on all processes, which keep the same memory: see :mod:`..whole_batch`.
     """
 
-    # What it is given beside embeddings and identities.
+    id_field: ClassVar[str] = "gt_identities"
     takes: ClassVar[tuple[str, ...]] = ("num_gt",)
 
     def __init__(
@@ -64,6 +67,11 @@ class OIMLoss(nn.Module):
         self.register_buffer("queue", torch.zeros(queue_size, dim))
         # Where the next unknown embedding goes. A buffer, so that it is resumed.
         self.register_buffer("queue_head", torch.zeros((), dtype=torch.int64))
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "OIMLoss":
+        reid, dim = cfg.MODEL.SPNET.REID, cfg.MODEL.SPNET.REID_DIM
+        return cls(dim, reid.NUM_IDENTITIES, reid.QUEUE_SIZE, reid.SCALE, reid.MOMENTUM)
 
     def forward(self, embeddings: Tensor, identities: Tensor, num_gt: int = 0) -> Tensor:
         """

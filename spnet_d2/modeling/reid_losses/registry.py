@@ -1,0 +1,68 @@
+"""The re-id losses by name: what ``MODEL.SPNET.REID.LOSS`` may be."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from detectron2.config import CfgNode
+from detectron2.utils.registry import Registry
+from torch import nn
+
+
+class ReidLoss(nn.Module):
+    """
+    Base of the re-id losses.
+
+    ``forward`` takes embeddings (n, D_r), ground truth last, their identities (n,) and, by name,
+    what ``takes`` has; it returns a scalar. The batch may be shared out to processes and parts:
+    what a loss divides by, and the rows of a memory, are the whole batch's, by
+    :mod:`..whole_batch` (``mean``, ``whole_rows``).
+
+    Attributes:
+        id_field: ground-truth field with the identities: ``gt_person_ids`` (whatever tells people
+            apart) or ``gt_identities`` (rows of a table, -1 for unknown people).
+        takes: ``num_gt``, how many rows are ground truth; ``teacher``, the momentum encoder's
+            embeddings (n, D_r) of the same boxes.
+    """
+
+    id_field: ClassVar[str] = "gt_person_ids"
+    takes: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "ReidLoss":
+        """The loss that ``MODEL.SPNET.REID`` describes, for embeddings of ``REID_DIM``."""
+        raise NotImplementedError(f"{cls.__name__} needs a classmethod from_config(cfg).")
+
+
+class _ReidLosses(Registry):
+    """Detectron2's registry, with names of their own for the classes."""
+
+    def register(self, name: str) -> Callable[[type], type]:  # type: ignore[override]
+        """Decorator that adds a :class:`ReidLoss` as ``name``."""
+
+        def add(kind: type) -> type:
+            self._do_register(name, kind)
+            return kind
+
+        return add
+
+
+REID_LOSSES = _ReidLosses("REID_LOSSES")
+
+
+def reid_loss_class(cfg: CfgNode) -> type[ReidLoss]:
+    """
+    The class that ``MODEL.SPNET.REID.LOSS`` names.
+
+    Raises:
+        ValueError: no loss of this name is registered.
+    """
+    name = cfg.MODEL.SPNET.REID.LOSS
+    if name not in REID_LOSSES:
+        known = ", ".join(known for known, _ in REID_LOSSES)
+        raise ValueError(f"MODEL.SPNET.REID.LOSS is {name!r}, expected one of {known}.")
+    return REID_LOSSES.get(name)
+
+
+def build_reid_loss(cfg: CfgNode) -> ReidLoss:
+    """The re-id loss of ``MODEL.SPNET.REID``, with its memory."""
+    return reid_loss_class(cfg).from_config(cfg)
