@@ -57,6 +57,9 @@ EXTRAS = {
         # The two readers' extras, which tests use.
         "pillow-heif>=0.18",
         "simplejpeg>=1.7",
+        # Both runtimes of two-stage predictors.
+        "onnxruntime>=1.18",
+        "openvino>=2024.4",
         "pytest>=8.2",
         "pytest-timeout>=2.1",
         "pytest-xdist>=3.5",
@@ -68,6 +71,10 @@ EXTRAS = {
     # Finds JPEGs that are damaged in their middle: Pillow and OpenCV keep libjpeg's warnings to
     # themselves.
     "jpeg": ["simplejpeg>=1.7"],
+    # Networks of two-stage predictors, as OpenVINO's files and as ONNX: both runtimes take one
+    # without the code it was made with.
+    "openvino": ["openvino>=2024.4"],
+    "onnx": ["onnxruntime>=1.18"],
     "opencv": ["opencv-python>=4.8.1.78"],
     # Figures and tables of tools/plot_results.py.
     "plot": ["matplotlib>=3.8"],

@@ -17,7 +17,8 @@ def spnet(*settings) -> list:
 
 
 def test_configs_that_ship():
-    paths = sorted(CONFIGS.rglob("*.yaml"))
+    # Those of two_stage/ describe networks.
+    paths = sorted(p for p in CONFIGS.rglob("*.yaml") if p.parent.name != "two_stage")
     assert len(paths) > 100
     for path in paths:
         cfg = read_config(path)

@@ -1,5 +1,8 @@
 """Find a person in images or a video: predictor, gallery, ranking, image of the result."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from spnet_d2.errors import SearchInputError
 
 from .frames import (
@@ -12,9 +15,13 @@ from .frames import (
     read_image_bgr,
 )
 from .gallery import Gallery, gallery_for, open_gallery
-from .predictor import PersonDetections, PersonQuery, PersonSearchPredictor
+from .people import PersonDetections, PersonQuery
 from .query import GalleryStore, Match, box_warnings, clip_query_box, search
+from .two_stage import TwoStagePredictor
 from .visualize import draw_search
+
+if TYPE_CHECKING:
+    from .predictor import PersonSearchPredictor
 
 __all__ = [
     "Frame",
@@ -26,6 +33,7 @@ __all__ = [
     "PersonQuery",
     "PersonSearchPredictor",
     "SearchInputError",
+    "TwoStagePredictor",
     "VideoFile",
     "clip_query_box",
     "box_warnings",
@@ -38,3 +46,10 @@ __all__ = [
     "read_image_bgr",
     "search",
 ]
+
+
+def __getattr__(name: str):
+    """PyTorch and Detectron2 are imported for an SPNet only."""
+    if name == "PersonSearchPredictor":
+        return import_module(f"{__name__}.predictor").PersonSearchPredictor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

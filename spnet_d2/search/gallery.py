@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
@@ -22,8 +23,11 @@ from spnet_d2.errors import SearchInputError
 from .collected import Collected
 from .frames import ImageFolder, VideoFile, iterate_frames, open_frames
 from .gallery_file import checksum, read_arrays, write_arrays
-from .predictor import PersonQuery, PersonSearchPredictor
+from .people import PersonQuery
 from .query import Match, cosine_similarities
+
+if TYPE_CHECKING:
+    from .predictor import PersonSearchPredictor
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +88,7 @@ class Gallery:
     @classmethod
     def build(
         cls,
-        predictor: PersonSearchPredictor,
+        predictor: "PersonSearchPredictor",
         frames: ImageFolder | VideoFile,
         min_score: float = 0.5,
         query: PersonQuery | None = None,
@@ -192,7 +196,7 @@ class Gallery:
             time=None if np.isnan(seconds) else seconds,
         )
 
-    def check_settings(self, predictor: PersonSearchPredictor, name: str) -> None:
+    def check_settings(self, predictor: "PersonSearchPredictor", name: str) -> None:
         """
         Whether embeddings of ``predictor`` can be compared with those of this index.
 
@@ -335,7 +339,7 @@ def open_gallery(
 
 
 def gallery_for(
-    predictor: PersonSearchPredictor,
+    predictor: "PersonSearchPredictor",
     source: "Gallery | ImageFolder | VideoFile",
     query: PersonQuery,
     min_score: float = 0.5,

@@ -1,0 +1,80 @@
+"""Command-line options that choose a predictor: an SPNet, or a detector with a re-id model."""
+
+import argparse
+from pathlib import Path
+
+from spnet_d2.errors import UserError
+
+from .two_stage import NetworkDetector, ReidModel, TwoStagePredictor
+
+TORCHVISION = "torchvision:"
+
+
+class PredictorChoiceError(UserError, ValueError):
+    """Options that name no predictor, or two."""
+
+
+def add_predictor_options(parser: argparse.ArgumentParser) -> None:
+    """Options and, at the end, KEY VALUE settings."""
+    add = parser.add_argument
+    add("--config-file", type=Path, help="an SPNet's config")
+    add("--weights", type=Path, help="its checkpoint (MODEL.WEIGHTS)")
+    add(
+        "--detector",
+        metavar="YAML",
+        help="a detector in an ONNX or OpenVINO file (docs/two_stage.md), or torchvision:NAME, "
+        "one of torchvision's COCO detectors",
+    )
+    add("--reid", type=Path, metavar="YAML", help="the re-id model that goes with --detector")
+    add("--min-score", type=float, help="least detection score, instead of the model's own")
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings")
+
+
+def build_predictor(args: argparse.Namespace, cfg, needs_reid: bool = True):
+    """
+    The predictor that the options name.
+
+    Args:
+        args: with the options of :func:`add_predictor_options`.
+        cfg: of ``read_config(args.config_file, args.opts)``; changed.
+        needs_reid: a detector alone is not enough.
+
+    Raises:
+        UserError: the options don't fit together, or something they name can't be used.
+    """
+    if args.min_score is not None and not 0 <= args.min_score <= 1:
+        raise PredictorChoiceError(f"--min-score must lie between 0 and 1, found {args.min_score}.")
+    if args.detector is None:
+        return _build_spnet(args, cfg)
+    if args.config_file or args.weights:
+        raise PredictorChoiceError("Give either --detector, or an SPNet by --config-file.")
+    if needs_reid and args.reid is None:
+        raise PredictorChoiceError("--detector needs --reid, the YAML file of a re-id model.")
+    reid = ReidModel.from_yaml(args.reid) if args.reid else None
+    return TwoStagePredictor(_build_detector(args.detector, args.min_score), reid)
+
+
+def _build_detector(name: str, min_score: float | None):
+    if not name.startswith(TORCHVISION):
+        return NetworkDetector.from_yaml(name, min_score)
+    # Not above: it brings PyTorch.
+    from .torchvision_detector import TorchvisionDetector
+
+    return TorchvisionDetector.load(name.removeprefix(TORCHVISION), min_score)
+
+
+def _build_spnet(args: argparse.Namespace, cfg):
+    if args.config_file is None:
+        raise PredictorChoiceError(
+            "No predictor: give --config-file and --weights of an SPNet, or --detector YAML and "
+            "--reid YAML (docs/two_stage.md)."
+        )
+    if args.reid:
+        raise PredictorChoiceError("--reid belongs to --detector; an SPNet embeds people itself.")
+    # Not above: it brings PyTorch and Detectron2.
+    from .predictor import PersonSearchPredictor
+
+    if args.min_score is not None:
+        cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = args.min_score
+    weights = str(args.weights) if args.weights else None
+    return PersonSearchPredictor(cfg, weights=weights)
