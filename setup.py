@@ -24,6 +24,8 @@ OWN = [
     "numpy>=1.26",
     "PyYAML>=6.0",
     "scipy>=1.12",
+    # The lock of a gallery's one writer, on every system; iopath needs it, too.
+    "portalocker>=2.7",
     "Pillow>=10.0",
     "safetensors>=0.4",
     "tabulate>=0.9",

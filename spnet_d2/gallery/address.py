@@ -1,0 +1,66 @@
+"""From a gallery's address to its store."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from .errors import GalleryError
+from .exact import ExactStore
+from .folder import read_manifest
+from .store import GallerySettings, GalleryStore
+
+ENGINES = ("exact",)
+
+
+def create_gallery(
+    address: str | os.PathLike, settings: GallerySettings, engine: str = "exact", **options: Any
+) -> GalleryStore:
+    """
+    Make an empty gallery and open it for writing.
+
+    Args:
+        address: a new folder.
+        settings: what makes its embeddings comparable.
+        engine: one of ``ENGINES``.
+        options: of the engine.
+
+    Raises:
+        GalleryError: there is something already, the engine is unknown or not installed.
+    """
+    return _engine(engine).create(address, settings, **options)
+
+
+def open_gallery(
+    address: str | os.PathLike,
+    write: bool = False,
+    expected: GallerySettings | None = None,
+    **options: Any,
+) -> GalleryStore:
+    """
+    Open a gallery, of whichever engine.
+
+    Args:
+        address: its folder.
+        write: for adding, deleting and compacting; one program at a time.
+        expected: what the model that searches or adds gives.
+        options: of the engine.
+
+    Raises:
+        GalleryError: no gallery, an unknown version or engine, another writer, or it was made with
+            other settings than expected.
+    """
+    engine = read_manifest(Path(address))["engine"]
+    store = _engine(engine)(address, write=write, **options)
+    if expected is not None:
+        try:
+            store.settings.check_serves(expected, store.address)
+        except GalleryError:
+            store.close()
+            raise
+    return store
+
+
+def _engine(name: str) -> type:
+    if name == "exact":
+        return ExactStore
+    raise GalleryError(f"Unknown engine {name!r}; this program has {', '.join(ENGINES)}.")
