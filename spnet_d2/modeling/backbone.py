@@ -32,6 +32,7 @@ from ..checkpoint.torchvision_weights import classifier_names, torchvision_weigh
 from ..checkpoint.trunk_families import VIT_UNSUPPORTED
 from ..checkpoint.weight_files import read_weights
 from .activation_checkpointing import checkpoint_blocks
+from .convnext import use_chunked_blocks
 from .swin import SOLIDER_SWINS, RuntimeShiftBlock, SoliderSwin, use_blocks
 from .winograd import use_fast_convolutions
 
@@ -98,6 +99,7 @@ def create_trunk(
         trunk = SoliderSwin(trunk, random=pretrained == "")
     else:
         use_blocks(trunk, RuntimeShiftBlock)
+        use_chunked_blocks(trunk)
     state = _weights(name, pretrained)
     if state is not None:
         source = "The state dict" if isinstance(pretrained, dict) else repr(pretrained)

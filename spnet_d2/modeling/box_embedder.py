@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from . import roi_align as row_sums
 from .backbone import TimmFPN, freeze_batch_norms, in_fast_layout, last_stage
 from .fixed_norm import SafeBatchNorm1d
 from .precision import widen
@@ -37,7 +38,7 @@ class RoiMap:
     p3 as RoIAlign reads it, made once for all calls of a step.
 
     Attributes:
-        values: (N, C, H/8, W/8) contiguous, float32 at least.
+        values: (N, C, H/8, W/8), float32 at least; contiguous, or as :mod:`.roi_align` reads it.
         dtype: of p3, and of the RoI features.
     """
 
@@ -51,7 +52,8 @@ class RoiMap:
             return p3
         # Half precision has no place between the pixels of large images, bfloat16 not even all
         # pixels.
-        return cls(widen(p3).contiguous(), p3.dtype)
+        values = widen(p3)
+        return cls(values if row_sums.pays(values) else values.contiguous(), p3.dtype)
 
 
 def with_image_index(boxes: list[Tensor]) -> Tensor:
@@ -79,7 +81,10 @@ def pool_rois(p3: Tensor | RoiMap, boxes: Tensor | list[Tensor]) -> Tensor:
     broken = torch.where(rois.isfinite().all(dim=1), 0.0, torch.nan).to(source.dtype)
     # RoIAlign would read outside of its memory.
     rois = rois.to(source.values.dtype).nan_to_num(0.0, 0.0, 0.0)
-    pooled = roi_align(source.values, rois, ROI_SIZE, _SCALE, _SAMPLES, aligned=False)
+    if row_sums.pays(source.values):
+        pooled = row_sums.align(source.values, rois, ROI_SIZE, _SCALE)
+    else:
+        pooled = roi_align(source.values, rois, ROI_SIZE, _SCALE, _SAMPLES, aligned=False)
     pooled = pooled.to(source.dtype)
     with torch.no_grad():
         pooled += broken[:, None, None, None]
