@@ -23,7 +23,7 @@ def timed_parts(model: nn.Module, clock: PartClock) -> Iterator[None]:
         (model, "_batch", "input"),
         (model.backbone, "trunk_maps", "backbone"),
         (model.backbone, "pyramid", "FPN"),
-        (generator.anchor_embedder, "forward", "anchor embedding"),
+        (generator.anchor_embedder, "by_level", "anchor embedding"),
         (generator.swap_path, "object_centric", "swap path"),
         (generator.swap_path, "query_centric", "swap path"),
         (proposal_generator, "query_distances", "swap path"),

@@ -80,12 +80,17 @@ class AnchorEmbedder(nn.Module):
         Returns:
             (N, A, D): level by level, row by row, cell by cell.
         """
+        return torch.cat(self.by_level(features, affine), dim=1)
+
+    def by_level(
+        self, features: list[Tensor], affine: "tuple[Tensor, Tensor] | SwapPath | None" = None
+    ) -> list[Tensor]:
+        """What :meth:`forward` joins: (N, A_l, D) of each level."""
         weight, bias = self._weights(affine, features[0].device.type)
-        levels = [
+        return [
             x.permute(0, 2, 3, 1).reshape(len(x), -1, self.dim)
             for x in convolve(features, weight, bias)
         ]
-        return torch.cat(levels, dim=1)
 
     def train(self, mode: bool = True):
         self._kept = None
@@ -124,6 +129,18 @@ class AnchorEmbedder(nn.Module):
             weight = matrix @ self.conv.weight.view(ANCHORS_PER_CELL, self.dim, -1)
             bias = self.conv.bias.view(ANCHORS_PER_CELL, self.dim) @ matrix.T + vector
         return weight.view_as(self.conv.weight), bias.flatten()
+
+
+def rows_of_levels(levels: list[Tensor], indices: Tensor) -> Tensor:
+    """``torch.cat(levels)[indices]`` without the joined copy: (A_l, D) each, (n,) -> (n, D)."""
+    rows, first = levels[0].new_zeros(len(indices), levels[0].shape[1]), 0
+    for level in levels:
+        # Not by a mask, for whose size the host would wait.
+        places = indices - first
+        inside = (places >= 0) & (places < len(level))
+        found = level[places.clamp(0, len(level) - 1)]
+        rows, first = torch.where(inside[:, None], found, rows), first + len(level)
+    return rows
 
 
 def grid_anchors(padded_size: tuple[int, int], features: list[Tensor]) -> Tensor:
@@ -304,10 +321,10 @@ class SwapPathProposalGenerator(nn.Module):
         sizes = images.image_sizes
         if queries is None:
             # Nobody needs x_a: the bridge goes into the convolution.
-            anchors, offsets = self.embed_anchors(images, features, self.swap_path)
             if self.training:
+                anchors, offsets = self.embed_anchors(images, features, self.swap_path)
                 return self._train(anchors, offsets, targets)
-            return [self._propose(anchors, o, size) for o, size in zip(offsets, sizes)], {}
+            return self._propose_all(images, features), {}
         anchors, x_a = self.embed_anchors(images, features)
         if self.training:
             return self._train_pairs(anchors, x_a, targets, queries, pairs)
@@ -420,12 +437,22 @@ class SwapPathProposalGenerator(nn.Module):
             "loss_box_0": box * self.box_loss_weight,
         }
 
-    def _propose(self, anchors: Tensor, offsets: Tensor, size: tuple[int, int]) -> Instances:
-        """One image's anchors (A, 4) and offsets (A, D) -> its proposals."""
-        norms = offset_norm(offsets)
+    def _propose_all(self, images: ImageList, features: dict[str, Tensor]) -> list[Instances]:
+        """Proposals of every image. Offsets of all levels are never copied into one tensor."""
+        levels = [features[name] for name in FEATURES]
+        anchors = grid_anchors(images.tensor.shape[-2:], levels)
+        offsets = self.anchor_embedder.by_level(levels, self.swap_path)
+        return [
+            self._propose(anchors, [level[i] for level in offsets], size)
+            for i, size in enumerate(images.image_sizes)
+        ]
+
+    def _propose(self, anchors: Tensor, offsets: list[Tensor], size: tuple[int, int]) -> Instances:
+        """One image's anchors (A, 4) and offsets (A_l, D) of every level -> its proposals."""
+        norms = torch.cat([offset_norm(level) for level in offsets])
         count = min(self.pre_topk, len(norms))
         nearest = norms.topk(count, largest=self.positive_norm).indices
-        logits, deltas = self.box_detector(offsets[nearest])
+        logits, deltas = self.box_detector(rows_of_levels(offsets, nearest))
         scores = logits.sigmoid()
 
         passed = (scores > self.score_thresh).nonzero()[:, 0]

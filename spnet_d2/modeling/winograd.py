@@ -72,10 +72,11 @@ def convolve(maps: list[Tensor], weight: Tensor, bias: Tensor) -> list[Tensor]:
         (N, K, H_l, W_l) each; channels last where it was done in tiles.
     """
     fast = [pays(x, weight) for x in maps]
-    # Once for all maps.
-    filters = transform_filters(weight) if any(fast) else None
+    in_tiles = [x for x, f in zip(maps, fast, strict=True) if f]
+    # Filters are transformed, and their gradient is added up, once for all maps.
+    made = iter(_Winograd.apply(transform_filters(weight), bias, *in_tiles) if in_tiles else ())
     return [
-        _Winograd.apply(x, filters, bias) if f else F.conv2d(x, weight, bias, padding=1)
+        next(made) if f else F.conv2d(x, weight, bias, padding=1)
         for x, f in zip(maps, fast, strict=True)
     ]
 
@@ -107,46 +108,73 @@ class _Winograd(torch.autograd.Function):
     """The convolution for transformed filters; the backward pass is done in tiles, too."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, filters: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, filters)
-        by_channel = filters.transpose(1, 2)
-        height, width = x.shape[-2:]
-        padded = _pad(x)
-        rows, columns = -(-height // TILE), -(-width // TILE)
-        y = x.new_empty(len(x), rows, TILE, columns, TILE, len(bias))
-        for i, part, strip in _strips(len(x), rows, columns):
-            tiles = _transform(_TO_TILES, _cut(padded[i, strip]))
-            products = torch.bmm(tiles, by_channel)
-            outputs = _transform(_TO_OUTPUTS, products) + bias
-            _squares(y[i, part]).copy_(outputs.view(TILE, TILE, -1, columns, len(bias)))
-        y = y.view(len(x), rows * TILE, columns * TILE, -1)[:, :height, :width]
-        return y.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    def forward(ctx, filters: Tensor, bias: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(filters, *maps)
+        return tuple(_forward(x, filters, bias) for x in maps)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, filters = ctx.saved_tensors
-        need_x, need_filters, need_bias = ctx.needs_input_grad
-        height, width = x.shape[-2:]
-        padded = _pad(x)
-        grad_x = torch.zeros_like(padded) if need_x else None
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        filters, *maps = ctx.saved_tensors
+        need_filters, need_bias, *need_maps = ctx.needs_input_grad
         grad_filters = torch.zeros_like(filters) if need_filters else None
-        grad_bias = grad.sum(dim=(0, 2, 3)) if need_bias else None
-        grad = F.pad(grad.permute(0, 2, 3, 1), (0, 0, 0, -width % TILE, 0, -height % TILE))
-        rows, columns = grad.shape[1] // TILE, grad.shape[2] // TILE
-        grad = grad.reshape(len(x), rows, TILE, columns, TILE, -1)
-        for i, part, strip in _strips(len(x), rows, columns):
-            squares = _squares(grad[i, part]).reshape(TILE * TILE, -1, grad.shape[-1])
-            products = _transform(_TO_OUTPUTS.T, squares)
-            if need_filters:
-                tiles = _transform(_TO_TILES, _cut(padded[i, strip]))
-                grad_filters.baddbmm_(products.transpose(1, 2), tiles)
-            if need_x:
-                tiles = _transform(_TO_TILES.T, torch.bmm(products, filters))
-                _paste(tiles, grad_x[i, strip], columns)
+        grad_bias = filters.new_zeros(filters.shape[1]) if need_bias else None
+        grad_maps = [
+            _backward(x, filters, grad, need, grad_filters, grad_bias)
+            for x, grad, need in zip(maps, grads, need_maps, strict=True)
+        ]
+        return grad_filters, grad_bias, *grad_maps
+
+
+def _forward(x: Tensor, filters: Tensor, bias: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, K, H, W), channels last."""
+    by_channel = filters.transpose(1, 2)
+    height, width = x.shape[-2:]
+    padded = _pad(x)
+    rows, columns = -(-height // TILE), -(-width // TILE)
+    y = x.new_empty(len(x), rows, TILE, columns, TILE, len(bias))
+    for i, part, strip in _strips(len(x), rows, columns):
+        tiles = _transform(_TO_TILES, _cut(padded[i, strip]))
+        products = torch.bmm(tiles, by_channel)
+        outputs = _transform(_TO_OUTPUTS, products) + bias
+        _squares(y[i, part]).copy_(outputs.view(TILE, TILE, -1, columns, len(bias)))
+    y = y.view(len(x), rows * TILE, columns * TILE, -1)[:, :height, :width]
+    return y.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+
+
+def _backward(
+    x: Tensor,
+    filters: Tensor,
+    grad: Tensor,
+    need_x: bool,
+    grad_filters: Tensor | None,
+    grad_bias: Tensor | None,
+) -> Tensor | None:
+    """
+    The gradient of a map, if needed, from that of its outputs (N, K, H, W).
+
+    Those of filters and bias are added to ``grad_filters`` and ``grad_bias``, where given.
+    """
+    height, width = x.shape[-2:]
+    padded = _pad(x)
+    grad_x = torch.zeros_like(padded) if need_x else None
+    grad = F.pad(grad.permute(0, 2, 3, 1), (0, 0, 0, -width % TILE, 0, -height % TILE))
+    rows, columns = grad.shape[1] // TILE, grad.shape[2] // TILE
+    grad = grad.reshape(len(x), rows, TILE, columns, TILE, -1)
+    for i, part, strip in _strips(len(x), rows, columns):
+        squares = _squares(grad[i, part]).reshape(TILE * TILE, -1, grad.shape[-1])
+        if grad_bias is not None:
+            grad_bias += squares.sum(dim=(0, 1))
+        products = _transform(_TO_OUTPUTS.T, squares)
+        if grad_filters is not None:
+            tiles = _transform(_TO_TILES, _cut(padded[i, strip]))
+            grad_filters.baddbmm_(products.transpose(1, 2), tiles)
         if need_x:
-            grad_x = grad_x[:, 1 : height + 1, 1 : width + 1].permute(0, 3, 1, 2)
-        return grad_x, grad_filters, grad_bias
+            tiles = _transform(_TO_TILES.T, torch.bmm(products, filters))
+            _paste(tiles, grad_x[i, strip], columns)
+    if not need_x:
+        return None
+    return grad_x[:, 1 : height + 1, 1 : width + 1].permute(0, 3, 1, 2)
 
 
 def _transform(matrix: Tensor, squares: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def close(found, expected):
 @pytest.mark.parametrize("size", SIZES)
 def test_values_and_gradients_are_a_convolutions(size):
     x, weight, bias = inputs(size)
-    y = _Winograd.apply(x, transform_filters(weight), bias)
+    (y,) = _Winograd.apply(transform_filters(weight), bias, x)
     expected = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
     close(y, expected)
     assert y.is_contiguous(memory_format=torch.channels_last)
