@@ -184,8 +184,8 @@ def _add_model(cfg: CN) -> None:
     cfg.TEST.DETECTIONS_PER_IMAGE = 300
     cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST = 0.5
     # "float32" | "float16" | "bfloat16": of convolutions and linear layers. On a CPU float16 is
-    # bfloat16 where the CPU has it, else float32. The authors evaluate in float16, as the profiles
-    # do. float32 is exact on GPUs as well: no TF32.
+    # bfloat16 where that is faster (amx_bf16), else float32. The authors evaluate in float16, as
+    # the profiles do. float32 is exact on GPUs as well: no TF32.
     spnet.TEST.PRECISION = "float32"
 
 

@@ -100,7 +100,7 @@ def test_falls_back_to_the_cpu(tiny_opts, monkeypatch, num_gpus):
 
 @pytest.mark.parametrize("native", [False, True])
 def test_half_precision_on_the_cpu(tiny_opts, monkeypatch, native):
-    """bfloat16 stays; float16 of inference becomes bfloat16 where the CPU has it, else float32."""
+    """bfloat16 stays; float16 of inference becomes bfloat16 where that is faster, else float32."""
     monkeypatch.setattr(precision, "has_bfloat16", lambda: native)
     precision._log_once.cache_clear()
     opts = ["SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", "bfloat16"]

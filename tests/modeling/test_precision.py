@@ -75,6 +75,16 @@ def test_tf32_is_for_half_precision_only_and_never_for_similarities():
             assert tf32() == before
 
 
+@pytest.mark.parametrize(
+    ("flags", "fast"),
+    [("avx2 avx512_bf16", False), ("avx512_bf16 amx_bf16 amx_tile", True), ("bf16", False)],
+)
+def test_bfloat16_is_taken_where_matrix_products_are_faster(flags, fast, monkeypatch):
+    """Instructions for it alone (avx512_bf16) don't make it faster than float32."""
+    monkeypatch.setattr(precisions.Path, "read_text", lambda _: f"flags : fpu {flags} sse\n")
+    assert precisions.has_bfloat16.__wrapped__() == fast
+
+
 @pytest.mark.parametrize("native", [False, True])
 def test_float16_of_inference_on_a_cpu(native, monkeypatch, caplog):
     """As DefaultPredictor uses it: no setup of a job chooses anything before."""
