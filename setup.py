@@ -77,6 +77,8 @@ EXTRAS = {
     # without the code it was made with.
     "openvino": ["openvino>=2024.4"],
     "onnx": ["onnxruntime>=1.18"],
+    # Galleries of millions of people (engine lancedb); pylance compacts to files of a given size.
+    "index": ["lancedb>=0.40", "pylance>=14.0"],
     "opencv": ["opencv-python>=4.8.1.78"],
     # Figures and tables of tools/plot_results.py.
     "plot": ["matplotlib>=3.8"],

@@ -7,9 +7,10 @@ from typing import Any
 from .errors import GalleryError
 from .exact import ExactStore
 from .folder import read_manifest
+from .lance import LanceStore
 from .store import GallerySettings, GalleryStore
 
-ENGINES = ("exact",)
+ENGINES = ("exact", "lancedb")
 
 
 def create_gallery(
@@ -61,6 +62,7 @@ def open_gallery(
 
 
 def _engine(name: str) -> type:
-    if name == "exact":
-        return ExactStore
+    for store in (ExactStore, LanceStore):
+        if store.engine == name:
+            return store
     raise GalleryError(f"Unknown engine {name!r}; this program has {', '.join(ENGINES)}.")

@@ -21,14 +21,13 @@ from .errors import GalleryError, storage_errors
 from .filter import EVERYBODY, Filter
 from .folder import (
     MANIFEST,
-    WriterLock,
+    FolderStore,
     create_folder,
     read_manifest,
-    settings_of,
     write_durably,
     write_manifest,
 )
-from .people import People, concatenated
+from .people import People, check_all_found, concatenated, nobody
 from .scan import scan
 from .segment import Segment, write_merged, write_people
 from .store import GallerySettings, Hits, check_deletes_some
@@ -43,21 +42,21 @@ _FAN = 8
 _CHUNK = 2**24
 
 
-class ExactStore:
+class ExactStore(FolderStore):
     """A :class:`~.store.GalleryStore` that ranks exactly, and needs no further package."""
 
     engine = "exact"
 
     def __init__(self, path: str | os.PathLike, write: bool = False):
-        self._path = Path(path).resolve()
-        self.address = str(self._path)
-        read_manifest(self._path)
-        self._lock = WriterLock(self._path) if write else None
+        super().__init__(path, write)
         self._segments: dict[str, Segment] = {}
-        self._refresh()
-        self.settings = settings_of(self._manifest)
-        if write:
-            self._remove_unlisted()
+        try:
+            self._refresh()
+            if write:
+                self._remove_unlisted()
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def create(cls, path: str | os.PathLike, settings: GallerySettings) -> "ExactStore":
@@ -160,15 +159,7 @@ class ExactStore:
 
     def close(self) -> None:
         self._segments = {}
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
-
-    def __enter__(self) -> "ExactStore":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.close()
+        super().close()
 
     # The manifest and the files it lists.
 
@@ -179,10 +170,6 @@ class ExactStore:
     @property
     def _entries(self) -> list[dict]:
         return self._manifest["segments"]
-
-    def _check_writes(self) -> None:
-        if self._lock is None:
-            raise GalleryError(f"The gallery {self.address} is not open for writing.")
 
     def _refresh(self) -> None:
         """See what another program committed since."""
@@ -316,21 +303,6 @@ def _npy(rows: np.ndarray) -> bytes:
     file = BytesIO()
     np.save(file, rows.astype(np.int64))
     return file.getvalue()
-
-
-def check_all_found(ids: np.ndarray, found: np.ndarray, name: str) -> None:
-    if not found.all():
-        missing = ", ".join(map(str, ids[~found][:5].tolist()))
-        raise GalleryError(
-            f"{name} has no people with ids {missing}{' ...' if (~found).sum() > 5 else ''}: they "
-            "were deleted, or never there."
-        )
-
-
-def nobody(dimension: int) -> People:
-    """No rows."""
-    none = np.zeros(0)
-    return People.of(np.zeros((0, dimension)), none.reshape(0, 4), none)
 
 
 def _scanned(parts: list[tuple[Segment, np.ndarray]], queries: np.ndarray, topk: int) -> list[Hits]:

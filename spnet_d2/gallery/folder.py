@@ -97,6 +97,38 @@ class WriterLock:
         self._file.close()
 
 
+class FolderStore:
+    """What the stores in a folder share: manifest, settings and the writer's lock."""
+
+    def __init__(self, path: str | os.PathLike, write: bool):
+        self._path = Path(path).resolve()
+        self.address = str(self._path)
+        # Read again under the lock: another writer may just have finished.
+        read_manifest(self._path)
+        self._lock = WriterLock(self._path) if write else None
+        try:
+            self._manifest = read_manifest(self._path)
+            self.settings = settings_of(self._manifest)
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_writes(self) -> None:
+        if self._lock is None:
+            raise GalleryError(f"The gallery {self.address} is not open for writing.")
+
+    def close(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
 def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
     """The commit of every change: readers see the old manifest or the new one."""
     write_durably(path / MANIFEST, _json(manifest))

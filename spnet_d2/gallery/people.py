@@ -116,6 +116,21 @@ def _boxes(values: Any) -> np.ndarray:
     return boxes.reshape(-1, 4)
 
 
+def check_all_found(ids: np.ndarray, found: np.ndarray, name: str) -> None:
+    if not found.all():
+        missing = ", ".join(map(str, ids[~found][:5].tolist()))
+        raise GalleryError(
+            f"{name} has no people with ids {missing}{' ...' if (~found).sum() > 5 else ''}: they "
+            "were deleted, or never there."
+        )
+
+
+def nobody(dimension: int) -> People:
+    """No rows."""
+    none = np.zeros(0)
+    return People.of(np.zeros((0, dimension)), none.reshape(0, 4), none)
+
+
 def unit_vectors(embeddings: Any) -> np.ndarray:
     """
     (N, D) float32 of length 1.

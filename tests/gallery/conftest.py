@@ -8,7 +8,7 @@ import pytest
 from spnet_d2.gallery import GallerySettings, create_gallery
 
 SETTINGS = GallerySettings(16, "model A", 0.1)
-NEEDS = {"exact": None}
+NEEDS = {"exact": None, "lancedb": "lancedb"}
 
 
 @pytest.fixture(params=list(NEEDS))
