@@ -40,7 +40,6 @@ from spnet_d2.analysis import (
     embedded_boxes,
     limit_works,
     loader_rate,
-    make_batch,
     measure,
     measured_config,
     measured_detector,
@@ -49,7 +48,6 @@ from spnet_d2.analysis import (
     parts_table,
     report,
     synthetic_corpus,
-    synthetic_images,
     time_mapper,
     time_whole_steps,
     timed_parts,
@@ -57,6 +55,7 @@ from spnet_d2.analysis import (
 )
 from spnet_d2.analysis.timing import peak_memory
 from spnet_d2.config_reader import ConfigError
+from spnet_d2.data.synthetic import make_batch, noise_images
 from spnet_d2.engine.optimizer import build_optimizer
 from spnet_d2.engine.step import training_precision
 from spnet_d2.utils.atomic_io import write_json
@@ -185,7 +184,7 @@ def bench_detection(args: argparse.Namespace) -> dict:
     torch.manual_seed(0)
     model = build_model(cfg).eval()
     height, width = args.size or (900, 1500)
-    batch = synthetic_images(args.images or 1, height, width)
+    batch = noise_images(args.images or 1, height, width)
     rois, clock = embedded_boxes(model), PartClock(model.device)
 
     @torch.no_grad()

@@ -12,7 +12,6 @@ from spnet_d2.analysis.model_parts import (
 )
 from spnet_d2.analysis.operations import Part, inference_parts
 from spnet_d2.analysis.program_cost import Cost, measure_program
-from spnet_d2.analysis.synthetic_batch import make_batch, synthetic_images
 from spnet_d2.analysis.timing import PartClock, Timing, measure
 from spnet_d2.analysis.timing_report import numbers, operators_table, parts_table, report
 from spnet_d2.analysis.whole_step import time_whole_steps
@@ -32,9 +31,7 @@ __all__ = [
     "inference_parts",
     "limit_works",
     "loader_rate",
-    "make_batch",
     "synthetic_corpus",
-    "synthetic_images",
     "measure",
     "measure_program",
     "measured_config",

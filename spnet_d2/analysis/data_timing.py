@@ -19,10 +19,10 @@ from spnet_d2.data import mapper
 from spnet_d2.data.catalog import get_training_dicts, register_person_search, unregister
 from spnet_d2.data.geometry import Size, View
 from spnet_d2.data.loaders import build_train_loader
-from spnet_d2.data.person_search_json import write_person_search_json
+from spnet_d2.data.synthetic import Scene, photograph, write_scenes
 
 _NAME = "benchmark_images"
-# What data have to keep up with: a GPU that takes 0.35 s per batch of 8, fed by 8 processes.
+# The rate that loading has to reach: of a GPU that takes 0.35 s per batch of 8, fed by 8 processes.
 _GPU_RATE, _GPU_WORKERS = 8 / 0.35, 8
 
 
@@ -33,38 +33,23 @@ def synthetic_corpus(size: Size, num_images: int, people: int) -> Iterator[str]:
 
     Args:
         size: height and width of an image.
-        images: how many.
+        num_images: how many.
         people: boxes in each.
     """
-    rng, (height, width) = np.random.default_rng(0), size
-    images, annotations = [], []
-    with tempfile.TemporaryDirectory() as folder:
+
+    def scenes() -> Iterator[Scene]:
+        rng, (height, width) = np.random.default_rng(0), size
         for i in range(num_images):
-            coarse = rng.uniform(0, 255, (height // 24 + 1, width // 24 + 1, 3)).astype(np.float32)
-            image = cv2.resize(coarse, (width, height)) + rng.normal(0, 6, (height, width, 1))
-            image = image.clip(0, 255).astype(np.uint8)
-            name = f"{i}.jpg"
-            cv2.imwrite(f"{folder}/{name}", image, [cv2.IMWRITE_JPEG_QUALITY, 90])
-            images.append({"id": i, "file_name": name, "height": height, "width": width})
-            for k in range(people):
+            image, boxes = photograph(rng, size), []
+            for _ in range(people):
                 h = rng.uniform(0.1, 0.5) * height
                 w = min(0.4 * h, 0.5 * width)
-                box = [rng.uniform(0, width - w), rng.uniform(0, height - h), w, h]
-                annotations.append(
-                    {
-                        "id": i * people + k,
-                        "image_id": i,
-                        "bbox": [float(x) for x in box],
-                        "area": float(w * h),
-                        "category_id": 1,
-                        "iscrowd": 0,
-                        "person_id": k,
-                        "is_known": True,
-                        "iou_thresh": 0.5,
-                    }
-                )
+                boxes.append([rng.uniform(0, width - w), rng.uniform(0, height - h), w, h])
+            yield Scene(f"{i}.jpg", image, boxes, range(people), [True] * people)
+
+    with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "train.json"
-        write_person_search_json(path, images, annotations)
+        write_scenes(path, folder, scenes(), [cv2.IMWRITE_JPEG_QUALITY, 90])
         register_person_search(_NAME, path, folder)
         try:
             yield _NAME
@@ -78,7 +63,7 @@ def time_mapper(cfg: CfgNode, num_images: int, warm_up: int) -> Timing:
 
     Args:
         cfg: ``DATASETS.TRAIN`` and ``INPUT``.
-        images: how many are timed, one after the other, from the beginning again if needed.
+        num_images: how many are timed, one after the other, from the beginning again if needed.
         warm_up: how many are not.
     """
     dicts = get_training_dicts(cfg.DATASETS.TRAIN)
@@ -108,12 +93,12 @@ def loader_rate(cfg: CfgNode, workers: int, num_images: int) -> float:
     Args:
         cfg: as for training.
         workers: loading processes.
-        images: over how many (rounded up to batches) it is taken.
+        num_images: over how many (rounded up to batches) it is taken.
     """
     cfg = cfg.clone()
     cfg.DATALOADER.NUM_WORKERS = workers
     batches = iter(build_train_loader(cfg))
-    # What the processes prepared while they started would come for nothing.
+    # What the processes prepared while they started took no time of this one.
     warm_up = 1 + 2 * workers
     for _ in islice(batches, warm_up):
         pass

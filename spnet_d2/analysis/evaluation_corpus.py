@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from spnet_d2.utils.atomic_io import write_json
+from spnet_d2.data.geometry import xywh_to_xyxy
+from spnet_d2.data.person_search_json import write_person_search_json, write_protocol
+from spnet_d2.data.person_search_schema import make_annotation
 
 IMAGE_SIZE = (1920, 1080)
 CHUNK_ROWS = 8192
@@ -31,11 +33,10 @@ def scaled(case: Case, factor: float) -> Case:
     def share(count: int) -> int:
         return max(1, round(factor * count))
 
-    return Case(
-        *map(share, (case.images, case.people, case.gt_boxes, case.detections, case.queries)),
-        gallery=min(case.gallery, share(case.images) - 1),
-        size=case.size,
-    )
+    images, people = share(case.images), share(case.people)
+    gt_boxes, detections = share(case.gt_boxes), share(case.detections)
+    gallery = min(case.gallery, images - 1)
+    return Case(images, people, gt_boxes, detections, share(case.queries), gallery, case.size)
 
 
 def disk_bytes(case: Case) -> int:
@@ -55,8 +56,9 @@ def write_case(case: Case, folder: Path) -> list[str]:
     )
     corner = rng.uniform(0, 1, (case.gt_boxes, 2)) * (np.array(IMAGE_SIZE) - (150, 400))
     boxes = np.hstack([corner, rng.uniform((40, 100), (150, 400), (case.gt_boxes, 2))]).round(1)
-    write_json(folder / "annotations.json", _annotations(case, image, person, known, boxes))
-    write_json(folder / "protocol.json", _protocol(case, rng, image, person, known))
+    _write_annotations(folder / "annotations.json", case, image, person, known, boxes)
+    queries = _queries(case, rng, image, person, known)
+    write_protocol(folder / "protocol.json", range(case.images), queries)
 
     # Detections: every ground-truth box in turn until there are enough. One in ten, and all from
     # the second turn on, are far away.
@@ -65,7 +67,7 @@ def write_case(case: Case, folder: Path) -> list[str]:
     shift = np.where(near, 5, 300)[:, None]
     detected = boxes[of_box]
     detected[:, :2] += rng.normal(0, 1, (case.detections, 2)) * shift
-    detected[:, 2:] += detected[:, :2]
+    detected = xywh_to_xyxy(detected)
     centres = rng.standard_normal((case.people, case.size), np.float32)
     detected_person = np.where(near, person[of_box], case.people)
     with zipfile.ZipFile(folder / "predictions.npz", "w") as archive:
@@ -84,36 +86,24 @@ def write_case(case: Case, folder: Path) -> list[str]:
     return [word for name, file in zip(names, files) for word in (f"--{name}", str(file))]
 
 
-def _annotations(case: Case, image, person, known, boxes) -> dict:
+def _write_annotations(path: Path, case: Case, image, person, known, boxes) -> None:
     width, height = IMAGE_SIZE
-    columns = (image.tolist(), person.tolist(), known.tolist(), boxes.tolist())
-    return {
-        "images": [
+    columns = (image.tolist(), boxes.tolist(), person.tolist(), known.tolist())
+    write_person_search_json(
+        path,
+        [
             {"id": i, "file_name": f"{i}.jpg", "width": width, "height": height}
             for i in range(case.images)
         ],
-        "annotations": [
-            {
-                "id": number,
-                "image_id": of_image,
-                "bbox": box,
-                "area": box[2] * box[3],
-                "person_id": who,
-                "is_known": is_known,
-                "iou_thresh": 0.5,
-                "category_id": 1,
-                "iscrowd": 0,
-            }
-            for number, (of_image, who, is_known, box) in enumerate(zip(*columns))
-        ],
-        "categories": [{"id": 1, "name": "person"}],
-    }
+        [make_annotation(number, *columns) for number, columns in enumerate(zip(*columns))],
+    )
 
 
-def _protocol(case: Case, rng, image, person, known) -> dict:
+def _queries(case: Case, rng, image, person, known) -> dict[int, list[int]] | list[int]:
+    """Queries of a protocol, with a gallery for each if the case lists them."""
     queries = rng.permutation(np.flatnonzero(known))[: case.queries]
     if not case.gallery:
-        return {"images": list(range(case.images)), "queries": queries.tolist()}
+        return queries.tolist()
     order = np.argsort(person, kind="stable")
     starts = np.searchsorted(person[order], np.arange(case.people + 1))
     galleries = {}
@@ -123,7 +113,7 @@ def _protocol(case: Case, rng, image, person, known) -> dict:
         others = rng.permutation(case.images)
         others = others[~np.isin(others, of_person) & (others != image[query])]
         galleries[query] = [*of_person.tolist(), *others[: case.gallery - len(of_person)].tolist()]
-    return {"images": list(range(case.images)), "queries": galleries}
+    return galleries
 
 
 def _write_embeddings(archive, name: str, people: np.ndarray, centres: np.ndarray, rng) -> None:

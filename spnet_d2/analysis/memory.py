@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from spnet_d2.analysis.synthetic_batch import make_batch
+from spnet_d2.data.synthetic import make_batch
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from spnet_d2.analysis.synthetic_batch import make_batch
 from spnet_d2.analysis.timing import PartClock, Timing
+from spnet_d2.data.synthetic import make_batch
 from spnet_d2.engine.optimizer import build_optimizer
 from spnet_d2.engine.step import build_step_trainer
 

@@ -1,10 +1,9 @@
-"""The experiments in miniature: made-up corpora and a tiny model, to see a chain run in a minute.
+"""The experiments in miniature: synthetic corpora and a tiny model, to run a chain in a minute.
 
 Corpora, trunk and schedule are toys; everything else (pathway, losses, heads, what is loaded from
-where) is the experiment's own. The figures mean nothing.
+where) is the experiment's own. The metrics mean nothing.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,9 +11,9 @@ import numpy as np
 from detectron2.config import CfgNode
 
 from spnet_d2.data.formats import cocopersons
-from spnet_d2.data.person_search_json import write_person_search_json, write_protocol
-from spnet_d2.data.person_search_schema import make_annotation
-from spnet_d2.utils.atomic_io import write_image
+from spnet_d2.data.person_search_json import write_protocol
+from spnet_d2.data.synthetic import Scene, draw_people, write_scenes
+from spnet_d2.utils.atomic_io import write_image, write_json
 
 WIDTH, HEIGHT = 160, 120
 # People per image; the noise partitions need five.
@@ -94,7 +93,7 @@ def _write_cocopersons(folder: Path) -> None:
         for i in range(count):
             boxes = _people(rng, CROWD)
             name = f"{i:012d}.jpg"
-            _draw(folder / f"{part}2017" / name, rng, boxes, range(len(boxes)))
+            write_image(folder / f"{part}2017" / name, _image(rng, boxes, range(len(boxes))))
             images.append({"id": i, "file_name": name, "width": WIDTH, "height": HEIGHT})
             for box in boxes:
                 entry = {"id": len(annotations), "image_id": i, "category_id": 1, "iscrowd": 0}
@@ -107,8 +106,7 @@ def _write_cocopersons(folder: Path) -> None:
             "categories": [{"supercategory": "person", "id": 1, "name": "person"}],
         }
         path = folder / "annotations" / f"instances_{part}2017.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content), encoding="utf-8")
+        write_json(path, content)
     cocopersons.prepare(folder, cocopersons.Samples(sizes=()))
 
 
@@ -116,22 +114,17 @@ def _write_retrieval(folder: Path, image_folder: str, parts: dict[str, int], pro
     """Two known people, each in every second image, and an unknown one in all."""
     rng = np.random.default_rng(1)
     for part, count in parts.items():
-        images, annotations = [], []
-        for i in range(count):
-            boxes = _people(rng, 2)
-            people = [i % 2, 100 + i]
-            name = f"{part}_{i}.jpg"
-            _draw(folder / image_folder / name, rng, boxes, people)
-            size = {"width": WIDTH, "height": HEIGHT}
-            images.append({"id": i, "file_name": name, "cam_id": i % 3, **size})
-            for box, person in zip(boxes, people, strict=True):
-                known = person < 100
-                annotations.append(make_annotation(len(annotations), i, box, person, known))
-        write_person_search_json(folder / "coco" / f"{part}.json", images, annotations)
+        scenes = (_scene(f"{part}_{i}.jpg", rng, i) for i in range(count))
+        write_scenes(folder / "coco" / f"{part}.json", folder / image_folder, scenes)
     # The known person of the first two test images; CUHK-SYSU lists a gallery for each.
     galleries = {q: [i for i in range(parts["test"]) if i != q // 2] for q in (0, 2)}
     queries = galleries if protocol == "G100" else list(galleries)
     write_protocol(folder / "retrieval" / f"{protocol}.json", range(parts["test"]), queries)
+
+
+def _scene(name: str, rng: np.random.Generator, i: int) -> Scene:
+    boxes, people = _people(rng, 2), [i % 2, 100 + i]
+    return Scene(name, _image(rng, boxes, people), boxes, people, [True, False], camera=i % 3)
 
 
 def _people(rng: np.random.Generator, count: int) -> list[list[float]]:
@@ -145,9 +138,6 @@ def _people(rng: np.random.Generator, count: int) -> list[list[float]]:
     return boxes
 
 
-def _draw(path: Path, rng: np.random.Generator, boxes: list, people: Sequence[int]) -> None:
-    image = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    for box, person in zip(boxes, people, strict=True):
-        x, y, w, h = map(int, box)
-        image[y : y + h, x : x + w] = (person * 67 % 256, person * 131 % 256, person * 29 % 256)
-    write_image(path, image)
+def _image(rng: np.random.Generator, boxes: list, people: Sequence[int]) -> np.ndarray:
+    noise = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    return draw_people(noise, boxes, people)

@@ -6,7 +6,7 @@ from torch import nn
 
 from spnet_d2.analysis import Account, account_step, fit_accounts
 from spnet_d2.analysis.memory import SavedStorages
-from spnet_d2.analysis.synthetic_batch import make_batch
+from spnet_d2.data.synthetic import make_batch
 from tests.modeling.tiny import tiny_model
 
 

@@ -7,7 +7,7 @@ import torch
 
 from spnet_d2.analysis import Limit, PartClock, Timing, measure, numbers, parts_table
 from spnet_d2.analysis.model_parts import timed_step
-from spnet_d2.analysis.synthetic_batch import make_batch
+from spnet_d2.data.synthetic import make_batch
 from tests.modeling.tiny import tiny_model
 
 
