@@ -36,6 +36,7 @@ import cv2
 from spnet_d2.data.formats import pets09, pets09_weak
 from spnet_d2.data.formats.hog_people import detect_people, precision_recall
 from spnet_d2.data.person_search_json import write_person_search_json, write_protocol
+from spnet_d2.data.video_reader import VideoReader
 from spnet_d2.utils.atomic_io import atomic_path, write_image
 
 logger = logging.getLogger("prepare_pets09")
@@ -132,24 +133,27 @@ def extract_frames(video: Path, folder: Path, frames: list[int]) -> int:
     """
     folder.mkdir(parents=True, exist_ok=True)
     missing = {frame for frame in frames if not (folder / pets09.frame_file_name(frame)).is_file()}
-    capture = cv2.VideoCapture(str(video))
-    try:
-        # Seeking is inexact in AVI files, so every frame is read in turn.
-        for number in range(1, max(missing, default=0) + 1):
-            decoded = capture.grab()
-            if decoded and number in missing:
-                decoded, image = capture.retrieve()
-            if not decoded:
-                raise RuntimeError(
-                    f"OpenCV {cv2.__version__} could not read frame {number} of {video}; "
-                    "an OpenCV wheel from PyPI decodes it (pip install opencv-python-headless)."
-                )
-            if number in missing:
-                target = folder / pets09.frame_file_name(number)
-                write_image(target, image, [cv2.IMWRITE_JPEG_QUALITY, 98])
-    finally:
-        capture.release()
-    return len(missing)
+    new, last = len(missing), 0
+
+    def wanted(number: int) -> bool:
+        nonlocal last
+        last = number + 1
+        return last in missing
+
+    if missing:
+        for frame in VideoReader(video).frames(wanted):
+            target = folder / pets09.frame_file_name(frame.number + 1)
+            write_image(target, frame.image, [cv2.IMWRITE_JPEG_QUALITY, 98])
+            missing.remove(frame.number + 1)
+            if not missing:
+                break
+    if missing:
+        failed = last if last in missing else last + 1
+        raise RuntimeError(
+            f"OpenCV {cv2.__version__} could not read frame {failed} of {video}; "
+            "an OpenCV wheel from PyPI decodes it (pip install opencv-python-headless)."
+        )
+    return new
 
 
 def prepare(output: Path, video: Path | None = None, annotations: Path = ANNOTATIONS) -> dict:

@@ -61,8 +61,8 @@ class VideoReader:
                 f"OpenCV {cv2.__version__} can't read {self.path} as a video; convert it, e.g. to "
                 ".avi (MJPG) or .mp4 (H.264)."
             )
-        # Raw streams (exports of cameras) hold no times: H.264's stand still, and those of JPEGs
-        # after one another are synthetic from 25 frames a second.
+        # Raw streams (exports of cameras) hold no times: OpenCV's stand still for H.264, and assume
+        # 25 frames a second for JPEGs one after the other.
         self.has_times = (len(times) == 1 or max(times) > times[0]) and not _is_jpeg_stream(head)
         self.num_frames = int(count) if _states_count(head) and 0 < count < 2**31 else 0
         announced = np.isfinite(fps) and fps > 0 and 0 < count < 2**31
@@ -111,7 +111,7 @@ class VideoReader:
 
 def _first_times(capture: cv2.VideoCapture) -> list[float]:
     """Times of the first eight frames, milliseconds; fewer if there are fewer."""
-    times = []
+    times: list[float] = []
     while capture.isOpened() and len(times) < 8 and capture.grab():
         times.append(capture.get(cv2.CAP_PROP_POS_MSEC))
     return times

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spnet_d2.data.own_images import write_own_image
+from spnet_d2.data.own_images import is_own_image, write_own_image
 from spnet_d2.search import (
     ImageFolder,
     SearchInputError,
@@ -131,6 +131,16 @@ def test_every_suffix_that_can_be_decoded(tmp_path):
     source = open_frames(tmp_path)
     assert names(source) == ["a.jpg", "b.JPE", "c.jfif", "d.jp2", "e.GIF"]
     assert source.left_out == {} and source.skipped == []
+
+
+@pytest.mark.parametrize("name", ["search.png", "preview.jpg"])
+def test_own_images_are_known_and_readable(tmp_path, name):
+    scene = draw_scene({RED: (20, 30, 20, 50)})
+    write_own_image(tmp_path / name, scene)
+    assert is_own_image(tmp_path / name)
+    assert np.abs(read_image_bgr(tmp_path / name).astype(int) - scene).mean() < 2
+    cv2.imwrite(str(tmp_path / f"other_{name}"), scene)
+    assert not is_own_image(tmp_path / f"other_{name}")
 
 
 def test_what_is_left_out_is_told(folder):

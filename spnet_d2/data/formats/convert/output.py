@@ -10,6 +10,7 @@ from spnet_d2.data.formats.convert.build import Tally
 from spnet_d2.data.formats.convert.preview import draw_preview
 from spnet_d2.data.formats.convert.source import Source, SourceError
 from spnet_d2.data.formats.splits import Partition
+from spnet_d2.data.own_images import write_own_image
 from spnet_d2.data.own_sets import OwnSet, write_sets
 from spnet_d2.data.person_search_json import (
     Protocol,
@@ -18,7 +19,8 @@ from spnet_d2.data.person_search_json import (
     write_person_search_json,
     write_protocol,
 )
-from spnet_d2.utils.atomic_io import atomic_path, write_image
+from spnet_d2.data.video_reader import VideoReader
+from spnet_d2.utils.atomic_io import atomic_path, write_image, write_text
 
 DATA_SETS = "datasets.yaml"
 _JPEG_QUALITY = 95
@@ -81,11 +83,10 @@ def write_conversion(conversion: Conversion, folder: Path, name: str) -> str:
         sets.append(
             OwnSet(name if part == "annotations" else f"{name}_{part}", file, root, protocols)
         )
-    write_image(folder / "preview.jpg", draw_preview(whole, root))
+    write_own_image(folder / "preview.jpg", draw_preview(whole, root))
     write_sets(folder / DATA_SETS, sets)
     text = report(conversion, root) + _how_to_use(sets, folder)
-    with atomic_path(folder / "report.txt") as part:
-        part.write_text(text, encoding="utf-8")
+    write_text(folder / "report.txt", text)
     return text
 
 
@@ -106,16 +107,11 @@ def _images(conversion: Conversion, folder: Path, partition: Partition) -> Path:
 
 
 def _extract(video: Path, names: Mapping[int, str], folder: Path) -> None:
-    # Not above: only videos need it, and it brings PyTorch.
-    from spnet_d2.search.frames import VideoFile
-
     written = 0
-    for frame in VideoFile(video):
-        if frame.number in names:
-            target = folder / "images" / names[frame.number]
-            # 1 is IMWRITE_JPEG_QUALITY.
-            write_image(target, frame.image, [1, _JPEG_QUALITY])
-            written += 1
+    for frame in VideoReader(video).frames(names.__contains__):
+        # 1 is IMWRITE_JPEG_QUALITY.
+        write_image(folder / "images" / names[frame.number], frame.image, [1, _JPEG_QUALITY])
+        written += 1
         if written == len(names):
             return
     raise SourceError(f"{video}: only {written} of the {len(names)} frames could be read.")
