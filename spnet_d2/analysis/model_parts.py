@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from spnet_d2.analysis.timing import PartClock
@@ -15,9 +16,12 @@ from spnet_d2.modeling.precision import autocast
 LIMIT, ANCHOR_LIMIT = "backbone + FPN", "backbone + FPN + anchor convolution"
 
 
-@contextmanager
-def timed_parts(model: nn.Module, clock: PartClock) -> Iterator[None]:
-    """Inside, ``clock`` sees the parts of ``model``, an SPNet."""
+def part_functions(model: Any) -> list[tuple[Any, str, str]]:
+    """The functions that make up a timing: (module or object, name of the function, part).
+
+    Args:
+        model: an SPNet.
+    """
     generator, heads = model.proposal_generator, model.roi_heads
     functions = [
         (model, "_batch", "input"),
@@ -43,15 +47,21 @@ def timed_parts(model: nn.Module, clock: PartClock) -> Iterator[None]:
     if model.twin is not None:
         functions += [(model.twin, name, "momentum twin") for name in ("features", "embed")]
         functions.append((model.twin, "update", "momentum twin"))
+    return functions
+
+
+@contextmanager
+def timed_parts(model: Any, clock: PartClock) -> Iterator[None]:
+    """Inside, ``clock`` sees the parts of ``model``, an SPNet."""
     with ExitStack() as stack:
-        for owner, name, part in functions:
+        for owner, name, part in part_functions(model):
             timed = clock.timed(part, getattr(owner, name))
             stack.enter_context(mock.patch.object(owner, name, timed))
         yield
 
 
 def timed_step(
-    model: nn.Module,
+    model: Any,
     optimizer: Optimizer,
     batch: list[dict],
     clock: PartClock,
@@ -75,7 +85,7 @@ class Limit:
     With ``anchors`` also the convolution that embeds anchors, which no SPNet does without.
     """
 
-    def __init__(self, model: nn.Module, images: Tensor, anchors: bool = False):
+    def __init__(self, model: Any, images: Tensor, anchors: bool = False):
         """
         Args:
             model: an SPNet; gradients of its weights are added up in training.
@@ -97,7 +107,7 @@ class Limit:
 
 
 def limit_works(
-    model: nn.Module, batch: list[dict], precision: str = "float32"
+    model: Any, batch: list[dict], precision: str = "float32"
 ) -> dict[str, Callable[[], None]]:
     """
     The least that a batch takes, without and with the anchors, as works to be timed.
@@ -120,7 +130,7 @@ def limit_works(
     }
 
 
-def embedded_boxes(model: nn.Module) -> list[int]:
+def embedded_boxes(model: Any) -> list[int]:
     """A list to which every batch of RoIs that a box embedder of ``model`` gets adds its size."""
     counts: list[int] = []
     embedders = [model.roi_heads.reid_embedder, *model.roi_heads.loc_embedders]

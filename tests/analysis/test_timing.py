@@ -1,12 +1,14 @@
 """Time goes to the part that takes it, and limits run whatever part of a model is frozen."""
 
 import time
+from contextlib import ExitStack
+from unittest import mock
 
 import pytest
 import torch
 
 from spnet_d2.analysis import Limit, PartClock, Timing, measure, numbers, parts_table
-from spnet_d2.analysis.model_parts import timed_step
+from spnet_d2.analysis.model_parts import part_functions, timed_step
 from spnet_d2.data.synthetic import make_batch
 from tests.modeling.tiny import tiny_model
 
@@ -87,6 +89,41 @@ def test_step_names_every_part():
         assert learning <= {part for p, part in parts if p == phase}
     assert ("optimiser", "optimiser") in parts and ("forward", "re-id loss") in parts
     assert any((p != before[name]).any() for name, p in model.named_parameters())
+
+
+class Counted:
+    """A function that leaves its key in ``seen`` when it is called."""
+
+    def __init__(self, key, function, seen):
+        self.key, self.function, self.seen = key, function, seen
+
+    def __call__(self, *args, **kwargs):
+        self.seen.add(self.key)
+        return self.function(*args, **kwargs)
+
+
+def test_every_timed_function_runs():
+    """None of them was renamed, or is passed by: training, detection and search call them all."""
+    queue = ["MODEL.SPNET.REID.LOSS", "momentum_queue", "MODEL.SPNET.MOMENTUM_TWIN.ENABLED", True]
+    options = [*queue, "MODEL.SPNET.REID.QUEUE_SIZE", 64, "MODEL.SPNET.NUM_CASCADES", 1]
+    seen, timed = set(), set()
+    for pathway in ("OC", "QC"):
+        model = tiny_model(
+            *options, "MODEL.SPNET.PATHWAY", pathway, "MODEL.SPNET.TEST_PATHWAY", "OC"
+        )
+        functions = part_functions(model)
+        timed |= {(part, name) for _, name, part in functions}
+        with ExitStack() as stack:
+            for owner, name, part in functions:
+                counted = Counted((part, name), getattr(owner, name), seen)
+                stack.enter_context(mock.patch.object(owner, name, counted))
+            model.train()(make_batch(4, 64, 2, 5))
+            model.eval()
+            with torch.no_grad():
+                x = make_batch(1, 64, 2, 5)[0]
+                (found,) = model([x])
+                model([x | {"queries": found["gt_embeddings"]}])
+    assert seen == timed
 
 
 @pytest.mark.parametrize("frozen", ["trunk", "trunk and FPN"])
