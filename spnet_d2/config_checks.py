@@ -1,6 +1,5 @@
 """Values and combinations of settings that can't work, found before a job does anything."""
 
-import difflib
 from collections.abc import Callable, Iterator
 
 import torch
@@ -17,6 +16,7 @@ from detectron2.utils import comm
 from spnet_d2.config_keys import unread_keys
 from spnet_d2.config_node import EPOCH_KEYS
 from spnet_d2.config_reader import ConfigError, get_value
+from spnet_d2.data.catalog import similar_names
 from spnet_d2.data.corrupt_images import POLICIES
 from spnet_d2.data.own_sets import OwnSetsError, check_sets, register_sets
 from spnet_d2.modeling.fixed_norm import LOGIT_TYPES
@@ -110,8 +110,8 @@ def check_data_sets(cfg: CfgNode, training: bool = True) -> None:
         for name in get_value(cfg, key):
             if name in DatasetCatalog:
                 continue
-            similar = difflib.get_close_matches(name, DatasetCatalog.list(), n=3)
-            similar = f" Similar ones: {', '.join(similar)}." if similar else ""
+            names = ", ".join(similar_names(name))
+            similar = f" Similar ones: {names}." if names else ""
             raise ConfigError(
                 f"{key} has {name!r}, which is not registered.{similar} datasets/README.md lists "
                 "all names, and says how to register data of your own: by a YAML file in "

@@ -1,5 +1,7 @@
 """Configs of models that are built to be measured, with random weights."""
 
+from typing import Any
+
 from detectron2.config import CfgNode
 
 from spnet_d2.config_reader import read_config
@@ -38,7 +40,7 @@ def measured_detector(
     """
     # Anchor embeddings that start around 0 are short, so every anchor looks like a person; the
     # best ones that do not overlap are kept.
-    finds = ["MODEL.SPNET.ANCHOR_BIAS", 0.0, "TEST.DETECTIONS_PER_IMAGE", people]
+    finds: list[Any] = ["MODEL.SPNET.ANCHOR_BIAS", 0.0, "TEST.DETECTIONS_PER_IMAGE", people]
     cfg = measured_config(path, [*finds, *opts], device)
     cfg.MODEL.SPNET.TEST_PATHWAY = pathway
     cfg.MODEL.SPNET.MOMENTUM_TWIN.ENABLED = False

@@ -71,12 +71,13 @@ def write_case(case: Case, folder: Path) -> list[str]:
     centres = rng.standard_normal((case.people, case.size), np.float32)
     detected_person = np.where(near, person[of_box], case.people)
     with zipfile.ZipFile(folder / "predictions.npz", "w") as archive:
-        for name, array in {
+        arrays: dict[str, np.ndarray] = {
             "image_ids": image[of_box],
             "boxes": detected.astype(np.float32),
             "scores": rng.uniform(0.5, 1, case.detections).astype(np.float32),
             "gt_annotation_ids": np.arange(case.gt_boxes),
-        }.items():
+        }
+        for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w") as file:
                 np.lib.format.write_array(file, array)
         for name, people in ("embeddings", detected_person), ("gt_embeddings", person):

@@ -15,10 +15,11 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from spnet_d2.data.synthetic import make_batch
@@ -107,9 +108,7 @@ def _no_backward(saved: _Saved):
     raise RuntimeError("Saved tensors were counted, not kept: there is no backward pass.")
 
 
-def account_step(
-    model: nn.Module, images: int, side: int, boxes: int = 8, amp: bool = False
-) -> Account:
+def account_step(model: Any, images: int, side: int, boxes: int = 8, amp: bool = False) -> Account:
     """
     Run the forward pass of a training step on noise and account for its memory.
 
@@ -185,4 +184,5 @@ def fit_accounts(accounts: list[Account]) -> Fit:
     # Relative deviations, so that small steps count as much as large ones.
     solution = np.linalg.lstsq(rows / measured[:, None], np.ones(len(rows)), rcond=None)[0]
     error = np.abs(rows @ solution / measured - 1).max()
-    return Fit(*map(float, solution), error=float(error))
+    constant, per_image, per_pixel = solution.tolist()
+    return Fit(constant, per_image, per_pixel, float(error))

@@ -4,7 +4,7 @@ Operations are fvcore's "flops": one multiply-add counts as one. Counting runs e
 """
 
 import logging
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from fvcore.nn import FlopCountAnalysis
@@ -31,7 +31,7 @@ class Part(NamedTuple):
     times: int = 1
 
 
-def inference_parts(model: nn.Module, size: tuple[int, int], boxes: int) -> list[Part]:
+def inference_parts(model: Any, size: tuple[int, int], boxes: int) -> list[Part]:
     """
     Cost of detecting and embedding people in one image.
 
@@ -56,8 +56,8 @@ def inference_parts(model: nn.Module, size: tuple[int, int], boxes: int) -> list
     was_training = model.training
     model.eval()
     divisor = model.backbone.size_divisibility
-    size = tuple(-(-side // divisor) * divisor for side in size)
-    image = torch.zeros(1, 3, *size, device=model.device)
+    height, width = (-(-side // divisor) * divisor for side in size)
+    image = torch.zeros(1, 3, height, width, device=model.device)
     rois = torch.zeros(1, model.backbone.channels, ROI_SIZE, ROI_SIZE, device=model.device)
     try:
         with torch.no_grad():

@@ -51,21 +51,21 @@ class _Report:
     def __init__(self, boxes: np.ndarray, sizes: np.ndarray, ids: Sequence[int], where: str):
         self.boxes, self.sizes, self.ids, self.where = boxes, sizes, ids, where
 
-    def message(self, odd: np.ndarray, what: str, advice: str) -> str:
+    def message(self, odd: np.ndarray | np.bool_, what: str, advice: str) -> str:
         """``odd`` (n,) marks the boxes that are meant."""
         first = int(np.argmax(odd))
         box = [float(f"{value:.6g}") for value in self.boxes[first]]
         width, height = self.sizes[first].astype(int)
         return (
-            f"{self.where}: {np.count_nonzero(odd)} of {len(odd)} boxes {what}, first: annotations "
+            f"{self.where}: {np.count_nonzero(odd)} of {odd.size} boxes {what}, first: annotations "
             f"id {self.ids[first]} with bbox {box} in an image of {width}x{height}. {advice} "
             f"bbox is [x, y, w, h] in pixels. {HELP}"
         )
 
-    def fail(self, odd: np.ndarray, what: str, advice: str) -> None:
+    def fail(self, odd: np.ndarray | np.bool_, what: str, advice: str) -> None:
         raise PersonSearchFormatError(self.message(odd, what, advice))
 
-    def warn(self, odd: np.ndarray, what: str, advice: str) -> None:
+    def warn(self, odd: np.ndarray | np.bool_, what: str, advice: str) -> None:
         warn_once(logger, self.message(odd, what, advice))
 
 

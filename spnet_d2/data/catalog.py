@@ -1,12 +1,14 @@
 """Person-search data sets in Detectron2's catalogs.
 
-Registering reads nothing: a JSON is opened when its data set is asked for, so the names exist
+Registering reads nothing: a JSON is opened when its data set is loaded, so the names exist
 whether or not the corpora do.
 """
 
+import difflib
 import functools
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,10 @@ from spnet_d2.data.person_search_json import PREPARE_HINT, count_people, load_pe
 logger = logging.getLogger(__name__)
 
 EVALUATOR_TYPE = "person_search"
-CUHK_PROTOCOLS = ("G100", "G50", "G500", "G1000", "G2000", "G4000")
-CUHK_PROTOCOLS += ("GFull", "GOcclusion", "GResolution")
+CUHK_PROTOCOLS = (
+    *("G100", "G50", "G500", "G1000", "G2000", "G4000"),
+    *("GFull", "GOcclusion", "GResolution"),
+)
 PRW_PROTOCOLS = ("test", "same_cam_id", "cross_cam_id")
 PETS09_PROTOCOLS = ("standard", "reentry")
 # Pieces of trainval, by partition: end of the registered name.
@@ -38,6 +42,8 @@ _CUTS = {
         )
     },
 }
+# Names that few train on: small pieces, and sets with added random boxes.
+_PIECE = re.compile(r"_tinytrainval\d+$|_G\d+(train|val)$|_p\d+$")
 _NOISE_PERCENT = (20, 40, 60, 80, 100, 120, 140, 160, 180)
 _COCO_SAMPLES = (10, 100, 1000, 10000)
 
@@ -94,9 +100,17 @@ def register_person_search(
         )
     DatasetCatalog.register(
         name,
-        functools.partial(load_person_search_json, metadata["json_file"], image_root, hint),
+        functools.partial(load_person_search_json, os.fspath(json_file), image_root, hint),
     )
     MetadataCatalog.get(name).set(**metadata)
+
+
+def similar_names(name: str) -> list[str]:
+    """Up to three registered names like ``name``; pieces of a corpus only if no whole one is."""
+    registered = DatasetCatalog.list()
+    whole = [known for known in registered if not _PIECE.search(known)]
+    close = difflib.get_close_matches
+    return close(name, whole, n=3) or close(name, registered, n=3)
 
 
 def unregister(name: str) -> None:

@@ -114,7 +114,7 @@ def _ignore(crowds: list[dict], images: list[dict], where: str) -> None:
     for entry in crowds:
         image = image_of_id.get(repr(entry.get("image_id")))
         regions = image.get("ignore_regions", []) if image else None
-        if not is_box(entry.get("bbox")) or not isinstance(regions, list):
+        if image is None or not is_box(entry.get("bbox")) or not isinstance(regions, list):
             raise PersonSearchFormatError(
                 f"{where}: annotations id {entry.get('id')!r}: a crowd needs a bbox [x, y, w, h] "
                 f"and the image_id of an image, found {entry.get('bbox')!r} and "

@@ -36,7 +36,7 @@ class SkipCounter:
     def report(self) -> None:
         """Log the totals over all processes, which must all call this."""
         gathered = comm.gather(self.files)
-        total = sum(gathered, Counter())
+        total: Counter[str] = sum(gathered, Counter())
         if total:
             logger.warning(
                 "%d training images could not be read and were left out %d times since this "

@@ -7,6 +7,7 @@ padding, byte 0, comes back as the minimum m in all three channels instead of bl
 repeat how the authors' models were trained and measured (``INPUT.EXACT_8BIT``).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -22,7 +23,7 @@ class EightBitRange:
 
 
 def quantize(
-    image: np.ndarray, pixel_mean: np.ndarray, pixel_std: np.ndarray
+    image: np.ndarray, pixel_mean: Sequence[float], pixel_std: Sequence[float]
 ) -> tuple[np.ndarray, EightBitRange]:
     """Normalise an image and stretch it to 8 bit.
 
@@ -46,7 +47,10 @@ def quantize(
 
 
 def restore(
-    coded: np.ndarray, found: EightBitRange, pixel_mean: np.ndarray, pixel_std: np.ndarray
+    coded: np.ndarray,
+    found: EightBitRange,
+    pixel_mean: Sequence[float],
+    pixel_std: Sequence[float],
 ) -> np.ndarray:
     """Undo :func:`quantize` after the augmentation.
 

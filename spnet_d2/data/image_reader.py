@@ -240,9 +240,10 @@ def _divide_by_257(values: np.ndarray) -> np.ndarray:
 
 def _deep_colour(image: Image.Image) -> bool:
     """Whether it has several channels of 16 bits, of which Pillow keeps 8."""
-    if image.mode not in ("RGB", "RGBA", "RGBX", "LA") or not image.tile:
+    tile = getattr(image, "tile", None)
+    if image.mode not in ("RGB", "RGBA", "RGBX", "LA") or not tile:
         return False
-    arguments = image.tile[0][3]
+    arguments = tile[0][3]
     raw = arguments[0] if isinstance(arguments, tuple) else arguments
     return isinstance(raw, str) and ";16" in raw
 
@@ -274,7 +275,8 @@ def _say_once_if_turned(folder: str, path: str | os.PathLike) -> None:
 def _say_once_if_several_frames(path: str | os.PathLike, image: Image.Image) -> None:
     # JPEGs of phones hold previews and depth maps (MPO), which nobody expects to be read.
     if image.format not in ("MPO", "ICO", "ICNS") and getattr(image, "is_animated", False):
-        _say_once(f"{path} holds {image.n_frames} frames; the first one is read.")
+        frames = getattr(image, "n_frames", "several")
+        _say_once(f"{path} holds {frames} frames; the first one is read.")
 
 
 def _check_jpeg(path: str | os.PathLike) -> None:

@@ -215,7 +215,7 @@ def _training_dicts(cfg) -> list[dict]:
 
 def _drawn_seed() -> int:
     """The same fresh seed on all ranks, drawn from the system's entropy."""
-    return comm.all_gather(int(np.random.SeedSequence().entropy % 2**31))[0]
+    return comm.all_gather(int(np.random.SeedSequence().generate_state(1)[0]) % 2**31)[0]
 
 
 def _worker_settings(num_workers: int) -> dict:

@@ -93,12 +93,13 @@ def write_protocol(
     ``images`` are written in ascending order; queries and galleries keep the order given.
     """
     images = sorted(int(image_id) for image_id in images)
+    plain: dict[int, list[int]] | list[int]
     if isinstance(queries, Mapping):
-        queries = {int(query): [int(image) for image in queries[query]] for query in queries}
+        plain = {int(query): [int(image) for image in queries[query]] for query in queries}
     else:
-        queries = [int(query) for query in queries]
-    _check_protocol(Protocol(images, queries), str(path))
-    write_json(path, {"images": images, "queries": queries})
+        plain = [int(query) for query in queries]
+    _check_protocol(Protocol(images, plain), str(path))
+    write_json(path, {"images": images, "queries": plain})
 
 
 @garbage_collection_paused()

@@ -94,7 +94,8 @@ def check_person_search(images: Any, annotations: Any, where: str) -> np.ndarray
     for entry in images:
         if problem := _image_problem(entry):
             raise _error(where, "images", images, entry, problem)
-    known, unknown = set(), set()
+    known: set[int] = set()
+    unknown: set[int] = set()
     for entry in annotations:
         if problem := _annotation_problem(entry, image_ids):
             raise _error(where, "annotations", annotations, entry, problem)

@@ -4,12 +4,13 @@
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
 
-class Slot(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Slot:
     """One place in a batch: which image, the seed of its augmentation, and the epoch."""
 
     index: int

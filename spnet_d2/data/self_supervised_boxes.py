@@ -211,7 +211,8 @@ def _extents(size: Size, count: int, rng: np.random.Generator) -> np.ndarray:
     widths = np.ceil(np.exp(rng.uniform(np.log(lowest), np.log(highest), count)))
     # exp(log(128)) is a little more than 128.
     widths = np.minimum(widths, highest)
-    ratios = np.exp(rng.uniform(*np.log(ASPECT_RATIOS), count))
+    least, most = np.log(ASPECT_RATIOS)
+    ratios = np.exp(rng.uniform(least, most, count))
     return np.stack([widths, np.minimum(np.ceil(widths / ratios), height)], axis=1)
 
 

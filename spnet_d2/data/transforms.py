@@ -137,7 +137,7 @@ class WindowResize:
 
     def __call__(self, size: Size, boxes, known, rng: np.random.Generator | None = None) -> View:
         """Sample a view; ``rng`` is not used without flips."""
-        flip = self.flip_prob > 0 and rng.random() < self.flip_prob
+        flip = self.flip_prob > 0 and (rng or np.random.default_rng()).random() < self.flip_prob
         return View.resize(size, window_size(size, self.min_size, self.max_size), flip)
 
 

@@ -121,7 +121,7 @@ class PersonSearchEvaluator(DatasetEvaluator):
             write_per_query(self.truth, evaluation, lines)
         return results_dict(evaluation)
 
-    def _record(self, image: dict, output: dict) -> _ImageRecord:
+    def _record(self, image: dict, output: dict) -> Any:
         if "instances" not in output:
             raise ValueError(
                 f"Image {image['image_id']}: the model gave {', '.join(output)} instead of "
@@ -170,7 +170,7 @@ class PersonSearchEvaluator(DatasetEvaluator):
             return np.arange(self.truth.num_images)
         return np.unique(np.concatenate([p.covered_images() for p in self.protocols]))
 
-    def _predictions(self, records: dict[int, _ImageRecord]) -> Predictions:
+    def _predictions(self, records: dict[int, Any]) -> Predictions:
         """Flat arrays of all images, in the order of ``records``."""
         parts = list(records.values())
         return Predictions(
@@ -203,9 +203,10 @@ class PersonSearchEvaluator(DatasetEvaluator):
         return {}
 
     def _check_complete(self, records: dict[int, Any]) -> None:
-        self.truth.find_images(list(records), f'predictions for "{self._dataset_name}"')
+        processed = np.array(list(records), np.int64)
+        self.truth.find_images(processed, f'predictions for "{self._dataset_name}"')
         needed = self._needed_images()
-        missing = np.setdiff1d(self.truth.image_ids[needed], list(records))
+        missing = np.setdiff1d(self.truth.image_ids[needed], processed)
         if len(missing):
             raise RuntimeError(
                 f'Evaluating "{self._dataset_name}" needs predictions for {len(needed)} images, '

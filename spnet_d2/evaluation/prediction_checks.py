@@ -126,7 +126,7 @@ class _Report:
     def __init__(self, boxes: np.ndarray, sizes: np.ndarray, image_ids: np.ndarray, where: str):
         self.boxes, self.sizes, self.image_ids, self.where = boxes, sizes, image_ids, where
 
-    def message(self, odd: np.ndarray, what: str, advice: str) -> str:
+    def message(self, odd: np.ndarray | np.bool_, what: str, advice: str) -> str:
         """``odd`` (n,) marks the boxes that are meant."""
         first = int(np.argmax(odd))
         box = [float(f"{value:.6g}") for value in self.boxes[first]]
@@ -223,5 +223,5 @@ def _found(
     return len(np.unique(person[hits])) / len(people)
 
 
-def _count(odd: np.ndarray) -> str:
-    return f"{np.count_nonzero(odd)} of {len(odd)}"
+def _count(odd: np.ndarray | np.bool_) -> str:
+    return f"{np.count_nonzero(odd)} of {odd.size}"

@@ -8,6 +8,7 @@ import math
 import os
 import zipfile
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import numpy as np
 
@@ -116,15 +117,15 @@ class Predictions:
         # Whatever a damaged archive raises: numpy, zipfile, zlib and the tokenizer that reads the
         # arrays' headers have a dozen ways.
         except Exception as error:
-            found = (str(error) or type(error).__name__).removesuffix(".")
+            problem = (str(error) or type(error).__name__).removesuffix(".")
             # numpy takes what it does not know for pickles.
-            if "pickle" in found and zipfile.is_zipfile(path):
-                found = "it holds Python objects instead of plain arrays of numbers"
-            elif "pickle" in found:
-                found = "it is no archive of arrays"
+            if "pickle" in problem and zipfile.is_zipfile(path):
+                problem = "it holds Python objects instead of plain arrays of numbers"
+            elif "pickle" in problem:
+                problem = "it is no archive of arrays"
             expected = ", ".join(f"{name} {shape}" for name, (_, _, shape) in _LAYOUT.items())
             raise ValueError(
-                f"{path} cannot be used as predictions: {found}. It must be an .npz file with "
+                f"{path} cannot be used as predictions: {problem}. It must be an .npz file with "
                 f"{expected} (the last one optional)."
             ) from error
 
@@ -171,7 +172,7 @@ def _problems(arrays: dict) -> list[str]:
 
 def _mapped_arrays(path: str) -> dict[str, np.ndarray]:
     """Memory maps of the uncompressed, non-empty arrays of an ``.npz`` file, by name."""
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
         for member in archive.infolist():
             name, extension = os.path.splitext(member.filename)
@@ -193,6 +194,6 @@ def _mapped_arrays(path: str) -> dict[str, np.ndarray]:
             missing = math.prod(shape) * dtype.itemsize - (member.file_size - (file.tell() - data))
             if missing > 0:
                 raise ValueError(f"{missing} bytes at the end of {name} are missing")
-            order = "F" if fortran else "C"
+            order: Literal["F", "C"] = "F" if fortran else "C"
             arrays[name] = np.memmap(path, dtype, "r", file.tell(), shape, order)
     return arrays

@@ -9,8 +9,9 @@ protocols need, or that a gallery lists twice, is searched once.
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -27,6 +28,14 @@ from spnet_d2.evaluation.predictions import Predictions
 from spnet_d2.evaluation.protocols import ALL_PROTOCOL, RetrievalProtocol
 
 logger = logging.getLogger(__name__)
+
+
+class Batches(Protocol):
+    """Batches of model inputs with a length, such as a ``DataLoader``."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[list[dict]]: ...
 
 
 class SearchPlan:
@@ -177,7 +186,7 @@ class QueryLoader:
 
     def __init__(
         self,
-        loader: Iterable[list[dict]],
+        loader: Batches,
         truth: GroundTruth,
         plan: SearchPlan,
         queries: BoxEmbeddings,
@@ -326,6 +335,8 @@ class QueryCentricEvaluator(PersonSearchEvaluator):
         return self.plan.searched_images()
 
     def _predictions(self, records: dict[int, _SearchRecord]) -> Predictions:
+        if self.gt is None:
+            raise RuntimeError("The queries must be embedded first: see evaluate_query_centric.")
         parts = list(records.values())
         lengths = [len(part.scores) for part in parts]
         return Predictions(
@@ -358,7 +369,7 @@ class QueryCentricEvaluator(PersonSearchEvaluator):
 
 
 def evaluate_query_centric(
-    model: nn.Module, loader: Iterable[list[dict]], evaluator: QueryCentricEvaluator
+    model: nn.Module, loader: Batches, evaluator: QueryCentricEvaluator
 ) -> OrderedDict:
     """Run a model over a data set query by query and score it.
 
@@ -402,9 +413,9 @@ def _merge(parts: list[dict[int, BoxEmbeddings]]) -> BoxEmbeddings:
     ordered = [images[image_id] for image_id in sorted(images)]
     if not ordered:
         return BoxEmbeddings(np.zeros(0, np.int64), np.zeros((0, 0), np.float32))
-    has_loc = ordered[0].loc is not None
+    locs = [boxes.loc for boxes in ordered if boxes.loc is not None]
     return BoxEmbeddings(
         np.concatenate([boxes.annotation_ids for boxes in ordered]),
         join_rows([boxes.reid for boxes in ordered]),
-        join_rows([boxes.loc for boxes in ordered]) if has_loc else None,
+        join_rows(locs) if locs else None,
     )

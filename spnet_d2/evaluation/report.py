@@ -6,6 +6,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -81,7 +82,7 @@ def flat_metrics(evaluation: Evaluation) -> dict:
     """
     detection = evaluation.detection
     names = list(evaluation.retrieval)
-    flat = {**detection_metrics(evaluation), **evaluation.coco}
+    flat: dict[str, Any] = {**detection_metrics(evaluation), **evaluation.coco}
     if names:
         flat.update(_protocol_metrics(evaluation, names[0]))
     if len(names) > 1:

@@ -93,11 +93,15 @@ class RetrievalScores:
         count = len(annotation_ids)
         return cls(
             annotation_ids,
-            np.zeros(count),
-            np.full(count, -1),
-            *(np.zeros(count, np.int64) for _ in range(3)),
-            np.ones(count, bool),
-            *(np.full(count, np.nan) for _ in range(3)),
+            ap=np.zeros(count),
+            first_hit_rank=np.full(count, -1),
+            present=np.zeros(count, np.int64),
+            hits=np.zeros(count, np.int64),
+            pool_size=np.zeros(count, np.int64),
+            counted=np.ones(count, bool),
+            best_similarity=np.full(count, np.nan),
+            best_hit_similarity=np.full(count, np.nan),
+            best_absent_similarity=np.full(count, np.nan),
         )
 
     @property
@@ -281,7 +285,7 @@ class _Pools:
             self._listed_at[gallery] = 1
             count = np.count_nonzero(self._listed_at[images] > 0)
             self._listed_at[gallery] = -1
-        return count
+        return int(count)
 
 
 class _HitCandidates:

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ExtraMetrics:
-    """Figures beside the plain ones; none of them takes the place of another.
+    """Metrics to compute beside the plain ones; none replaces another.
 
     Attributes:
         cws: ranking by cosine times detection score ("confidence weighted similarity").
@@ -58,7 +58,7 @@ class ExtraMetrics:
 
 @dataclass
 class Evaluation:
-    """Figures of one set of predictions.
+    """Metrics of one set of predictions.
 
     Attributes:
         detection: over the images of all protocols; query-centric predictions:
@@ -67,9 +67,9 @@ class Evaluation:
         retrieval: per protocol, with detected boxes.
         gt_retrieval: per protocol, with ground-truth boxes; empty
             unless all that are searched have embeddings.
-        rescored: per protocol the other rankings that
-            were asked for: "cws", "cbgm", "rerank".
-        coco: COCO's metrics, if asked for.
+        rescored: per protocol the other rankings
+            that :class:`ExtraMetrics` names: "cws", "cbgm", "rerank".
+        coco: COCO's metrics, with ``ExtraMetrics.coco``.
     """
 
     detection: DetectionScores
@@ -112,7 +112,7 @@ def evaluate_predictions(
         logger.warning("The data set has no boxes: all metrics are 0 whatever the model finds.")
     if len(detections) == 0:
         logger.warning(
-            "None of the %d detections counts: every figure with detected boxes is 0.",
+            "None of the %d detections counts: all metrics with detected boxes are 0.",
             len(predictions.scores),
         )
     keys, gt_keys = (_row_keys(predictions, name) for name in ("embeddings", "gt_embeddings"))
@@ -156,7 +156,7 @@ def evaluate_predictions(
 
 
 def _warn_of_strangers(protocol: str, scores: RetrievalScores) -> None:
-    """A figure of 0 that no model could change."""
+    """Warn of a metric that is 0 for every model."""
     if len(scores.ap) and not scores.present.any():
         logger.warning(
             'Protocol "%s": none of its %d queries has its person in its gallery (all unknown, or '

@@ -73,7 +73,7 @@ class RowKeys:
         hashes, unusable = np.zeros(len(embeddings), np.int64), 0
         for start in range(0, len(embeddings), CHUNK_ROWS):
             chunk = np.asarray(embeddings[start : start + CHUNK_ROWS])
-            unusable += len(chunk) - np.count_nonzero(np.isfinite(chunk).all(axis=1))
+            unusable += len(chunk) - int(np.isfinite(chunk).all(axis=1).sum())
             hashes[start : start + len(chunk)] = [hash(row.tobytes()) for row in chunk]
             release_pages(embeddings)
         return cls(_first_equal_rows(embeddings, hashes), unusable)

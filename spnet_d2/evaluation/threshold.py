@@ -1,6 +1,6 @@
 """From which similarity a best match should be believed: "not in this gallery" below it.
 
-Every query is asked twice. Its gallery as it is: an answer is right if the best-ranked box is a
+Every query searches twice. Its gallery as it is: an answer is right if the best-ranked box is a
 hit. The same gallery without the images that show the person: every answer is wrong. The
 suggested threshold is the one with the highest F1 of "answered and right" over both.
 """

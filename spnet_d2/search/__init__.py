@@ -1,4 +1,4 @@
-"""Find a person in images or a video: predictor, gallery, ranking, image of the result."""
+"""Find a person in images or a video: predictor, gallery, ranking, drawing of the result."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

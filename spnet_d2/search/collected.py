@@ -74,12 +74,14 @@ class Collected:
             logger.warning("%s was begun with other frames or settings; it starts anew.", path)
             return
         logger.warning("Going on from %s: %d frames are done.", path, begun.num_frames)
+        unknown = [(-1, -1, -1)] * begun.num_frames
+        stamps = unknown if begun.frame_stamps is None else begun.frame_stamps.tolist()
         ends = np.searchsorted(begun.frame_index, np.arange(begun.num_frames + 1))
         for i, (start, end) in enumerate(zip(ends[:-1], ends[1:])):
             self.numbers.append(int(begun.frame_numbers[i]))
             self.files.append(str(begun.frame_files[i]))
             self.times.append(float(begun.frame_times[i]))
-            self.stamps.append(tuple(begun.frame_stamps[i].tolist()))
+            self.stamps.append(tuple(stamps[i]))
             self.people.append(
                 People(*(a[start:end] for a in (begun.boxes, begun.scores, begun.embeddings)))
             )

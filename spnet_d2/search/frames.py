@@ -149,7 +149,8 @@ class ImageFolder:
             yield Frame(number, str(path), None, image)
 
     def _list(self, folder: Path, exclude: set[str]) -> list[Path]:
-        files, left_out = [], Counter()
+        files = []
+        left_out: Counter[str] = Counter()
         try:
             entries = sorted(folder.iterdir(), key=natural_order)
         except OSError as error:
@@ -313,6 +314,7 @@ def iterate_frames(
         if not is_image_name(file):
             yield from _iterate_video(file, numbers)
             continue
+        image: np.ndarray | SearchInputError
         try:
             image = read_image_bgr(file)
         except SearchInputError as error:

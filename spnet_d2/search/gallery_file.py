@@ -6,6 +6,7 @@ F frames, N people, S skipped files, as in :class:`~.gallery.Gallery`.
 import os
 import zipfile
 import zlib
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ def write_arrays(path: str | os.PathLike, values: dict) -> None:
     values = {**values, "relative_files": np.array([relative[file] for file in files], np.str_)}
     if values["frame_stamps"] is None:
         values["frame_stamps"] = np.full((len(files), 3), -1, np.int64)
-    arrays = {name: np.asarray(value) for name, value in values.items()}
+    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in values.items()}
     with atomic_path(path) as part, open(part, "wb") as file:
         np.savez(file, version=np.asarray(VERSION), **arrays)
 

@@ -245,10 +245,12 @@ def load_model(cfg, weights: str, allow_untrained: bool = False) -> nn.Module:
 
 
 # Keys that change boxes or embeddings of given weights, besides those of the resize.
-_KEYS = ("PATHWAY", "TEST_PATHWAY", "ANCHOR_BIAS", "ANCHOR_LOGITS", "CLS_LOGITS", "POSITIVE_NORM")
-_KEYS += ("BRIDGE", "NUM_CASCADES", "SEPARATE_HEADS", "BACKBONE.NAME", "BACKBONE.ROI_POOLING")
-_KEYS += ("BACKBONE.ROI_STRIPES", "BACKBONE.ROI_MARGIN", "REID.FEAT4_SHARE")
-_KEYS += ("TEST.PRE_TOPK", "TEST.QUERY_TOPK", "TEST.TOPK_CANDIDATES", "TEST.PRECISION")
+_KEYS = (
+    *("PATHWAY", "TEST_PATHWAY", "ANCHOR_BIAS", "ANCHOR_LOGITS", "CLS_LOGITS", "POSITIVE_NORM"),
+    *("BRIDGE", "NUM_CASCADES", "SEPARATE_HEADS", "BACKBONE.NAME", "BACKBONE.ROI_POOLING"),
+    *("BACKBONE.ROI_STRIPES", "BACKBONE.ROI_MARGIN", "REID.FEAT4_SHARE"),
+    *("TEST.PRE_TOPK", "TEST.QUERY_TOPK", "TEST.TOPK_CANDIDATES", "TEST.PRECISION"),
+)
 
 
 def _settings(cfg) -> dict[str, object]:

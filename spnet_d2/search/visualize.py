@@ -1,4 +1,4 @@
-"""Image of a search: the query in its scene beside its ranked hits, drawn with OpenCV only."""
+"""The result of a search as one image: the query in its scene beside its matches, by OpenCV."""
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -130,7 +130,7 @@ def crop_person(image: np.ndarray, box: Sequence[float], aspect: float) -> np.nd
 def _query_panel(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
     width = QUERY_WIDTH - 2 * BORDER
     scene, scale = _fit(image, width, QUERY_WIDTH)
-    scene = draw_box(scene, np.multiply(box, scale), QUERY, 3)
+    scene = draw_box(scene, [v * scale for v in box], QUERY, 3)
     scene = _frame(_pad(scene, scene.shape[0], width, center=True), QUERY)
     size = (round(QUERY_CROP_HEIGHT * CROP_SIZE[0] / CROP_SIZE[1]), QUERY_CROP_HEIGHT)
     return _stack([scene, _frame(_person(image, box, size), QUERY)])
@@ -159,7 +159,8 @@ def _card(match: Match, image: np.ndarray | Exception | str, color) -> np.ndarra
     if not isinstance(image, np.ndarray):
         return _with_caption(match, _frame(_reason_panel(str(image)), NEUTRAL))
     scene, scale = _fit(image, width, height)
-    scene = draw_box(scene, np.multiply(match.box, scale), QUERY if color == NEUTRAL else color)
+    small_box = [v * scale for v in match.box]
+    scene = draw_box(scene, small_box, QUERY if color == NEUTRAL else color)
     scene = _pad(scene, max(scene.shape[0], round(width * 0.75)), width, center=True)
     line = np.full((3, width, 3), color, np.uint8)
     body = _frame(np.vstack([_person(image, match.box, CROP_SIZE), line, scene]), color)
@@ -231,7 +232,8 @@ def _pad(image: np.ndarray, height: int, width: int, center: bool = False) -> np
 
 
 def _frame(image: np.ndarray, color) -> np.ndarray:
-    return cv2.copyMakeBorder(image, *[BORDER] * 4, cv2.BORDER_CONSTANT, value=color)
+    width = BORDER
+    return cv2.copyMakeBorder(image, width, width, width, width, cv2.BORDER_CONSTANT, value=color)
 
 
 def _fit(image: np.ndarray, width: int, height: int) -> tuple[np.ndarray, float]:

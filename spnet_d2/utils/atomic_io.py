@@ -76,7 +76,7 @@ def write_image(path: str | os.PathLike, image: np.ndarray, options: Sequence[in
     """
     _, data = cv2.imencode(Path(path).suffix, image, options)
     with atomic_path(path) as part:
-        part.write_bytes(data)
+        part.write_bytes(data.tobytes())
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import UnidentifiedImageError
@@ -129,7 +129,10 @@ def elements(array: Any) -> list:
     return list(np.asarray(array).reshape(-1))
 
 
-def some(entries: Collection) -> Collection:
+Entries = TypeVar("Entries", bound=Collection)
+
+
+def some(entries: Entries) -> Entries:
     """The argument; raises ``ValueError`` if it is empty, where no real file is."""
     if not entries:
         raise ValueError("it lists nothing")
@@ -149,9 +152,8 @@ def text(value: Any) -> str:
 def texts(values: np.ndarray) -> list[str]:
     """Many MATLAB strings; as :func:`text`, but quick for millions of plain ones."""
     found = [value.item() if value.size == 1 else None for value in values.reshape(-1)]
-    if not all(type(value) is str for value in found):
-        return [text(value) for value in values.reshape(-1)]
-    return found
+    plain = [value for value in found if type(value) is str]
+    return plain if len(plain) == len(found) else [text(value) for value in values.reshape(-1)]
 
 
 def integer_box(value: Any) -> tuple[int, int, int, int] | None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -135,7 +136,7 @@ def prepare(
         raise corpus.error(path, f"{strangers[:3]} are not among the images of Images.mat")
     train_people = mat.read_train_people(corpus)
     searches = {}
-    # The test identities are defined by G50, whether or not it is asked for.
+    # The test identities are defined by G50, whether or not it is written.
     for name in dict.fromkeys(["G50", *protocols]):
         if name == FULL_GALLERY:
             continue
@@ -157,7 +158,7 @@ def prepare(
     listed = {name: _protocol(corpus, name, found, test) for name, found in searches.items()}
     if FULL_GALLERY in protocols:
         listed[FULL_GALLERY] = _full_galleries(listed["G50"], test)
-    retrieval = {name: listed[name] for name in protocols}
+    retrieval: dict[str, Protocol | None] = {name: listed[name] for name in protocols}
     retrieval["val"] = val_protocol(partitions["val"], splits.gallery_size)
     counts = {}
     for name, people in (("trainval", train_people), ("test", test_people)):
@@ -209,7 +210,8 @@ def _partition(
     first_ids: tuple[int, int],
 ) -> Partition:
     """Images and annotations of the named images, ids counting up from ``first_ids``."""
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for image_id, name in enumerate(names, start=first_ids[0]):
         width, height = sizes[name]
         images.append(
@@ -252,12 +254,12 @@ def _full_galleries(listed: Protocol, test: Partition) -> Protocol:
     """Each gallery of ``listed``, then all other test images but the query's own, by id.
 
     As the field's full-gallery metrics have it. Repetitions in ``listed`` stay. The identities of
-    the test images are defined by its galleries, so what follows shows nobody who is asked for.
+    the test images are defined by its galleries, so what follows shows none of the queried people.
     """
     images = sorted(image["id"] for image in test["images"])
     image_of = {entry["id"]: entry["image_id"] for entry in test["annotations"]}
     queries = {}
-    for query, gallery in listed.queries.items():
+    for query, gallery in cast(dict[int, list[int]], listed.queries).items():
         used = {image_of[query], *gallery}
         queries[query] = [*gallery, *(image for image in images if image not in used)]
     return Protocol(images, queries)

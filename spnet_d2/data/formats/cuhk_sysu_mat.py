@@ -82,7 +82,8 @@ def read_protocol(corpus: Corpus, name: str) -> list[SearchQuery]:
     relative = f"annotation/test/{file}"
     records = corpus.load_mat(relative, [variable])
     expected = f"{variable}(i) with Query(1).imname, .idlocate and Gallery(j).imname, .idlocate"
-    queries, names = [], {}
+    queries: list[SearchQuery] = []
+    names: dict = {}
     with corpus.reading(corpus.root / relative, expected):
         for number, record in enumerate(elements(records), start=1):
             query = record["Query"][0, 0]

@@ -87,7 +87,7 @@ def _detect(path: Path, settings: HogSettings) -> np.ndarray:
     height, width = image.shape[:2]
     size = round(width * settings.upscale), round(height * settings.upscale)
     hog = cv2.HOGDescriptor()
-    hog.setSVMDetector(cv2.HOGDescriptor_getDefaultPeopleDetector())
+    hog.setSVMDetector(np.asarray(cv2.HOGDescriptor.getDefaultPeopleDetector()))
     windows, scores = hog.detectMultiScale(
         cv2.resize(image, size, interpolation=cv2.INTER_LINEAR),
         hitThreshold=settings.min_score,
@@ -97,9 +97,9 @@ def _detect(path: Path, settings: HogSettings) -> np.ndarray:
         # 0: all windows, each with its own score. OpenCV's grouping would average them.
         groupThreshold=0,
     )
-    windows = np.asarray(windows, np.float64).reshape(-1, 4)
-    windows *= np.tile((width / size[0], height / size[1]), 2)
-    return _people(windows, np.asarray(scores, np.float64).reshape(-1), (width, height), settings)
+    boxes = np.asarray(windows, np.float64).reshape(-1, 4)
+    boxes *= np.tile((width / size[0], height / size[1]), 2)
+    return _people(boxes, np.asarray(scores, np.float64).reshape(-1), (width, height), settings)
 
 
 def _people(
@@ -137,8 +137,8 @@ def precision_recall(
         (precision, recall); 0 where there is nothing to divide by.
     """
     hits = wrong = total = 0
-    for detections, truth, regions in zip(found, annotated, ignored, strict=True):
-        boxes, truth, regions = _xyxy(detections), _xyxy(truth), _xyxy(regions)
+    for entries in zip(found, annotated, ignored, strict=True):
+        boxes, truth, regions = map(_xyxy, entries)
         total += len(truth)
         overlap = box_iou(boxes, truth).numpy()
         covered = _covered(boxes, regions)

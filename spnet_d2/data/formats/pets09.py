@@ -1,7 +1,7 @@
 """PETS09: the demo corpus, own annotations (CC0) of OpenCV's sample video ``vtest.avi``.
 
 Ten people, 19 tracks and 954 boxes on every 5th of 795 frames (768x576, one static camera, PETS2009
-S2.L1 View_001). A *track* is one unbroken stay in the image; a person who leaves and comes back
+S2.L1 View_001). A *track* is one unbroken stay in view; a person who leaves and comes back
 starts a new track but keeps the ``person_id``.
 
 Split. Train is frames 1..301, test is frames 341..791; the 40 raw frames between them are
@@ -97,7 +97,7 @@ def build_partitions(raw: dict, min_visibility: float = MIN_VISIBILITY) -> dict[
     ignore_regions = _group_by_image(raw["ignore_regions"])
     images = sorted(raw["images"], key=lambda image: image["frame"])
 
-    partitions = {}
+    partitions: dict[str, dict[str, list]] = {}
     image_id = annotation_id = 0
     for name, (first, last) in (("train", TRAIN_FRAMES), ("test", TEST_FRAMES)):
         part = partitions[name] = {"images": [], "annotations": []}

@@ -123,7 +123,9 @@ def _number_frames(
     sizes: Sequence[tuple[int, int]],
 ) -> Partition:
     """Images and annotations of all frames; unknown people count up from 5555."""
-    images, annotations, next_unknown = [], [], FIRST_UNKNOWN_ID
+    images: list[dict] = []
+    annotations: list[dict] = []
+    next_unknown = FIRST_UNKNOWN_ID
     for image_id, (frame, (width, height)) in enumerate(zip(frames, sizes)):
         images.append(
             {
@@ -164,7 +166,7 @@ def _protocols(
     for query in queries:
         image = images.get(f"{query.frame}.jpg")
         hits = found.get((image["id"], query.person_id, query.box), []) if image else []
-        if len(hits) != 1:
+        if image is None or len(hits) != 1:
             message = (
                 f"line {query.line}: person {query.person_id} with box {query.box} must be exactly "
                 f"one annotation of the test frame {query.frame}, found {len(hits)}"

@@ -110,7 +110,8 @@ def _query(line: str, number: int) -> FrameQuery:
     words = line.split()
     if len(words) != 6:
         raise ValueError(f"found {len(words)} words")
-    person, *box, frame = words
+    person, *numbers, frame = words
     camera(frame)
-    box = tuple(integer_boxes(np.array([box], dtype=np.float64))[0].tolist())
+    x, y, w, h = integer_boxes(np.array([numbers], dtype=np.float64))[0].tolist()
+    box = (x, y, w, h)
     return FrameQuery(int(float(person)), PATCHES.get((frame, box), box), frame, number)

@@ -36,7 +36,8 @@ def image_components(
     """
     row = {image["id"]: index for index, image in enumerate(images)}
     ignored = set(ignored_people)
-    last_seen, edges = {}, []
+    last_seen: dict[int, int] = {}
+    edges = []
     for annotation in annotations:
         person, image = annotation["person_id"], row[annotation["image_id"]]
         if person in ignored:
@@ -49,8 +50,8 @@ def image_components(
     graph = coo_array((np.ones(len(edges)), (sources, targets)), shape=(len(images), len(images)))
     labels = connected_components(graph, directed=False)[1]
     components = defaultdict(list)
-    for image, label in zip(images, labels.tolist()):
-        components[label].append(image["id"])
+    for entry, label in zip(images, labels.tolist()):
+        components[label].append(entry["id"])
     return [components[label] for label in sorted(components)]
 
 
@@ -72,7 +73,8 @@ def deal_out(
     """
     total = sum(map(len, components))
     target = -(-total * share_percent // 100)
-    train, val = [], []
+    train: list[int] = []
+    val: list[int] = []
     for index in order:
         component = components[index]
         is_val = len(val) < target and len(component) >= min_size

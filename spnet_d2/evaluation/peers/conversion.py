@@ -112,7 +112,7 @@ def _image_ids(dump: Dump, table: PersonSearchTable, names: Sequence[str] | None
             f"The file has {len(dump.boxes)} images, the list of names {len(names)}; the "
             f"annotations have {len(table.images)}."
         )
-    known = {}
+    known: dict[str, int] = {}
     for image in table.images:
         for key in _keys(image["file_name"]):
             known.setdefault(key, image["id"])
@@ -136,9 +136,10 @@ def _keys(name: str) -> tuple[str, ...]:
 
 
 def _query_ids(dump: Dump, annotations: _Annotations, queries: Sequence[int]) -> list[int]:
-    if len(dump.queries) != len(queries):
+    embedded = dump.queries or []
+    if len(embedded) != len(queries):
         raise DumpError(
-            f"The file has {len(dump.queries)} queries, the protocol {len(queries)}: another "
+            f"The file has {len(embedded)} queries, the protocol {len(queries)}: another "
             "protocol or data set."
         )
     if dump.query_boxes is None:
@@ -163,7 +164,7 @@ def _queries_by_box(dump: Dump, annotations: _Annotations, queries: Sequence[int
         for key in _keys(annotations.name_of[annotations.image_of[query]]):
             of_image.setdefault(key, []).append(query)
     found = []
-    for place, (name, box) in enumerate(zip(dump.query_names, dump.query_boxes)):
+    for place, (name, box) in enumerate(zip(dump.query_names or [], dump.query_boxes or [])):
         near = [
             query
             for query in next((of_image[k] for k in _keys(name) if k in of_image), [])
@@ -261,7 +262,7 @@ def _check_frame(boxes: np.ndarray, ids: np.ndarray, annotations: _Annotations) 
 
 
 def _about_ranking(project: str, embeddings: np.ndarray, scores: np.ndarray) -> list[str]:
-    """What lengths of features tell, and what the published figure is called here."""
+    """What lengths of features tell, and what the published metric is called here."""
     entry = PROJECTS[project]
     norms = np.linalg.norm(embeddings, axis=1)
 

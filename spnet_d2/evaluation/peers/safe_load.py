@@ -68,7 +68,7 @@ def load_torch(path: str | Path) -> Any:
     """
     import torch
 
-    allowed = [
+    allowed: list[Any] = [
         _RECONSTRUCT,
         (_RECONSTRUCT, "numpy.core.multiarray._reconstruct"),
         (_RECONSTRUCT, "numpy._core.multiarray._reconstruct"),

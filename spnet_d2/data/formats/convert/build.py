@@ -65,10 +65,12 @@ def build_partition(source: Source, choices: Choices) -> tuple[Partition, Tally]
     tally = Tally(dropped=source.dropped.copy(), notes=list(source.notes))
     tally.classes = [source.classes.get(key, key) for key in sorted(people)]
     _check_attribute(source, choices.identity)
-    images, boxes = [], []
+    images: list[dict] = []
+    boxes: list = []
     cameras = {name: number for number, name in enumerate(_cameras(source.images))}
     for image in _every_nth_frame(source.images, choices.step, tally):
-        kept, regions, reasons = [], [], Counter()
+        kept, regions = [], []
+        reasons: Counter[str] = Counter()
         for box in image.boxes:
             reason = _unusable(box, image)
             if reason:
@@ -87,10 +89,10 @@ def build_partition(source: Source, choices: Choices) -> tuple[Partition, Tally]
         images.append(_image_entry(len(images), image, regions, cameras, source))
         boxes += [(box, image, len(images) - 1) for box in kept]
     if not boxes:
-        reasons = [f"{count} {name}" for name, count in (tally.dropped + tally.regions).items()]
+        left = [f"{count} {name}" for name, count in (tally.dropped + tally.regions).items()]
         raise SourceError(
             f"No box of a person is left (people: {', '.join(tally.classes)}): "
-            f"{'; '.join(reasons) or 'the files have none'}."
+            f"{'; '.join(left) or 'the files have none'}."
         )
     annotations = _annotations(boxes, source, choices)
     return {"images": images, "annotations": annotations}, tally
@@ -194,7 +196,7 @@ def _annotations(
     known = dict.fromkeys(identity for identity in identities if identity is not None)
     number_of = {identity: number for number, identity in enumerate(known, 1)}
     unknown = len(number_of)
-    entries = []
+    entries: list[dict] = []
     for (box, _, image_id), identity in zip(boxes, identities):
         person_id = number_of.get(identity)
         if person_id is None:

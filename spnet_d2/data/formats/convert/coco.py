@@ -64,10 +64,11 @@ def read(path: Path, images: Path | None = None, skip_bad: bool = False) -> Sour
         if image_id not in of_id:
             raise bad(file, f"{_name(entry)}: there is no image with the id {image_id}")
         box = _box(entry, source, file)
-        if of_id[image_id] is None:
+        image = of_id[image_id]
+        if image is None:
             source.dropped["in an image left out"] += 1
         elif box:
-            of_id[image_id].boxes.append(box)
+            image.boxes.append(box)
     source.notes += [
         f"{count} images {reason}, left out" for reason, count in files.skipped.items()
     ]

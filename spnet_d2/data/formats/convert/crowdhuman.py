@@ -11,6 +11,7 @@ from typing import Any
 from spnet_d2.data.formats.convert.coco import only_file
 from spnet_d2.data.formats.convert.image_files import ImageFiles
 from spnet_d2.data.formats.convert.source import (
+    XYWH,
     Source,
     SourceBox,
     SourceImage,
@@ -82,8 +83,9 @@ def _box(person: Any, kind: str, file: Path, line: int) -> SourceBox:
     return SourceBox(bbox, tag, ignore=ignore, visibility=visibility)
 
 
-def _numbers(person: dict, key: str, file: Path, line: int) -> tuple[float, ...]:
+def _numbers(person: dict, key: str, file: Path, line: int) -> XYWH:
     value = person.get(key)
     if not isinstance(value, list) or len(value) != 4:
         raise bad(file, f"{key} must be [x, y, width, height], found {value!r}", line)
-    return tuple(number(part, key, file, line) for part in value)
+    x, y, width, height = (number(part, key, file, line) for part in value)
+    return x, y, width, height

@@ -101,7 +101,7 @@ def _task_name(file: Path, root: Element, path: Path) -> str:
 
 
 def _attributes(element: Element) -> dict[str, str]:
-    return {a.get("name", ""): (a.text or "").strip() for a in element.iterfind("attribute")}
+    return {a.get("name", ""): (a.text or "").strip() for a in element.each("attribute")}
 
 
 def _xywh(box: Element, source: Source) -> tuple[float, float, float, float]:
@@ -119,7 +119,7 @@ def _xywh(box: Element, source: Source) -> tuple[float, float, float, float]:
 def _read_images(
     file: Path, root: Element, source: Source, files: ImageFiles, sequence: str
 ) -> None:
-    for image in root.iterfind("image"):
+    for image in root.each("image"):
         name, size = image.need("name"), (int(image.number("width")), int(image.number("height")))
         subset = image.get("subset", "")
         names = (f"{sequence}/images/{name}", f"{subset}/{name}", name)
@@ -156,8 +156,8 @@ def _numbers(root: Element) -> tuple[range, int]:
     task = _task(root)
     if task is None:
         raise bad(root.path, "lacks <meta> with <task> or <job>, which gives the frames", root.line)
-    step = task.words("frame_filter").replace(" ", "").removeprefix("step=")
-    step = int(step) if step.isdecimal() and int(step) else 1
+    stated = task.words("frame_filter").replace(" ", "").removeprefix("step=")
+    step = int(stated) if stated.isdecimal() and int(stated) else 1
     start = int(task.child_number("start_frame"))
     return range(start, int(task.child_number("stop_frame")) + 1, step), step
 
@@ -214,7 +214,7 @@ def _video_task(roots: list, video: Path) -> Source:
             f"{_original_size(root)} pixels, {video} has {count} frames of {size}",
             root.line,
         )
-    frames = _Frames({n: (f"frame_{n:06d}.jpg", *size) for n in numbers}, step)
+    frames = _Frames({n: (f"frame_{n:06d}.jpg", size[0], size[1]) for n in numbers}, step)
     source = Source(video, [], {})
     name = _task_name(file, root, file)
     if fps > 0:
@@ -228,7 +228,7 @@ def _read_video(root: Element, source: Source, name: str, frames: _Frames) -> No
         number: SourceImage(*image, sequence=name, frame=number)
         for number, image in frames.images.items()
     }
-    for track in root.iterfind("track"):
+    for track in root.each("track"):
         label, identity = track.need("label"), track.need("id")
         for shape in track:
             if shape.tag != "box":
@@ -248,7 +248,7 @@ def _read_video(root: Element, source: Source, name: str, frames: _Frames) -> No
 
 def _track(track: Element, source: Source, step: int) -> Iterator[tuple[int, tuple, dict]]:
     """Frame, box and attributes, wherever the object is in the image."""
-    shapes = sorted(track.iterfind("box"), key=lambda shape: shape.number("frame"))
+    shapes = sorted(track.each("box"), key=lambda shape: shape.number("frame"))
     for shape, following in zip(shapes, [*shapes[1:], None]):
         if shape.get("outside") == "1":
             continue

@@ -113,17 +113,20 @@ class ImageFiles:
         path = self.find(*names)
         if path is None:
             message = f"no image {names[0]!r} below {self.root} (--images)"
-            return self._left_out("missing", bad(where, message, line))
+            self._left_out("missing", bad(where, message, line))
+            return None
         file = self.root / path
         try:
             found = upright_size(file)
         # Pillow's readers report damage in many ways.
         except Exception as error:
             message = f"{file} is not a readable image ({type(error).__name__}: {error})"
-            return self._left_out("not readable", bad(where, message, line))
+            self._left_out("not readable", bad(where, message, line))
+            return None
         if size is not None and tuple(size) != found:
             message = wrong_size_message(str(file), (size[1], size[0]), found[::-1])
-            return self._left_out("of another size than annotated", bad(where, message, line))
+            self._left_out("of another size than annotated", bad(where, message, line))
+            return None
         return path, *found
 
     def _left_out(self, reason: str, error: SourceError) -> None:

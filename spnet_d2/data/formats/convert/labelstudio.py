@@ -139,10 +139,11 @@ def _box(
             f"{size[0]}x{size[1]} (upright)",
         )
     percent = [number(value.get(key), key, where) for key in ("x", "y", "width", "height")]
-    bbox = tuple(part / 100 * size[index % 2] for index, part in enumerate(percent))
+    x, y, w, h = (part / 100 * size[index % 2] for index, part in enumerate(percent))
+    bbox = (x, y, w, h)
     if turn := number(value.get("rotation") or 0, "rotation", where):
         # About its corner.
-        bbox = rotated_bounds(bbox, turn, bbox[:2])
+        bbox = rotated_bounds(bbox, turn, (x, y))
         note = "rotated rectangles became the upright boxes around them"
         if note not in source.notes:
             source.notes.append(note)

@@ -152,7 +152,8 @@ def _sequences(path: Path, wanted: Collection[str]) -> dict[str, Path]:
 
 
 def _one_of_each_video(folders: dict[str, Path], source: Source) -> dict[str, Path]:
-    kept, videos = {}, {}
+    kept: dict[str, Path] = {}
+    videos: dict[str, str] = {}
     for name, folder in folders.items():
         match = _DETECTORS.match(name)
         video = match[1] if match else name
@@ -188,13 +189,13 @@ def _read_info(name: str, folder: Path) -> _Sequence:
     try:
         parser.read_string(read_text(file))
         section = parser["Sequence"]
-        size = section.getint("imWidth"), section.getint("imHeight")
+        width, height = section.getint("imWidth"), section.getint("imHeight")
         return _Sequence(
             name,
             folder,
             section.get("imDir", "img1"),
             section.getfloat("frameRate"),
-            size if None not in size else None,
+            None if width is None or height is None else (width, height),
             section.getint("seqLength"),
         )
     except (configparser.Error, KeyError, ValueError) as error:
@@ -238,16 +239,14 @@ def _rows(file: Path, detections: bool) -> Iterator[_Row]:
             line,
             int(frame),
             int(identity),
-            tuple(numbers[2:6]),
+            (numbers[2], numbers[3], numbers[4], numbers[5]),
             numbers[6] if len(numbers) > 6 else 1.0,
             str(int(numbers[7])) if has_class else PERSONS[0],
             numbers[8] if len(numbers) == 9 and not detections else None,
         )
 
 
-def _frames(
-    sequence: _Sequence, path: Path, files: ImageFiles
-) -> dict[int, tuple[str, int, int] | None]:
+def _frames(sequence: _Sequence, path: Path, files: ImageFiles) -> dict[int, tuple[str, int, int]]:
     """File (relative to the image root), width and height of each frame that has an image."""
     relative = sequence.folder.relative_to(path)
     folder = files.root / relative / sequence.image_folder
@@ -261,7 +260,7 @@ def _frames(
     # Files called by numbers are called by their frame; others follow each other.
     named = all(p.stem.isdecimal() for p in found)
     where = sequence.folder / "seqinfo.ini"
-    kept = {}
+    kept: dict[int, tuple[str, int, int]] = {}
     for place, file in enumerate(found, 1):
         name = file.relative_to(files.root).as_posix()
         opened = files.open((name,), where, size=sequence.size)

@@ -80,7 +80,7 @@ def _corners(bbox, scale: float) -> tuple[tuple[int, int], tuple[int, int]]:
 def _colour(person_id: int) -> tuple[int, int, int]:
     # Neighbouring numbers get hues far apart.
     red, green, blue = colorsys.hsv_to_rgb(person_id * 0.618034 % 1, 0.85, 1.0)
-    return tuple(int(255 * value) for value in (blue, green, red))
+    return int(255 * blue), int(255 * green), int(255 * red)
 
 
 def _label(canvas: np.ndarray, text: str, corner: tuple[int, int], colour) -> None:

@@ -124,7 +124,7 @@ def read_text(path: Path) -> str:
 def number(text: str | float | None, what: str, path: str | Path, line: int | None = None) -> float:
     """A finite number, or :class:`SourceError` naming ``what`` and the place."""
     try:
-        value = float(text)
+        value = float("" if text is None else text)
     except (TypeError, ValueError):
         raise bad(path, f"{what} must be a number, found {text!r}", line) from None
     if not math.isfinite(value):

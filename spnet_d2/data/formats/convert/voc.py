@@ -45,7 +45,7 @@ def read(
         + " (--first-pixel)"
     )
     for file, root in roots:
-        boxes = [_box(obj, first_pixel) for obj in root.iterfind("object")]
+        boxes = [_box(obj, first_pixel) for obj in root.each("object")]
         source.classes.update((box.class_id, box.class_id) for box in boxes)
         opened = files.open(_names(file, root), file, root.line, _size(root))
         if opened is None:
@@ -96,7 +96,7 @@ def _bndbox(obj: Element) -> Element:
 
 
 def _counts_from_0(root: Element) -> bool:
-    for obj in root.iterfind("object"):
+    for obj in root.each("object"):
         corners = [_bndbox(obj).child_number(name) for name in _CORNERS]
         if min(corners[:2]) < 1 or any(value != int(value) for value in corners):
             return True
@@ -119,6 +119,6 @@ def _box(obj: Element, first_pixel: int) -> SourceBox:
         attributes={
             **{child.tag: (child.text or "").strip() for child in obj if not len(child)},
             # CVAT and Datumaro.
-            **{a.words("name"): a.words("value") for a in obj.iterfind("attributes/attribute")},
+            **{a.words("name"): a.words("value") for a in obj.each("attributes/attribute")},
         },
     )

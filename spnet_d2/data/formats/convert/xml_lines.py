@@ -1,7 +1,9 @@
 """XML with line numbers, for error messages."""
 
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from xml.parsers import expat
 
 from spnet_d2.data.formats.convert.source import bad, number
@@ -12,6 +14,18 @@ class Element(ET.Element):
 
     path: Path
     line: int
+
+    if TYPE_CHECKING:
+        # The children that read_xml makes are of this class, too.
+        def __iter__(self) -> Iterator["Element"]:
+            raise NotImplementedError
+
+        def find(self, path: str, namespaces: dict[str, str] | None = None) -> "Element | None":
+            raise NotImplementedError
+
+    def each(self, path: str) -> Iterator["Element"]:
+        """The elements below this one on a path such as ``attributes/attribute``."""
+        return (child for child in self.iterfind(path) if isinstance(child, Element))
 
     def need(self, name: str) -> str:
         """An attribute; :class:`SourceError` where it is missing."""

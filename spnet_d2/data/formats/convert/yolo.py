@@ -81,8 +81,8 @@ def _classes(path: Path, folder: Path) -> dict[str, str]:
             return {str(key): str(name) for key, name in names.items()}
     # labelImg puts it among the texts.
     listed = (file for name in _NAMES for file in sorted(folder.rglob(name)))
-    file = next(listed, None)
-    lines = read_text(file).splitlines() if file else []
+    names_file = next(listed, None)
+    lines = read_text(names_file).splitlines() if names_file else []
     return {str(row): line.strip() for row, line in enumerate(lines) if line.strip()}
 
 
@@ -140,8 +140,8 @@ def _boxes(file: Path, size: tuple[int, int], source: Source) -> list[SourceBox]
             message = f"expected shares of the image, 0 to 1, found {text!r}: are these pixels?"
             raise bad(file, message, line)
         source.classes.setdefault(values[0], values[0])
-        scale = (size[0], size[1], size[0], size[1])
-        bbox = tuple(value * by for value, by in zip(relative, scale))
+        x, y, w, h = relative
+        bbox = (x * size[0], y * size[1], w * size[0], h * size[1])
         boxes.append(SourceBox(bbox, values[0]))
     return boxes
 
