@@ -28,7 +28,7 @@ def part_functions(model: Any) -> list[tuple[Any, str, str]]:
         (model.backbone, "trunk_maps", "backbone"),
         (model.backbone, "pyramid", "FPN"),
         (generator.anchor_embedder, "by_level", "anchor embedding"),
-        (generator.swap_path, "object_centric", "swap path"),
+        (generator.swap_path, "affine", "swap path"),
         (generator.swap_path, "query_centric", "swap path"),
         (proposal_generator, "query_distances", "swap path"),
         (proposal_generator, "offset_norm", "swap path"),
