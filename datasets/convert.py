@@ -28,6 +28,10 @@ if __name__ == "__main__":
     _spec = importlib.util.find_spec("spnet_d2")
     if _spec:
         sys.modules["spnet_d2"] = importlib.util.module_from_spec(_spec)
+        # The one thing of it that helps here, too.
+        from spnet_d2.process import prepare_process
+
+        prepare_process()
 
 from spnet_d2.data.formats.convert import (
     READERS,

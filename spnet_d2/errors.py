@@ -73,12 +73,13 @@ def one_line(error: BaseException) -> str:
 
 
 @contextmanager
-def errors_in_one_line(tool: str) -> Iterator[None]:
+def errors_in_one_line(tool: str, status: int = 1) -> Iterator[None]:
     """
-    End a program with status 1 and one line on stderr for an error that is the user's.
+    End a program with one line on stderr for an error that is the user's.
 
     Args:
         tool: its name, which the line begins with.
+        status: the program's exit status; 2, as argparse has it: the command line is wrong.
     """
     try:
         yield
@@ -86,7 +87,7 @@ def errors_in_one_line(tool: str) -> Iterator[None]:
         if not is_users(error):
             raise
         sys.stderr.write(f"{tool}: {one_line(error)}\n")
-        raise SystemExit(1) from error
+        raise SystemExit(status) from error
 
 
 def without_traceback(record: logging.LogRecord) -> bool:

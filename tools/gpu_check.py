@@ -18,6 +18,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import spnet_d2  # noqa: F401  (before PyTorch: see spnet_d2/process.py)
+
+# isort: split
 import torch
 from tabulate import tabulate
 

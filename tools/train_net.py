@@ -22,9 +22,9 @@ import spnet_d2  # noqa: F401  (before PyTorch: see spnet_d2/process.py)
 from detectron2.engine import default_argument_parser
 
 from spnet_d2.config_checks import check_config, check_data_sets
-from spnet_d2.config_reader import ConfigError, read_config
+from spnet_d2.config_reader import read_config
 from spnet_d2.engine import Trainer, serve, setup
-from spnet_d2.engine.launch import LaunchError, check_launch, count_processes, launch_job
+from spnet_d2.engine.launch import check_launch, count_processes, launch_job
 from spnet_d2.errors import errors_in_one_line
 
 
@@ -46,13 +46,11 @@ def run() -> None:
         help="evaluate even where the weights don't cover the whole model",
     )
     args = parser.parse_args()
-    try:
+    with errors_in_one_line("train_net", status=2):
         cfg = read_config(args.config_file, args.opts)
         check_launch(args, cfg.MODEL.DEVICE)
         check_config(cfg, training=not args.eval_only, processes=count_processes(args))
         check_data_sets(cfg, training=not args.eval_only)
-    except (ConfigError, LaunchError) as error:
-        parser.error(str(error))
     with errors_in_one_line("train_net"):
         launch_job(main, args, cfg.MODEL.DEVICE)
 

@@ -18,8 +18,9 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     """
     Batch norm of (n, C, ...), n >= 0, with statistics over the rows of all processes.
 
-    Where these are less than two, running statistics are used and stay as they are. At inference
-    it is the plain batch norm.
+    Where these are less than two, running statistics are used and stay as they are. The counter of
+    batches is that of one process: it skips a stage without maps, vectors it counts always. At
+    inference it is the plain batch norm.
     """
 
     def __init__(self, *args, **kwargs):
@@ -43,7 +44,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
             mean, var, count = _moments(values)
             enough = count >= 2
             with torch.no_grad():
-                self.num_batches_tracked.add_(1)
+                self.num_batches_tracked.add_(1 if x.dim() == 2 else count[0] > 0)
                 step = self.momentum * enough
                 unbiased = var * count / (count - 1).clamp(min=1)
                 seen = self.running_mean.clone(), self.running_var.clone()

@@ -216,6 +216,8 @@ PATHWAYS = {
 def gradients(pathway, crowd, ranks):
     """Losses and gradients of a step on the images of ``ranks``."""
     model = tiny_model("MODEL.SPNET.SYNC_BN", True, *PATHWAYS[pathway]).train()
+    # In one process as well: biases before a norm have no gradient but its rounding errors.
+    synchronise_batch_norms(model)
     inputs = [
         tiny_input(10 * rank + k, *boxes)
         for rank in ranks

@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 from argparse import Namespace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,11 @@ from tests.fixtures.scripts import load_script
 def train_net(monkeypatch, capfd, tiny_opts, tmp_path):
     """Run the tool; returns its exit status, what it wrote to stderr, and what to stdout."""
     tool = load_script("tools/train_net.py")
+    # A run that stopped leaves checkpoints in its folder.
+    runs = count()
 
     def run(*words, options=()):
-        settings = [*tiny_opts, "OUTPUT_DIR", tmp_path / "output", *words]
+        settings = [*tiny_opts, "OUTPUT_DIR", tmp_path / f"output{next(runs)}", *words]
         monkeypatch.setattr(sys, "argv", ["train_net.py", *options, *map(str, settings)])
         capfd.readouterr()
         with pytest.raises(SystemExit) as status:
