@@ -56,6 +56,7 @@ EXTRAS = {
     "dev": [
         "codespell>=2.2.5",
         "hypothesis>=6.82",
+        "mypy>=1.13",
         # The two readers' extras, which tests use.
         "pillow-heif>=0.18",
         "simplejpeg>=1.7",
@@ -67,6 +68,8 @@ EXTRAS = {
         "pytest-xdist>=3.5",
         "ruff>=0.14",
         "scikit-learn>=1.3",
+        "types-PyYAML",
+        "types-tabulate",
     ],
     # HEIC images.
     "heif": ["pillow-heif>=0.18"],
@@ -87,6 +90,18 @@ EXTRAS = {
     "headless": ["opencv-python-headless>=4.8.1.78"],
 }
 
+CONFIGS = "spnet_d2.projects_configs"
+
+# tools/*.py by other names.
+COMMANDS = [
+    "spnet-train = spnet_d2.cli.train_net:run",
+    "spnet-search = spnet_d2.cli.search:main",
+    "spnet-evaluate = spnet_d2.cli.evaluate:main",
+    "spnet-visualize-results = spnet_d2.cli.visualize_results:main",
+    "spnet-convert-checkpoint = spnet_d2.cli.convert_llnl_checkpoint:main",
+    "spnet-convert-predictions = spnet_d2.cli.convert_predictions:main",
+]
+
 
 def readme() -> str:
     path = ROOT / "README.md"
@@ -101,7 +116,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["spnet_d2", "spnet_d2.*"]),
+    packages=[*find_packages(include=["spnet_d2", "spnet_d2.*"]), CONFIGS],
+    # The configs lie beside the package; a wheel has them inside (spnet_d2/config_files.py).
+    package_dir={CONFIGS: "projects_configs"},
+    package_data={CONFIGS: ["**/*.yaml"]},
+    entry_points={"console_scripts": COMMANDS},
     install_requires=OWN + DETECTRON2,
     extras_require=EXTRAS,
     classifiers=[

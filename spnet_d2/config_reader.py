@@ -12,6 +12,7 @@ from detectron2.config import CfgNode, get_cfg
 from yaml import YAMLError
 
 from spnet_d2.config import add_spnet_config
+from spnet_d2.config_files import config_folder, find_config_file
 from spnet_d2.config_node import RENAMED_KEYS, warn_of_renamed
 from spnet_d2.data.own_sets import as_settings, use_own_sets
 from spnet_d2.errors import UserError
@@ -28,7 +29,8 @@ def read_config(config_file: str | os.PathLike | None = None, opts: Sequence = (
     Data sets of ``DATASETS.FILES`` are registered: what reads a config knows their names.
 
     Args:
-        config_file: its ``_BASE_`` files come first; empty: none.
+        config_file: a path, or a name below ``projects_configs`` such as ``table5/prw_qc``; its
+            ``_BASE_`` files come first; empty: none.
         opts: KEY VALUE after KEY VALUE.
 
     Raises:
@@ -38,8 +40,12 @@ def read_config(config_file: str | os.PathLike | None = None, opts: Sequence = (
     cfg = get_cfg()
     add_spnet_config(cfg)
     if config_file:
+        config_file = find_config_file(config_file)
         if not os.path.isfile(config_file):
-            raise ConfigError(f"No config file at {os.path.abspath(config_file)}.")
+            raise ConfigError(
+                f"No config file at {os.path.abspath(config_file)}, nor one of that name in "
+                f"{config_folder()}."
+            )
         with _explained(cfg, f"Cannot use the config file {config_file}"):
             # Never unsafe YAML, which runs whatever code it contains.
             cfg.merge_from_file(os.fspath(config_file), allow_unsafe=False)

@@ -53,12 +53,12 @@ from spnet_d2.analysis import (
     timed_parts,
     timed_step,
 )
-from spnet_d2.analysis.timing import peak_memory
 from spnet_d2.config_reader import ConfigError
 from spnet_d2.data.synthetic import make_batch, noise_images
 from spnet_d2.engine.optimizer import build_optimizer
 from spnet_d2.engine.step import training_precision
 from spnet_d2.utils.atomic_io import write_json
+from spnet_d2.utils.peak_memory import peak_memory
 
 TASKS = ("data", "train", "step", "inference", "qc-search", "evaluate")
 

@@ -53,6 +53,7 @@ from spnet_d2.search import (
 )
 from spnet_d2.search.query import box_to_json
 from spnet_d2.utils.atomic_io import write_json
+from spnet_d2.utils.log_handlers import remove_log_handlers
 
 logger = logging.getLogger("spnet_d2.demo")
 
@@ -126,12 +127,8 @@ def clear(output: Path) -> None:
 
 def make_config(args: argparse.Namespace, file: Path, output: Path, opts: list[str]):
     """The config of one training; the command line's settings win."""
-    # Detectron2 adds handlers for every output folder: lines would come several times, and end up
-    # in the logs of the trainings before.
-    for name in ("detectron2", "fvcore", "spnet_d2"):
-        old = logging.getLogger(name).handlers
-        while old:
-            old.pop().close()
+    # Lines would come several times, and end up in the logs of the trainings before.
+    remove_log_handlers()
     job = argparse.Namespace(
         config_file=str(file),
         opts=[*opts, "OUTPUT_DIR", str(output), "SEED", str(args.seed), *args.opts],

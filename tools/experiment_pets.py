@@ -8,7 +8,6 @@ checkpoint. Written to --output: one folder per run, results.json, table.md, plo
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -30,7 +29,7 @@ from spnet_d2.experiments.pretraining_grid import (
     run_grid,
     table,
 )
-from spnet_d2.utils.atomic_io import atomic_path
+from spnet_d2.utils.atomic_io import atomic_path, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -104,9 +103,8 @@ def experiment(args: argparse.Namespace) -> None:
         raise SystemExit(f"No run below {args.output} is finished.")
     text = table(found)
     args.output.mkdir(parents=True, exist_ok=True)
-    for name, content in (("results.json", json.dumps(found, indent=1)), ("table.md", text)):
-        with atomic_path(args.output / name) as part:
-            part.write_text(content + "\n", encoding="utf-8")
+    write_json(args.output / "results.json", found, indent=1, allow_nan=True)
+    write_text(args.output / "table.md", text + "\n")
     with atomic_path(args.output / "plot.png") as part:
         plot(found).savefig(part, dpi=110, format="png")
     print(text)

@@ -3,17 +3,17 @@
 
     python tools/plot_results.py                        what lies below outputs/
     python tools/plot_results.py figure7 table9 --output report --format png
-    python tools/plot_results.py table5 --paper         with the paper's own figures
+    python tools/plot_results.py table5 --paper         with the paper's own metrics
 
 Read are the metrics.json of evaluations (OUTPUT_DIR/inference/<data set>/metrics.json), wherever
 tools/reproduce.py or tools/train_net.py left them. Experiments that are not finished are left out
-of figures, and are dashes in tables.
+of metrics, and are dashes in tables.
 """
 
 import argparse
 from pathlib import Path
 
-from spnet_d2.experiments.index import OUTPUT_ROOT, load_catalogue
+from spnet_d2.experiments.index import OUTPUT_ROOT, load_index
 from spnet_d2.experiments.latex import LATEX_TABLES, latex_table
 from spnet_d2.experiments.results import reached
 from spnet_d2.utils.atomic_io import atomic_path
@@ -34,7 +34,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: {', '.join(names)}")
     parser.add_argument("--runs", type=Path, default=Path(OUTPUT_ROOT), help="%(default)s")
-    parser.add_argument("--paper", action="store_true", help="draw the paper's figures instead")
+    parser.add_argument("--paper", action="store_true", help="draw the paper's metrics instead")
     parser.add_argument(
         "--output", type=Path, default=Path(OUTPUT_ROOT, "plots"), help="folder (%(default)s)"
     )
@@ -49,12 +49,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> list[Path]:
     args = parse_args(argv)
-    catalogue = load_catalogue(ROOT)
+    index = load_index(ROOT)
     if args.paper:
-        figures = {e.name: e.paper.figures for e in catalogue if e.paper.figures}
+        metrics = {e.name: e.paper.metrics for e in index if e.paper.metrics}
     else:
-        figures = reached(catalogue, args.runs)
-    if not figures:
+        metrics = reached(index, args.runs)
+    if not metrics:
         raise SystemExit(
             f"plot_results: no evaluated experiment below {args.runs.absolute()}. Run some with "
             "tools/reproduce.py, or name another folder by --runs."
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
     written = []
     for name in args.names:
         if name in FIGURES:
-            figure = FIGURES[name](figures)
+            figure = FIGURES[name](metrics)
             if not drawn(figure):
                 print(f"{name}: nothing is known of its experiments")
                 continue
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
         else:
             path = args.output / f"{name}.tex"
             with atomic_path(path) as part:
-                part.write_text(latex_table(name, figures) + "\n", encoding="utf-8")
+                part.write_text(latex_table(name, metrics) + "\n", encoding="utf-8")
         print(path)
         written.append(path)
     return written

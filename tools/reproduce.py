@@ -11,10 +11,6 @@ star marks those derived from them.
 """
 
 import argparse
-import logging
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import spnet_d2  # noqa: F401  (before PyTorch: see spnet_d2/process.py)
@@ -23,18 +19,18 @@ import spnet_d2  # noqa: F401  (before PyTorch: see spnet_d2/process.py)
 import torch
 
 from spnet_d2.data.catalog import register_builtin_datasets
+from spnet_d2.engine.job import main as main_of_job
 from spnet_d2.engine.launch import launch_job
 from spnet_d2.errors import errors_in_one_line
 from spnet_d2.experiments import miniature
 from spnet_d2.experiments.chain import check_chain, plan, run_chain
-from spnet_d2.experiments.index import OUTPUT_ROOT, Catalogue, load_catalogue
+from spnet_d2.experiments.index import OUTPUT_ROOT, Index, load_index
 from spnet_d2.experiments.page import markdown_page
 from spnet_d2.experiments.results import reached
 from spnet_d2.experiments.tables import comparison, list_table, markdown_table
+from spnet_d2.utils.log_handlers import restored_log_handlers
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
-from train_net import main as train_net  # noqa: E402
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -74,48 +70,34 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def show_list(catalogue: Catalogue, args: argparse.Namespace) -> None:
-    chosen = [e for e in catalogue if (args.name or "") in e.name]
-    done = reached(catalogue, args.output)
+def show_list(index: Index, args: argparse.Namespace) -> None:
+    chosen = [e for e in index if (args.name or "") in e.name]
+    done = reached(index, args.output)
     if args.markdown:
-        page = (
-            markdown_table(chosen, done) if args.name else markdown_page(catalogue, done).rstrip()
-        )
+        page = markdown_table(chosen, done) if args.name else markdown_page(index, done).rstrip()
         return print(page)
-    print(list_table(catalogue, chosen, done))
+    print(list_table(index, chosen, done))
     print(f"{len(chosen)} experiments. paper, here: mAP / top-1. *: derived from Table 4.")
-
-
-@contextmanager
-def log_of_one_job() -> Iterator[None]:
-    """Let a job log to the terminal and its own folder, and leave no handler behind."""
-    loggers = [logging.getLogger(name) for name in ("spnet_d2", "detectron2", "fvcore")]
-    before = [list(log.handlers) for log in loggers]
-    try:
-        yield
-    finally:
-        for log, handlers in zip(loggers, before, strict=True):
-            for handler in set(log.handlers) - set(handlers):
-                log.removeHandler(handler)
 
 
 def job(args: argparse.Namespace) -> None:
     """Train, or evaluate, on ``args.num_gpus`` GPUs."""
-    with log_of_one_job():
-        launch_job(train_net, args, device="cuda" if torch.cuda.is_available() else "cpu")
+    # A job logs to the terminal and its own folder.
+    with restored_log_handlers():
+        launch_job(main_of_job, args, device="cuda" if torch.cuda.is_available() else "cpu")
 
 
 def main(argv: list[str] | None = None) -> dict[str, float] | None:
     args = parse_args(argv)
-    catalogue = load_catalogue(ROOT)
+    index = load_index(ROOT)
     if args.list:
-        return show_list(catalogue, args)
+        return show_list(index, args)
     own_settings = miniature.settings if args.scale == "mini" else lambda cfg: []
     if args.scale == "mini":
         register_builtin_datasets(miniature.write_corpora(args.output / "datasets"))
     try:
-        experiment = catalogue[args.name]
-        steps = plan(catalogue, experiment, args.opts, args.output, own_settings)
+        experiment = index[args.name]
+        steps = plan(index, experiment, args.opts, args.output, own_settings)
         check_chain(steps)
     except (KeyError, ValueError, FileNotFoundError) as error:
         raise SystemExit(f"reproduce: {error.args[0]}") from error

@@ -1,59 +1,9 @@
 #!/usr/bin/env python3
-"""Train an SPNet, or evaluate one (--eval-only).
+"""Train an SPNet, or evaluate one; --help says how."""
 
-Train, evaluating at the end and every TEST.EVAL_EPOCHS epochs:
+from spnet_d2.cli.train_net import main, run
 
-    python tools/train_net.py --config-file projects_configs/NAME.yaml OUTPUT_DIR outputs/NAME
-
-Continue an interrupted run as if it had not been interrupted: the same command with --resume.
-Evaluate: --eval-only with MODEL.WEIGHTS FILE, or with --resume for the last checkpoint. Settings
-follow at the end as KEY VALUE pairs; MODEL.SPNET.TEST_PATHWAY QC evaluates query by query. Without
-a GPU everything runs on the CPU.
-
-Several GPUs: --num-gpus 4, or torchrun --nproc-per-node 4 tools/train_net.py ...; several processes
-on the CPU: the same with MODEL.DEVICE cpu. docs/multi_gpu.md has more.
-"""
-
-from argparse import Namespace
-
-import spnet_d2  # noqa: F401  (before PyTorch: see spnet_d2/process.py)
-
-# isort: split
-from detectron2.engine import default_argument_parser
-
-from spnet_d2.config_checks import check_config, check_data_sets
-from spnet_d2.config_reader import read_config
-from spnet_d2.engine import Trainer, serve, setup
-from spnet_d2.engine.launch import check_launch, count_processes, launch_job
-from spnet_d2.errors import errors_in_one_line
-
-
-def main(args: Namespace) -> dict | None:
-    cfg = setup(args)
-    if args.eval_only:
-        model = serve(cfg, resume=args.resume, allow_untrained=args.allow_untrained)
-        return Trainer.test(cfg, model)
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
-
-
-def run() -> None:
-    parser = default_argument_parser(epilog=__doc__)
-    parser.add_argument(
-        "--allow-untrained",
-        action="store_true",
-        help="evaluate even where the weights don't cover the whole model",
-    )
-    args = parser.parse_args()
-    with errors_in_one_line("train_net", status=2):
-        cfg = read_config(args.config_file, args.opts)
-        check_launch(args, cfg.MODEL.DEVICE)
-        check_config(cfg, training=not args.eval_only, processes=count_processes(args))
-        check_data_sets(cfg, training=not args.eval_only)
-    with errors_in_one_line("train_net"):
-        launch_job(main, args, cfg.MODEL.DEVICE)
-
+__all__ = ["main", "run"]
 
 if __name__ == "__main__":
     run()

@@ -7,7 +7,8 @@ import torch
 from tabulate import tabulate
 
 from spnet_d2.analysis.model_parts import ANCHOR_LIMIT, LIMIT
-from spnet_d2.analysis.timing import Timing, peak_memory
+from spnet_d2.analysis.timing import Timing
+from spnet_d2.utils.peak_memory import peak_memory
 
 
 def report(

@@ -32,6 +32,7 @@ from spnet_d2.checkpoint.transfer import (
     take_twin,
 )
 from spnet_d2.checkpoint.untrained import UntrainedModelError
+from spnet_d2.utils.atomic_io import atomic_path
 
 logger = logging.getLogger(__name__)
 
@@ -111,14 +112,19 @@ class Checkpointer(DetectionCheckpointer):
         check_plain(data)
         path = Path(self.save_dir) / f"{name}.pth"
         self.logger.info("Saving checkpoint to %s", path)
-        with _disk_errors(path):
-            _replace(path, lambda file: torch.save(data, file))
+        with (
+            _disk_errors(path),
+            atomic_path(path, durable=True) as part,
+            open(part, "wb") as file,
+        ):
+            torch.save(data, file)
         return path
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Make a file of ``save_dir`` the one that ``--resume`` continues from."""
         path = Path(self.save_dir) / "last_checkpoint"
-        _replace(path, lambda file: file.write(last_filename_basename.encode()))
+        with atomic_path(path, durable=True) as part:
+            part.write_bytes(last_filename_basename.encode())
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """
@@ -348,27 +354,3 @@ def _disk_errors(path: Path) -> Iterator[None]:
             f"{shutil.disk_usage(path.parent).free / 2**30:.2f} GiB are free there. Earlier "
             "checkpoints are untouched: make room and continue with --resume."
         ) from error
-
-
-def _replace(path: Path, write) -> None:
-    """Write a file under another name in the same folder, then move it into place at once."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-        _sync_folder(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Let new names in a folder survive a power failure, where the system can do that."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -22,6 +22,8 @@ import timm
 import torch
 from torch import Tensor
 
+from spnet_d2.utils.atomic_io import atomic_path
+
 logger = logging.getLogger(__name__)
 
 TIMM_NAME = "tf_efficientnet_lite0"
@@ -96,11 +98,8 @@ def write_lite0_weights(path: str | os.PathLike = DEFAULT_PATH) -> str:
     with torch.device("meta"):
         target = timm.create_model(TIMM_NAME, pretrained=False).state_dict()
     weights = match_by_position(source, target)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + f".{os.getpid()}.part")
-    torch.save(weights, part)
-    os.replace(part, path)
+    with atomic_path(path) as part, open(part, "wb") as file:
+        torch.save(weights, file)
     logger.info("%d tensors of EfficientNet-Lite0 (ImageNet) in %s", len(weights), path)
     return str(path)
 

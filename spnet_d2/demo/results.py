@@ -1,12 +1,13 @@
 """``results.json`` of the demo, and its summary for people."""
 
-import resource
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import torch
 from tabulate import tabulate
+
+from spnet_d2.utils.peak_memory import peak_memory, peak_memory_of_children
 
 from .starts import table as starts_table
 
@@ -47,10 +48,8 @@ def peak_rss_gb(num_workers: int) -> float:
 
     An upper bound: the peaks need not coincide, and forked children share memory with this one.
     """
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round((own + num_workers * child) * unit / 2**30, 3)
+    peak = peak_memory(torch.device("cpu")) + num_workers * peak_memory_of_children()
+    return round(peak / 2**30, 3)
 
 
 def make_results(

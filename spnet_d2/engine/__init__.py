@@ -1,7 +1,7 @@
 """Training and evaluation jobs: config, optimiser, schedule, checkpoints, exact resume."""
 
 from spnet_d2.checkpoint.checkpointer import Checkpointer
-from spnet_d2.engine.job import setup
+from spnet_d2.engine.job_config import setup
 from spnet_d2.engine.optimizer import build_optimizer
 from spnet_d2.engine.schedule import resolve_schedule
 from spnet_d2.engine.serve import serve

@@ -1,6 +1,5 @@
 """The random number generators of a process as plain data, to store them and to put them back."""
 
-import logging
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,11 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.utils import comm
-
-from spnet_d2.engine.periodic import PeriodicHook
-
-logger = logging.getLogger(__name__)
 
 
 def capture() -> dict[str, Any]:
@@ -55,40 +49,3 @@ def preserved() -> Iterator[None]:
         yield
     finally:
         restore(state)
-
-
-class RandomState(PeriodicHook):
-    """Stores the random state of every process in checkpoints, and continues from it."""
-
-    def __init__(self, *periods: int):
-        """
-        Args:
-            periods: iterations between checkpoints, of every kind.
-        """
-        super().__init__(*periods)
-        self._states: list[dict[str, Any]] = []
-        self._loaded: list[dict[str, Any]] = []
-
-    def before_train(self) -> None:
-        # As late as possible, so that nothing is drawn between this and the first iteration.
-        if len(self._loaded) == comm.get_world_size():
-            restore(self._loaded[comm.get_rank()])
-        elif self._loaded:
-            logger.warning(
-                "The checkpoint has random states of %d processes, but this run has %d: it "
-                "continues with fresh ones, so not exactly as the interrupted run would have.",
-                len(self._loaded),
-                comm.get_world_size(),
-            )
-
-    def act(self) -> None:
-        """Get the states of all processes, which must all call this, for the next checkpoint."""
-        self._states = comm.gather(capture())
-
-    def state_dict(self) -> dict[str, Any]:
-        # A checkpoint that is saved by hand, outside the period, is exact on one process only.
-        states = [capture()] if comm.get_world_size() == 1 else self._states
-        return {"states": states}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._loaded = state_dict["states"]

@@ -10,7 +10,7 @@ from torch import nn
 
 from spnet_d2.checkpoint.checkpointer import Checkpointer
 from spnet_d2.config_reader import ConfigError
-from spnet_d2.engine.job import mention_unused_gpu
+from spnet_d2.engine.job_config import mention_unused_gpu
 
 logger = logging.getLogger(__name__)
 

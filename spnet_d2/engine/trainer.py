@@ -26,10 +26,9 @@ from spnet_d2.checkpoint.pretrained import PretrainedWeightsError
 from spnet_d2.data.corrupt_images import SkipCounter
 from spnet_d2.data.loaders import build_test_loader, build_train_loader
 from spnet_d2.engine import random_state
-from spnet_d2.engine.backups import Backups
 from spnet_d2.engine.bad_batches import BadBatchError
-from spnet_d2.engine.batch_norms import AverageBatchNorms
-from spnet_d2.engine.job import resolve_config
+from spnet_d2.engine.hooks import AverageBatchNorms, Backups, RandomState
+from spnet_d2.engine.job_config import resolve_config
 from spnet_d2.engine.optimizer import build_optimizer
 from spnet_d2.engine.output_folder import (
     check_space,
@@ -153,7 +152,7 @@ class Trainer(DefaultTrainer):
         kept, backup = self.cfg.SOLVER.CHECKPOINT_PERIOD, self.cfg.SOLVER.BACKUP_PERIOD
         if saves and backup > 0:
             result.insert(place + 1, Backups(self.checkpointer, backup, kept))
-        result.insert(place, random_state.RandomState(kept, backup))
+        result.insert(place, RandomState(kept, backup))
         result.insert(place, AverageBatchNorms(kept, backup, self.cfg.TEST.EVAL_PERIOD))
         if self.cfg.TEST.LOSS and self._test_sets:
             losses = hooks.EvalHook(
@@ -238,7 +237,7 @@ class Trainer(DefaultTrainer):
 
     def _save_aside(self) -> str:
         """Store the state before the iteration that failed, beside the checkpoints."""
-        next(h for h in self._hooks if isinstance(h, random_state.RandomState)).act()
+        next(h for h in self._hooks if isinstance(h, RandomState)).act()
         name = f"bad_batch_{self.iter:07d}"
         # As a checkpoint at the end of the iteration before.
         self.iter = self._trainer.iter = self.iter - 1
@@ -339,7 +338,7 @@ def distribute(model: nn.Module, cfg: CfgNode) -> nn.Module:
 
     Buffers are not broadcast before every step: those of re-id memories are the same on all
     processes by themselves, and running statistics of batch norms are averaged where they are used
-    (:class:`~spnet_d2.engine.batch_norms.AverageBatchNorms`). Parameters that nothing trains, as
+    (:class:`~spnet_d2.engine.hooks.AverageBatchNorms`). Parameters that nothing trains, as
     many an ablation leaves some, are looked for: otherwise they would stop the run, and must keep
     having no gradient, or weight decay would shrink them.
     """

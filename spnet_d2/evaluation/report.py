@@ -120,7 +120,9 @@ def write_metrics(
     evaluation: Evaluation, path: str | os.PathLike, more: dict | None = None
 ) -> None:
     """Write :func:`flat_metrics`, and ``more`` after them, to ``path``, atomically."""
-    write_json(path, {**flat_metrics(evaluation), **(more or {})}, indent=2)
+    content = {**flat_metrics(evaluation), **(more or {})}
+    # A metric without a single case is NaN.
+    write_json(path, content, indent=2, allow_nan=True)
 
 
 def write_per_query(truth: GroundTruth, evaluation: Evaluation, path: str | os.PathLike) -> None:

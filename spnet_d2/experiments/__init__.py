@@ -1,5 +1,5 @@
-"""The paper's experiments: published figures, their configs, running and showing them."""
+"""The paper's experiments: published metrics, their configs, running and showing them."""
 
-from spnet_d2.experiments.index import Experiment, load_catalogue
+from spnet_d2.experiments.index import Experiment, load_index
 
-__all__ = ["Experiment", "load_catalogue"]
+__all__ = ["Experiment", "load_index"]

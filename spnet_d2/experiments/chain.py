@@ -12,9 +12,9 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from spnet_d2.experiments.index import OUTPUT_ROOT, Catalogue, Experiment
+from spnet_d2.experiments.index import OUTPUT_ROOT, Experiment, Index
 from spnet_d2.experiments.results import metrics_file, read_metrics, relocated
-from spnet_d2.utils.atomic_io import atomic_path
+from spnet_d2.experiments.run_record import Record
 
 logger = logging.getLogger(__name__)
 
@@ -62,12 +62,12 @@ class Step:
         return relocated(self.experiment.output_dir, self.output_root)
 
     @property
-    def record_file(self) -> Path:
-        return self.folder / RECORD
+    def record(self) -> Record:
+        return Record(self.folder / RECORD)
 
     def metrics(self) -> dict[str, float] | None:
         """Percent by metric if the step is finished, else None."""
-        record = self._record()
+        record = self.record.read()
         return record["metrics"] if record else None
 
     def check(self) -> None:
@@ -77,17 +77,14 @@ class Step:
         Raises:
             ValueError: its folder has such a run.
         """
-        record = self._record()
+        record = self.record.read()
         if record is None:
             return
         then, now = record["config"], _flat(self.cfg)
         other = [k for k in now if k in then and k not in _HARMLESS and then[k] != now[k]]
         if other:
             changes = ", ".join(f"{k} {then[k]} -> {now[k]}" for k in other[:5])
-            raise ValueError(
-                f"{self.folder} holds a run with other settings ({changes}). Choose another "
-                "--output, repeat the old settings, or remove that folder."
-            )
+            self.record.refuse(changes)
 
     def missing_inputs(self) -> list[str]:
         """What the step reads and does not find, beside weights of earlier steps."""
@@ -144,22 +141,13 @@ class Step:
         self._write(metrics)
         return metrics
 
-    def _record(self) -> dict | None:
-        try:
-            return json.loads(self.record_file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            raise ValueError(f"{self.record_file} can't be read; remove it ({error}).") from error
-
     def _write(self, metrics: dict[str, float] | None) -> None:
-        record = {"experiment": self.experiment.name, "metrics": metrics, "config": _flat(self.cfg)}
-        with atomic_path(self.record_file) as part:
-            part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        name, config = self.experiment.name, _flat(self.cfg)
+        self.record.write({"experiment": name, "metrics": metrics, "config": config})
 
 
 def plan(
-    catalogue: Catalogue,
+    index: Index,
     experiment: Experiment,
     opts: Sequence = (),
     output_root: str | Path = OUTPUT_ROOT,
@@ -174,9 +162,9 @@ def plan(
         own_settings: further pairs, by the config of each step; ``opts`` win over them.
     """
     steps = []
-    for part in catalogue.chain(experiment):
+    for part in index.chain(experiment):
         settings = ["OUTPUT_DIR", str(relocated(part.output_dir, output_root))]
-        if catalogue.source(part) is not None:
+        if index.source(part) is not None:
             settings += ["MODEL.WEIGHTS", str(relocated(part.cfg.MODEL.WEIGHTS, output_root))]
         settings += [*own_settings(part.cfg), *opts]
         steps.append(Step(part, tuple(settings), Path(output_root)))

@@ -57,7 +57,7 @@ class Experiment:
         return "fine-tune" if self.paper.corpus else "pre-train"
 
 
-class Catalogue:
+class Index:
     """All experiments by name, in the order of the paper."""
 
     def __init__(self, experiments: list[Experiment]):
@@ -112,7 +112,7 @@ class Catalogue:
         return sum(step.paper.hours or 0.0 for step in self.chain(experiment))
 
 
-def load_catalogue(root: str | Path) -> Catalogue:
+def load_index(root: str | Path) -> Index:
     """
     All experiments of the paper.
 
@@ -129,4 +129,4 @@ def load_catalogue(root: str | Path) -> Catalogue:
         if not config_file.is_file():
             raise FileNotFoundError(f"experiment {entry.name!r} has no config at {config_file}")
         experiments.append(Experiment(entry, config_file))
-    return Catalogue(experiments)
+    return Index(experiments)

@@ -1,4 +1,4 @@
-"""The paper's tables as LaTeX, filled with any figures."""
+"""The paper's tables as LaTeX, filled with any metrics."""
 
 from collections.abc import Mapping, Sequence
 
@@ -76,7 +76,7 @@ GAINS = {"table8": [("Gain from PT", "OC-FT+PT", "OC-FT"), ("Gain from PT", "QC-
 LATEX_METRICS = {"table5": ("mAP", "gt_mAP", "AP50")}
 
 
-def latex_table(name: str, figures: Mapping[str, Mapping[str, float]]) -> str:
+def latex_table(name: str, metrics_of: Mapping[str, Mapping[str, float]]) -> str:
     """
     A table of the paper as LaTeX (``booktabs``).
 
@@ -85,7 +85,7 @@ def latex_table(name: str, figures: Mapping[str, Mapping[str, float]]) -> str:
 
     Args:
         name: one of ``LATEX_TABLES``.
-        figures: percent by metric, by experiment.
+        metrics_of: percent by metric, by experiment.
 
     Raises:
         ValueError: no such table.
@@ -94,7 +94,7 @@ def latex_table(name: str, figures: Mapping[str, Mapping[str, float]]) -> str:
         raise ValueError(f"no table {name!r}; expected one of {', '.join(LATEX_TABLES)}")
     metrics = LATEX_METRICS.get(name, ("mAP", "top1"))
     rows = {
-        label: [figures.get(experiment, {}).get(m) for experiment in pair_ for m in metrics]
+        label: [metrics_of.get(experiment, {}).get(m) for experiment in pair_ for m in metrics]
         for label, pair_ in LATEX_TABLES[name].items()
     }
     columns = list(zip(*rows.values(), strict=True))

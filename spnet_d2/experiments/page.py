@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from spnet_d2.experiments.index import Catalogue
+from spnet_d2.experiments.index import Index
 from spnet_d2.experiments.tables import markdown_table
 
 INTRODUCTION = """\
@@ -54,17 +54,17 @@ SECTIONS = {
 }
 
 
-def markdown_page(catalogue: Catalogue, done: Mapping[str, Mapping[str, float]]) -> str:
+def markdown_page(index: Index, done: Mapping[str, Mapping[str, float]]) -> str:
     """
     The page as Markdown.
 
     Args:
-        catalogue: all experiments.
+        index: all experiments.
         done: metrics in percent of those that were run, by experiment.
     """
     parts = [INTRODUCTION]
     for folder, (heading, remarks) in SECTIONS.items():
-        rows = [e for e in catalogue if e.name.partition("/")[0] == folder]
+        rows = [e for e in index if e.name.partition("/")[0] == folder]
         texts = [f"## {heading}", remarks, markdown_table(rows, done)]
         parts.append("\n\n".join(text for text in texts if text) + "\n")
     return "\n".join(parts)

@@ -1,7 +1,7 @@
-"""What the paper reports of every experiment: rows, figures in percent and GPU hours.
+"""What the paper reports of every experiment: rows, metrics in percent and GPU hours.
 
 An experiment's name is its config in ``projects_configs/`` without the ending. ``authors`` is the
-file of the authors' code that it stands for. Figures are typed from the paper; where a row is only
+file of the authors' code that it stands for. Metrics are typed from the paper; where a row is only
 plotted, or is a pre-training, there are none.
 """
 
@@ -32,7 +32,7 @@ class Published:
         name: config without folder ``projects_configs`` and ending.
         rows: "Table 5: Ours-QC", all places where it stands.
         authors: file of the authors' code, "" where they published none.
-        figures: percent: ``mAP``, ``top1``, ``gt_mAP``, ``AP50``, as far as printed.
+        metrics: percent: ``mAP``, ``top1``, ``gt_mAP``, ``AP50``, as far as printed.
         hours: on one A100; None for an evaluation.
         derived: where ``hours`` come from if not from Table 4.
         evaluate: weights of another experiment are evaluated, nothing is trained.
@@ -42,7 +42,7 @@ class Published:
     name: str
     rows: tuple[str, ...]
     authors: str = ""
-    figures: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
     hours: float | None = None
     derived: str = ""
     evaluate: bool = False
@@ -63,12 +63,12 @@ def published() -> list[Published]:
 
 
 def _scores(map_: float, top1: float, gt_map: float | None = None, ap50: float | None = None):
-    figures = {"mAP": map_, "top1": top1, "gt_mAP": gt_map, "AP50": ap50}
-    return {name: value for name, value in figures.items() if value is not None}
+    metrics = {"mAP": map_, "top1": top1, "gt_mAP": gt_map, "AP50": ap50}
+    return {name: value for name, value in metrics.items() if value is not None}
 
 
 def _table1() -> Iterator[Published]:
-    for corpus, figures in {
+    for corpus, metrics in {
         "cuhk_sysu": _scores(93.8, 94.5),
         "prw": {**_scores(51.2, 86.9), "FPS": 27.6},
     }.items():
@@ -76,14 +76,14 @@ def _table1() -> Iterator[Published]:
             f"table1/{corpus}_resnet50",
             ("Table 1: SPNet-L, ResNet50",),
             f"benchmark/{CORPORA[corpus]}_final_r1024_rn50",
-            figures,
+            metrics,
             FINETUNE_HOURS["L"][corpus],
             LIKE_L,
         )
 
 
 def _table3() -> Iterator[Published]:
-    figures = {
+    metrics = {
         "cuhk_sysu": ((95.9, 96.6), (95.8, 96.4), (96.4, 97.0)),
         "prw": ((58.9, 89.7), (60.7, 90.2), (61.2, 90.9)),
     }
@@ -94,7 +94,7 @@ def _table3() -> Iterator[Published]:
             f"sota/pretrain/coco_{pathway}_cnb",
             hours=PRETRAIN_HOURS["L"][pathway],
         )
-    for corpus, scores in figures.items():
+    for corpus, scores in metrics.items():
         short = CORPORA[corpus]
         rows = {
             "classifier": ("Classifier / IN1k", f"sota/baseline/{short}_final_r1024"),
@@ -173,7 +173,7 @@ def _table5() -> Iterator[Published]:
             f"baseline/pretrain/coco_{pathway}_cnt",
             hours=PRETRAIN_HOURS["S"][pathway],
         )
-    for corpus, figures in _SPNET_S.items():
+    for corpus, metrics in _SPNET_S.items():
         short = CORPORA[corpus]
         dashed = ("Figure 6: baseline",) if corpus == "cuhk_sysu" else ("Figure 7: baseline",)
         rows = {
@@ -199,7 +199,7 @@ def _table5() -> Iterator[Published]:
         }
         for key, (names, authors) in rows.items():
             hours = FINETUNE_HOURS["S"][corpus]
-            yield Published(f"table5/{corpus}_{key}", names, authors, figures[key], hours)
+            yield Published(f"table5/{corpus}_{key}", names, authors, metrics[key], hours)
 
 
 def _table6() -> Iterator[Published]:
@@ -234,11 +234,11 @@ def _table6() -> Iterator[Published]:
 
 def _table8() -> Iterator[Published]:
     ratio = 2 * PRETRAIN_HOURS["S"]["qc"] / PRETRAIN_HOURS["S"]["oc"]
-    figures = {
+    metrics = {
         "cuhk_sysu": ((80.8, 87.7), (77.4, 85.4)),
         "prw": ((54.0, 86.7), (54.1, 87.1)),
     }
-    for corpus, (plain, pretrained) in figures.items():
+    for corpus, (plain, pretrained) in metrics.items():
         hours = round(FINETUNE_HOURS["S"][corpus] * ratio, 1)
         for key, row, file, scores in (
             ("qc_finetune", "QC-FT", "baseline", plain),
@@ -347,7 +347,7 @@ ARCHITECTURES = {
 
 
 def _figure8() -> Iterator[Published]:
-    figures = {
+    metrics = {
         "c0_share_d128": _SPNET_S["cuhk_sysu"]["classifier"],
         "c0_share_d128_pt": _SPNET_S["cuhk_sysu"]["qc"],
     }
@@ -356,9 +356,9 @@ def _figure8() -> Iterator[Published]:
             f"figure8/cuhk_sysu_{key}",
             (f"Figure 8: {row}",),
             f"baseline/weight_loading/cuhk_{file}",
-            figures.get(key, {}),
+            metrics.get(key, {}),
             FINETUNE_HOURS["S"]["cuhk_sysu"],
-            "" if key in figures else LIKE_S,
+            "" if key in metrics else LIKE_S,
         )
     for corpus, short in CORPORA.items():
         yield Published(

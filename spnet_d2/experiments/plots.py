@@ -1,4 +1,4 @@
-"""Figures 6 to 8 of the paper, drawn from the figures that runs reached."""
+"""Figures 6 to 8 of the paper, drawn from the metrics that runs reached."""
 
 from collections.abc import Callable, Mapping
 
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from spnet_d2.experiments.paper import ARCHITECTURES, LAYER_OPTIMIZATION, NOISE_PERCENT, PATHWAYS
 from spnet_d2.experiments.results import HEADINGS
 
-Figures = Mapping[str, Mapping[str, float]]
+Metrics = Mapping[str, Mapping[str, float]]
 
 _COLOURS = {"qc": "tab:blue", "oc": "tab:orange"}
 _MODES = {"": "Baseline", "_pt": "PT", "_pt_rep": "PT-Rep"}
@@ -16,11 +16,11 @@ _MODE_COLOURS = {"": "tab:gray", "_pt": "tab:blue", "_pt_rep": "tab:green"}
 _PANEL = (4.0, 3.0)  # inches
 
 
-def figure6(figures: Figures) -> Figure:
+def figure6(metrics: Metrics) -> Figure:
     """Label noise on CUHK-SYSU: search (mAP, top-1) and detection (AP@0.5) over percent of labels.
 
     Args:
-        figures: percent by metric, by experiment; what is missing is left out.
+        metrics: percent by metric, by experiment; what is missing is left out.
     """
     panels = ("mAP", "top1", "AP50")
     figure, axes = _panels(panels)
@@ -29,20 +29,20 @@ def figure6(figures: Figures) -> Figure:
             points = [
                 (percent, value)
                 for percent in NOISE_PERCENT
-                if (value := _get(figures, f"figure6/cuhk_sysu_{pathway}_p{percent}", metric))
+                if (value := _get(metrics, f"figure6/cuhk_sysu_{pathway}_p{percent}", metric))
                 is not None
             ]
             if points:
                 x, y = zip(*points, strict=True)
                 axis.plot(x, y, "o-", color=_COLOURS[pathway], label=pathway.upper())
-        _dashed(axis, _get(figures, "table5/cuhk_sysu_classifier", metric))
+        _dashed(axis, _get(metrics, "table5/cuhk_sysu_classifier", metric))
         axis.set_xlabel("annotations used (%)")
         axis.set_xticks(NOISE_PERCENT)
     shared_legend(figure, axes)
     return figure
 
 
-def figure7(figures: Figures) -> Figure:
+def figure7(metrics: Metrics) -> Figure:
     """Layer optimisation on PRW: OC and QC side by side, for four ways of training the trunk."""
     panels = ("mAP", "top1")
     figure, axes = _panels(panels)
@@ -52,18 +52,18 @@ def figure7(figures: Figures) -> Figure:
             pathway.upper(): (
                 _COLOURS[pathway],
                 [
-                    _get(figures, f"figure7/prw_{pathway}_{key}", metric)
+                    _get(metrics, f"figure7/prw_{pathway}_{key}", metric)
                     for key in LAYER_OPTIMIZATION
                 ],
             )
             for pathway in PATHWAYS
         }
-        _bars(axis, labels, bars, _get(figures, "table5/prw_classifier", metric))
+        _bars(axis, labels, bars, _get(metrics, "table5/prw_classifier", metric))
     shared_legend(figure, axes)
     return figure
 
 
-def figure8(figures: Figures) -> Figure:
+def figure8(metrics: Metrics) -> Figure:
     """Architectures on CUHK-SYSU: without pre-training, with PT and with PT-Rep."""
     panels = ("mAP", "top1")
     figure, axes = _panels(panels)
@@ -73,7 +73,7 @@ def figure8(figures: Figures) -> Figure:
             mode: (
                 _MODE_COLOURS[suffix],
                 [
-                    _get(figures, f"figure8/cuhk_sysu_{x.replace('-', '_')}{suffix}", metric)
+                    _get(metrics, f"figure8/cuhk_sysu_{x.replace('-', '_')}{suffix}", metric)
                     for x in labels
                 ],
             )
@@ -84,7 +84,7 @@ def figure8(figures: Figures) -> Figure:
     return figure
 
 
-FIGURES: dict[str, Callable[[Figures], Figure]] = {
+FIGURES: dict[str, Callable[[Metrics], Figure]] = {
     "figure6": figure6,
     "figure7": figure7,
     "figure8": figure8,
@@ -100,8 +100,8 @@ def drawn(figure: Figure) -> int:
     return points
 
 
-def _get(figures: Figures, experiment: str, metric: str) -> float | None:
-    return figures.get(experiment, {}).get(metric)
+def _get(metrics: Metrics, experiment: str, metric: str) -> float | None:
+    return metrics.get(experiment, {}).get(metric)
 
 
 def _panels(metrics: tuple[str, ...]) -> tuple[Figure, list[Axes]]:

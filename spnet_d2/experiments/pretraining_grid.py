@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from spnet_d2.experiments.plots import shared_legend
-from spnet_d2.utils.atomic_io import atomic_path
+from spnet_d2.experiments.run_record import Record
 
 CONFIGS = Path("projects_configs/pets09")
 TEST_SET = "pets09_test"
@@ -95,19 +95,14 @@ def check_settings(run: Run, root: Path, common: Sequence[str], config_text: str
     Raises:
         ValueError: its folder was made with other settings.
     """
-    file = root / run.name / "settings.json"
+    record = Record(root / run.name / "settings.json")
     settings = {"config": config_text, "opts": [*run.opts, *common]}
-    if file.is_file():
-        then = json.loads(file.read_text(encoding="utf-8"))
-        if then != settings:
-            raise ValueError(
-                f"{file.parent} was made with other settings (now {' '.join(settings['opts'])}, "
-                f"then {' '.join(then['opts'])}, or {run.config} changed). Choose another "
-                "--output, or remove that folder."
-            )
-        return
-    with atomic_path(file) as part:
-        part.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    then = record.read()
+    if then is None:
+        record.write(settings)
+    elif then != settings:
+        now, before = " ".join(settings["opts"]), " ".join(then["opts"])
+        record.refuse(f"now {now}, then {before}, or {run.config} changed")
 
 
 def run_grid(
@@ -133,11 +128,14 @@ def run_grid(
         Names of the runs that failed.
     """
 
+    def is_finished(run: Run) -> bool:
+        return run.result_file(root).is_file()
+
     def run_chain(chain: Sequence[Run]) -> str | None:
-        if chain[-1].result_file(root).is_file():
+        if is_finished(chain[-1]):
             return None
         for run in chain:
-            if run.result_file(root).is_file():
+            if is_finished(run):
                 continue
             say(f"{run.name} starts")
             folder = root / run.name
@@ -146,7 +144,7 @@ def run_grid(
                 code = subprocess.run(
                     command(run), stdout=log, stderr=subprocess.STDOUT, env=environment
                 ).returncode
-            if code or not run.result_file(root).is_file():
+            if code or not is_finished(run):
                 say(f"{run.name} FAILED (exit status {code}); see {folder / 'output.log'}")
                 return run.name
         return None
@@ -163,7 +161,7 @@ def run_grid(
 
 
 def collect(chains: Sequence[Sequence[Run]], root: Path) -> dict[str, list[dict[str, float]]]:
-    """Figures of the finished fine-tunings, in percent: by variant (``none``, ``qc_p100`` ...),
+    """Metrics of the finished fine-tunings, in percent: by variant (``none``, ``qc_p100`` ...),
     one entry per seed."""
     found: dict[str, list[dict[str, float]]] = {}
     for chain in chains:
@@ -171,8 +169,8 @@ def collect(chains: Sequence[Sequence[Run]], root: Path) -> dict[str, list[dict[
         if file.is_file():
             content = json.loads(file.read_text(encoding="utf-8"))
             variant = chain[-1].name.rpartition("_s")[0]
-            figures = {key: 100 * content[key] for key in METRICS}
-            found.setdefault(variant, []).append(figures)
+            metrics = {key: 100 * content[key] for key in METRICS}
+            found.setdefault(variant, []).append(metrics)
     return found
 
 
@@ -200,7 +198,7 @@ def table(found: dict[str, list[dict[str, float]]]) -> str:
 
 
 def plot(found: dict[str, list[dict[str, float]]]) -> Figure:
-    """Figures over the share of labels: both pathways, and the start without pre-training."""
+    """Metrics over the share of labels: both pathways, and the start without pre-training."""
     figure = Figure(figsize=(3.4 * len(METRICS), 3.2), layout="constrained")
     axes = figure.subplots(1, len(METRICS))
     for axis, (key, heading) in zip(axes, METRICS.items(), strict=True):

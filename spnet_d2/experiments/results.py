@@ -1,9 +1,9 @@
-"""What runs reached: the figures that evaluations left below an output folder."""
+"""What runs reached: the metrics that evaluations left below an output folder."""
 
 import json
 from pathlib import Path
 
-from spnet_d2.experiments.index import OUTPUT_ROOT, Catalogue, Experiment
+from spnet_d2.experiments.index import OUTPUT_ROOT, Experiment, Index
 
 # Metric -> heading.
 HEADINGS = {"mAP": "mAP", "top1": "top-1", "gt_mAP": "GT mAP", "AP50": "AP@0.5"}
@@ -18,7 +18,7 @@ def relocated(path: str, output_root: str | Path) -> Path:
 
 
 def metrics_file(experiment: Experiment, output_root: str | Path = OUTPUT_ROOT) -> Path:
-    """Where the last evaluation of an experiment writes its figures."""
+    """Where the last evaluation of an experiment writes its metrics."""
     folder = relocated(experiment.output_dir, output_root)
     return folder / "inference" / experiment.cfg.DATASETS.TEST[0] / "metrics.json"
 
@@ -41,10 +41,10 @@ def read_metrics(path: Path) -> dict[str, float] | None:
         ) from error
 
 
-def reached(catalogue: Catalogue, output_root: str | Path) -> dict[str, dict[str, float]]:
+def reached(index: Index, output_root: str | Path) -> dict[str, dict[str, float]]:
     """Metrics, in percent, of every experiment that has been evaluated below ``output_root``."""
     found = {}
-    for experiment in catalogue:
+    for experiment in index:
         metrics = read_metrics(metrics_file(experiment, output_root))
         if metrics:
             found[experiment.name] = metrics

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from tabulate import tabulate
 
-from spnet_d2.experiments.index import Catalogue, Experiment
+from spnet_d2.experiments.index import Experiment, Index
 from spnet_d2.experiments.results import HEADINGS
 
 
@@ -23,17 +23,17 @@ def hours(experiment: Experiment) -> str:
     return f"{paper.hours:.1f}{'*' if paper.derived else ''}"
 
 
-def list_table(catalogue: Catalogue, experiments: Iterable[Experiment], done: Mapping) -> str:
+def list_table(index: Index, experiments: Iterable[Experiment], done: Mapping) -> str:
     """One line per experiment, for the terminal."""
     rows = []
     for experiment in experiments:
-        steps = catalogue.chain(experiment)
+        steps = index.chain(experiment)
         same = [] if steps[-1] is experiment else [experiment.name]
         rows.append(
             [
                 experiment.name,
                 "; ".join(experiment.paper.rows) or "(authors' file only)",
-                pair(experiment.paper.figures),
+                pair(experiment.paper.metrics),
                 pair(done.get(experiment.name)),
                 hours(experiment),
                 " -> ".join([*(step.name for step in steps)]) + (" (same run)" if same else ""),
@@ -54,7 +54,7 @@ def markdown_table(experiments: Iterable[Experiment], done: Mapping) -> str:
         cells = [
             f"[`{experiment.name}`](../projects_configs/{experiment.name}.yaml)",
             place,
-            pair(experiment.paper.figures),
+            pair(experiment.paper.metrics),
             pair(done.get(experiment.name)),
             hours(experiment).replace("*", "\\*"),
         ]
@@ -66,7 +66,7 @@ def comparison(experiment: Experiment, metrics: Mapping[str, float]) -> str:
     """What was reached beside what was published."""
     rows = []
     for name, heading in HEADINGS.items():
-        mine, paper = metrics.get(name), experiment.paper.figures.get(name)
+        mine, paper = metrics.get(name), experiment.paper.metrics.get(name)
         difference = f"{mine - paper:+.1f}" if mine is not None and paper is not None else ""
         cells = ["-" if value is None else f"{value:.1f}" for value in (mine, paper)]
         rows.append([heading, *cells, difference])

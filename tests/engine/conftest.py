@@ -11,6 +11,7 @@ from detectron2.config import CfgNode, get_cfg
 from spnet_d2.config import add_spnet_config
 from spnet_d2.data.catalog import register_person_search, unregister
 from spnet_d2.data.person_search_json import write_person_search_json, write_protocol
+from spnet_d2.utils.log_handlers import restored_log_handlers
 
 NUM_IMAGES, HEIGHT, WIDTH = 8, 96, 128
 NUM_KNOWN = 3
@@ -65,11 +66,10 @@ def tiny_corpus(tmp_path_factory):
 def _restored_loggers():
     """Undo Detectron2's set-up of loggers, which writes to a test's files and output."""
     loggers = [logging.getLogger(name) for name in ("spnet_d2", "detectron2", "fvcore")]
-    states = [(list(log.handlers), log.propagate, log.level) for log in loggers]
-    yield
-    for log, (handlers, propagate, level) in zip(loggers, states):
-        for handler in set(log.handlers) - set(handlers):
-            log.removeHandler(handler)
+    states = [(log.propagate, log.level) for log in loggers]
+    with restored_log_handlers():
+        yield
+    for log, (propagate, level) in zip(loggers, states):
         log.setLevel(level)
         log.propagate = propagate
 

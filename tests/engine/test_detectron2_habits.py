@@ -73,7 +73,7 @@ def test_what_setup_resolved_is_not_resolved_again(cfg, tiny_opts, tmp_path, mon
     opts = [*tiny_opts, "OUTPUT_DIR", str(tmp_path / "output")]
     ready = setup(argparse.Namespace(config_file="", opts=opts))
     with monkeypatch.context() as patch:
-        patch.setattr("spnet_d2.engine.job.iterations_per_epoch", None)
+        patch.setattr("spnet_d2.engine.job_config.iterations_per_epoch", None)
         assert Trainer(ready).cfg is ready
     changed = ready.clone()
     changed.defrost()

@@ -14,7 +14,7 @@ import torch
 
 from spnet_d2.config_reader import ConfigError
 from spnet_d2.data.catalog import register_person_search, unregister
-from spnet_d2.engine import job, setup
+from spnet_d2.engine import job_config, setup
 from spnet_d2.modeling import precision
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +49,7 @@ def test_training_reid_on_strangers_is_told(tiny_opts, tiny_corpus, tmp_path, mo
     try:
         for loss, told in (("oim", True), ("momentum_queue", False)):
             warning = Mock()
-            monkeypatch.setattr(job.logger, "warning", warning)
+            monkeypatch.setattr(job_config.logger, "warning", warning)
             twin = ["MODEL.SPNET.MOMENTUM_TWIN.ENABLED", not told]
             opts = ["DATASETS.TRAIN", ("strangers",), "MODEL.SPNET.REID.LOSS", loss, *twin]
             setup(arguments([*tiny_opts, *opts]))

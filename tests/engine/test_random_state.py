@@ -5,8 +5,10 @@ from argparse import Namespace
 
 import numpy as np
 import torch
+from detectron2.utils import comm
 
 from spnet_d2.engine import random_state
+from spnet_d2.engine.hooks import RandomState
 
 
 def draw():
@@ -41,10 +43,9 @@ def test_preserved_hides_draws():
 
 def test_every_process_continues_with_its_own_state(monkeypatch):
     """Two processes, played one after the other: the main one's checkpoint holds both states."""
-    comm = random_state.comm
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
     gathered, following = [], []
-    hooks = [random_state.RandomState(2) for _ in range(2)]
+    hooks = [RandomState(2) for _ in range(2)]
     for rank in (1, 0):
         torch.manual_seed(rank)
         monkeypatch.setattr(comm, "gather", lambda state: gathered.insert(0, state) or gathered)
@@ -54,14 +55,14 @@ def test_every_process_continues_with_its_own_state(monkeypatch):
     saved = hooks[0].state_dict()
     for rank in range(2):
         monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
-        resumed = random_state.RandomState(2)
+        resumed = RandomState(2)
         resumed.load_state_dict(saved)
         resumed.before_train()
         assert draw() == following[rank]
 
 
 def test_states_of_another_number_of_processes_are_not_used(caplog):
-    hook = random_state.RandomState(1)
+    hook = RandomState(1)
     hook.load_state_dict({"states": [random_state.capture()] * 3})
     draw()
     before = random_state.capture()["torch"]

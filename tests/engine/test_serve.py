@@ -103,7 +103,7 @@ def test_training_from_nothing_stops_before_the_data_are_read(
     tiny_opts, tmp_path, offline, monkeypatch, pretrained, name, where
 ):
     reads = []
-    monkeypatch.setattr("spnet_d2.engine.job.iterations_per_epoch", reads.append)
+    monkeypatch.setattr("spnet_d2.engine.job_config.iterations_per_epoch", reads.append)
     opts = [*tiny_opts, PRETRAINED, pretrained, NAME, name, "OUTPUT_DIR", str(tmp_path)]
     with pytest.raises(PretrainedWeightsError) as caught:
         configured(opts)

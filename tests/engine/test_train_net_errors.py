@@ -1,7 +1,6 @@
 """What is wrong with settings, data or weights, tools/train_net.py says in one line."""
 
 import json
-import logging
 import sys
 from argparse import Namespace
 from itertools import count
@@ -11,8 +10,10 @@ import pytest
 from detectron2.utils.logger import setup_logger
 
 from spnet_d2.data.catalog import register_person_search, unregister
+from spnet_d2.engine import job
 from spnet_d2.engine.launch import launch_job
 from spnet_d2.errors import JobError
+from spnet_d2.utils.log_handlers import remove_log_handlers
 from tests.engine.conftest import write_tiny_corpus
 from tests.fixtures.scripts import load_script
 
@@ -32,8 +33,7 @@ def train_net(monkeypatch, capfd, tiny_opts, tmp_path):
             tool.run()
         out, err = capfd.readouterr()
         # They write to this run's terminal and folder.
-        for name in ("spnet_d2", "detectron2", "fvcore"):
-            logging.getLogger(name).handlers.clear()
+        remove_log_handlers()
         setup_logger.cache_clear()
         return status.value.code, err, out
 
@@ -105,7 +105,7 @@ def test_of_data(train_net, broken):
 
 def test_faults_of_the_program_keep_their_traceback(monkeypatch, tiny_opts, tmp_path):
     tool = load_script("tools/train_net.py")
-    monkeypatch.setattr(tool, "setup", lambda args: {}["no such key"])
+    monkeypatch.setattr(job, "setup", lambda args, cfg: {}["no such key"])
     monkeypatch.setattr(sys, "argv", ["train_net.py", *map(str, tiny_opts)])
     with pytest.raises(KeyError):
         tool.run()

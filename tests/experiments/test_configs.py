@@ -15,12 +15,12 @@ from spnet_d2.config import add_spnet_config
 from spnet_d2.data.catalog import register_builtin_datasets
 from spnet_d2.data.loaders import build_test_loader, build_train_loader, iterations_per_epoch
 from spnet_d2.engine import build_optimizer, resolve_schedule
-from spnet_d2.experiments import load_catalogue
+from spnet_d2.experiments import load_index
 from spnet_d2.experiments.miniature import settings
 from tests.experiments.expected import EXPECTED
 
 ROOT = Path(__file__).resolve().parents[2]
-CATALOGUE = load_catalogue(ROOT)
+INDEX = load_index(ROOT)
 FOLDER = ROOT / "projects_configs"
 # Those of two_stage/ describe networks.
 FILES = sorted(p for p in FOLDER.rglob("*.yaml") if p.parent.name != "two_stage")
@@ -52,7 +52,7 @@ def value_of(cfg: CfgNode, key: str):
 def unique(key) -> list[str]:
     """One experiment for every different ``key(cfg)``."""
     first: dict = {}
-    for experiment in CATALOGUE:
+    for experiment in INDEX:
         first.setdefault(repr(key(experiment.cfg)), experiment.name)
     return list(first.values())
 
@@ -66,7 +66,7 @@ def miniatures(prepared_root):
 
 
 def test_expected_covers_every_experiment():
-    assert set(EXPECTED) == {experiment.name for experiment in CATALOGUE}
+    assert set(EXPECTED) == {experiment.name for experiment in INDEX}
     assert len(EXPECTED) == 122
 
 

@@ -1,11 +1,11 @@
-"""The catalogue: completeness, chains, and how it is shown."""
+"""The index: completeness, chains, and how it is shown."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-from spnet_d2.experiments import load_catalogue
+from spnet_d2.experiments import load_index
 from spnet_d2.experiments.latex import LATEX_TABLES, latex_table
 from spnet_d2.experiments.page import markdown_page
 from spnet_d2.experiments.paper import FINETUNE_HOURS, PRETRAIN_HOURS, published
@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def catalogue():
-    return load_catalogue(ROOT)
+def index():
+    return load_index(ROOT)
 
 
 def test_every_file_of_the_authors_is_covered_once():
@@ -81,21 +81,21 @@ TABLE_5 = {
 
 def _row(row: str, metrics: tuple[str, ...]) -> tuple[float, ...]:
     entries = {e.corpus: e for e in published() if row in e.rows}
-    return tuple(entries[c].figures[m] for c in ("cuhk_sysu", "prw") for m in metrics)
+    return tuple(entries[c].metrics[m] for c in ("cuhk_sysu", "prw") for m in metrics)
 
 
 @pytest.mark.parametrize("row", PAPER)
-def test_published_figures(row):
+def test_published_metrics(row):
     assert _row(row, ("mAP", "top1")) == PAPER[row]
 
 
 @pytest.mark.parametrize("row", TABLE_5)
-def test_published_figures_of_table_5(row):
+def test_published_metrics_of_table_5(row):
     assert _row(f"Table 5: {row}", ("mAP", "gt_mAP", "AP50")) == TABLE_5[row]
 
 
-def test_all_figures_are_checked_above():
-    rows = {row for e in published() if e.figures for row in e.rows}
+def test_all_metrics_are_checked_above():
+    rows = {row for e in published() if e.metrics for row in e.rows}
     rest = rows - set(PAPER) - {f"Table 5: {row}" for row in TABLE_5}
     # Repetitions of these.
     assert all(row.startswith(("Figure", "Table 5: Ours-QC, ev", "Table 3: SPNet-L, Ours-QC, ev"))
@@ -127,14 +127,14 @@ def test_hours():
         ),
     ],
 )
-def test_chains(catalogue, name, steps, hours):
-    assert [step.name for step in catalogue.chain(catalogue[name])] == steps
-    assert catalogue.hours(catalogue[name]) == hours
+def test_chains(index, name, steps, hours):
+    assert [step.name for step in index.chain(index[name])] == steps
+    assert index.hours(index[name]) == hours
 
 
-def test_every_chain_begins_without_weights(catalogue):
-    for experiment in catalogue:
-        first, *rest = catalogue.chain(experiment)
+def test_every_chain_begins_without_weights(index):
+    for experiment in index:
+        first, *rest = index.chain(experiment)
         assert not first.cfg.MODEL.WEIGHTS
         for step, before in zip(rest, [first, *rest]):
             assert step.cfg.MODEL.WEIGHTS == f"{before.output_dir}/model_final.pth"
@@ -147,16 +147,16 @@ def test_every_chain_begins_without_weights(catalogue):
         )
 
 
-def test_an_experiment_is_found_by_its_config_and_otherwise_named(catalogue):
-    assert catalogue["projects_configs/table5/prw_qc.yaml"].name == "table5/prw_qc"
+def test_an_experiment_is_found_by_its_config_and_otherwise_named(index):
+    assert index["projects_configs/table5/prw_qc.yaml"].name == "table5/prw_qc"
     with pytest.raises(KeyError, match="table5/prw_qc"):
-        catalogue["table5/prw_cq"]
+        index["table5/prw_cq"]
 
 
-def test_lists(catalogue):
+def test_lists(index):
     done = {"table5/prw_qc": {"mAP": 55.04, "top1": 88.96}}
-    chosen = [catalogue["table5/prw_qc"], catalogue["table8/prw_qc_finetune"]]
-    first, second = list_table(catalogue, chosen, done).splitlines()[2:]
+    chosen = [index["table5/prw_qc"], index["table8/prw_qc_finetune"]]
+    first, second = list_table(index, chosen, done).splitlines()[2:]
     assert "55.6 / 89.5" in first and "55.0 / 89.0" in first
     assert "table5/pretrain_qc -> table5/prw_qc" in first
     assert "3.7*" in second
@@ -180,23 +180,23 @@ def _rows(document: str) -> dict[str, list[str]]:
     return rows
 
 
-def test_the_page_of_experiments_is_what_reproduce_prints(catalogue):
+def test_the_page_of_experiments_is_what_reproduce_prints(index):
     rows = _rows("docs/experiments.md")
-    assert list(rows) == [experiment.name for experiment in catalogue]
+    assert list(rows) == [experiment.name for experiment in index]
     done = {name: _metrics(cells[3].strip()) for name, cells in rows.items()}
     page = (ROOT / "docs/experiments.md").read_text(encoding="utf-8")
-    assert page == markdown_page(catalogue, done)
+    assert page == markdown_page(index, done)
 
 
-def test_the_model_zoo_has_the_published_metrics(catalogue):
+def test_the_model_zoo_has_the_published_metrics(index):
     rows = _rows("MODEL_ZOO.md")
     assert len(rows) == 8
     for name, cells in rows.items():
-        assert cells[3] == pair(catalogue[name].paper.figures), name
+        assert cells[3] == pair(index[name].paper.metrics), name
 
 
-def test_where_figures_are(catalogue, tmp_path):
-    experiment = catalogue["table5/prw_qc"]
+def test_where_metrics_are(index, tmp_path):
+    experiment = index["table5/prw_qc"]
     path = metrics_file(experiment, tmp_path)
     assert path == tmp_path / "table5/prw_qc/inference/prw_test/metrics.json"
     assert read_metrics(path) is None
@@ -210,13 +210,13 @@ def test_where_figures_are(catalogue, tmp_path):
     assert relocated("weights/a", "x") == Path("weights/a")
 
 
-def test_latex(catalogue):
-    figures = {e.name: e.paper.figures for e in catalogue}
-    text = latex_table("table8", figures)
+def test_latex(index):
+    metrics = {e.name: e.paper.metrics for e in index}
+    text = latex_table("table8", metrics)
     assert r"OC-FT+PT & \textbf{93.3} & \textbf{94.1} & \textbf{55.6} & \textbf{89.5} \\" in text
     assert r"Gain from PT & -3.4 & -2.3 & +0.1 & +0.4 \\" in text
     assert latex_table("table5", {}).count(" & -") == 4 * 6
     with pytest.raises(ValueError, match="table1, table3"):
-        latex_table("table2", figures)
+        latex_table("table2", metrics)
     names = {name for table in LATEX_TABLES.values() for row in table.values() for name in row}
-    assert names <= set(figures)
+    assert names <= set(metrics)

@@ -10,18 +10,18 @@ import torch
 
 from spnet_d2.data.catalog import register_builtin_datasets
 from spnet_d2.engine import Trainer
-from spnet_d2.experiments import load_catalogue, miniature
+from spnet_d2.experiments import load_index, miniature
 from spnet_d2.experiments.plots import FIGURES, drawn
 from tests.fixtures.scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
-CATALOGUE = load_catalogue(ROOT)
+INDEX = load_index(ROOT)
 
 
 def load_tool(name: str):
     module = load_script(f"tools/{name}.py")
     # Reading all configs takes a second, each time.
-    module.load_catalogue = lambda root: CATALOGUE
+    module.load_index = lambda root: INDEX
     return module
 
 
@@ -113,7 +113,7 @@ def test_interrupted_step_goes_on(reproduce, root, capsys, monkeypatch):
 
 
 def test_evaluation_interrupted_is_synthetic_for(reproduce, root, capsys):
-    """Trained, but without figures: it is evaluated, and not trained again."""
+    """Trained, but without metrics: it is evaluated, and not trained again."""
     name = "table9/prw_batchnorm_pos"
     record = root / name / "reproduce.json"
     content = json.loads(record.read_text())
@@ -153,7 +153,7 @@ def test_wrong_arguments(reproduce, capsys, arguments, message):
 
 
 def test_miniature_keeps_what_an_experiment_is_about():
-    cfg = CATALOGUE["figure7/pretrain_qc_frozen"].cfg.clone()
+    cfg = INDEX["figure7/pretrain_qc_frozen"].cfg.clone()
     cfg.defrost()
     cfg.merge_from_list(miniature.settings(cfg))
     assert cfg.MODEL.SPNET.BACKBONE.FREEZE and cfg.MODEL.SPNET.PATHWAY == "QC"
@@ -164,8 +164,8 @@ def test_miniature_keeps_what_an_experiment_is_about():
 
 
 def write_runs(root: Path) -> None:
-    """Figures of all experiments of Figures 6 to 8 and Table 9."""
-    for i, experiment in enumerate(CATALOGUE):
+    """Metrics of all experiments of Figures 6 to 8 and Table 9."""
+    for i, experiment in enumerate(INDEX):
         if experiment.paper.corpus:
             folder = root / experiment.output_dir.removeprefix("outputs/")
             file = folder / "inference" / experiment.cfg.DATASETS.TEST[0] / "metrics.json"
@@ -185,9 +185,7 @@ def test_figures_and_tables_of_runs(plot_results, tmp_path, capsys):
 
 
 def test_what_figures_show():
-    known = {
-        e.name: {"mAP": 50.0 + i, "top1": 60.0 + i, "AP50": 70.0} for i, e in enumerate(CATALOGUE)
-    }
+    known = {e.name: {"mAP": 50.0 + i, "top1": 60.0 + i, "AP50": 70.0} for i, e in enumerate(INDEX)}
     counts = {name: drawn(draw(known)) for name, draw in FIGURES.items()}
     # (metrics) x (OC, QC) x (noise levels); x (ways to train the trunk); x (architectures, modes).
     assert counts == {"figure6": 3 * 2 * 5, "figure7": 2 * 2 * 4, "figure8": 2 * 11}
@@ -200,7 +198,7 @@ def test_what_figures_show():
 
 
 def test_bars_stand_around_their_label_and_the_legend_beside_the_panels():
-    known = {e.name: {"mAP": 50.0, "top1": 60.0} for e in CATALOGUE}
+    known = {e.name: {"mAP": 50.0, "top1": 60.0} for e in INDEX}
     figure = FIGURES["figure8"](known)
     figure.draw_without_rendering()
     (axis, _), (legend,) = figure.axes, figure.legends

@@ -14,6 +14,7 @@ import torch
 from detectron2.modeling import build_model
 from PIL import Image
 
+from spnet_d2.cli import search as search_tool
 from spnet_d2.search import Gallery, PersonSearchPredictor, open_frames
 from spnet_d2.search import gallery as gallery_module
 from spnet_d2.search.query import cosine_similarities
@@ -25,7 +26,8 @@ from .tiny import tiny_config
 
 @pytest.fixture(scope="module")
 def tool():
-    return load_script("tools/search.py")
+    assert load_script("tools/search.py").main is search_tool.main
+    return search_tool
 
 
 @pytest.fixture

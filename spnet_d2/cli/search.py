@@ -1,0 +1,297 @@
+"""Find a person in a folder of images or in a video.
+
+    python tools/search.py --query scene.jpg --box 412,180,64,170 --gallery video.mp4 \\
+        --every 10 --output outputs/search
+
+The box is left, top, width, height in pixels of the upright image: turned as its EXIF orientation
+says, as viewers show it. So are all boxes of the results. Written to --output: matches.json (the
+query and its matches, most similar first), search.png (an image of them) and gallery.npz (everyone
+found; give it as --gallery to search the same frames again at once). Without --config-file and
+--weights the model of `make demo` is used. Settings may follow at the end as KEY VALUE pairs.
+
+Images of a folder are taken in natural order (frame2 before frame10); sub-folders, videos in a
+folder and other files are counted, not searched. When a search is stopped, the same command goes on
+from what was done. An image whose file is gone or changed is marked in search.png.
+
+With MODEL.SPNET.TEST_PATHWAY QC, which models of query-centric training have by themselves, each
+frame is searched for the query alone. That leaves no gallery.npz: another query finds other boxes.
+"""
+
+import argparse
+import json
+import logging
+import sys
+import tempfile
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from tabulate import tabulate
+
+from spnet_d2.config_files import find_config_file, project_root
+from spnet_d2.config_reader import ConfigError, read_config
+from spnet_d2.data.own_images import write_own_image
+from spnet_d2.search import (
+    Gallery,
+    Match,
+    PersonSearchPredictor,
+    SearchInputError,
+    box_warnings,
+    clip_query_box,
+    draw_search,
+    gallery_for,
+    open_gallery,
+    read_image_bgr,
+)
+from spnet_d2.search.frames import describe_left_out
+from spnet_d2.search.query import box_to_json
+from spnet_d2.search.suggestion import Suggestion, find_suggestion
+from spnet_d2.search.visualize import MAX_CARDS
+from spnet_d2.utils.atomic_io import write_text
+from spnet_d2.utils.text import make_output_safe, printable
+
+logger = logging.getLogger(__name__)
+
+DEMO = project_root() / "outputs" / "demo"
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--query", type=Path, required=True, help="image that shows the person")
+    parser.add_argument("--box", type=_box, required=True, metavar="x,y,w,h", help="where in it")
+    parser.add_argument(
+        "--gallery", type=Path, required=True, help="folder of images, video, or gallery.npz"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--config-file", type=Path, help="default: the demo's")
+    parser.add_argument("--weights", type=Path, help="default: the demo's, or MODEL.WEIGHTS")
+    parser.add_argument("--topk", type=int, default=10, help="most matches (%(default)s)")
+    parser.add_argument(
+        "--every", type=int, metavar="N", help="take each N-th frame (all, or all of gallery.npz)"
+    )
+    parser.add_argument(
+        "--min-score", type=float, default=0.5, help="least detection score (%(default)s)"
+    )
+    parser.add_argument(
+        "--min-similarity", type=float, default=-1.0, help="least cosine similarity (%(default)s)"
+    )
+    parser.add_argument(
+        "--allow-untrained",
+        action="store_true",
+        help="search even where the weights don't cover the whole model",
+    )
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings")
+    args = parser.parse_args(_join_box(sys.argv[1:] if argv is None else argv))
+    if not 0 <= args.min_score <= 1:
+        parser.error(f"--min-score must lie between 0 and 1, found {args.min_score}")
+    if not args.min_similarity < float("inf"):
+        parser.error(f"--min-similarity must be a number, found {args.min_similarity}")
+    if args.topk < 1:
+        parser.error(f"--topk must be 1 or more, found {args.topk}")
+    if len(args.opts) % 2:
+        parser.error(f"settings are KEY VALUE pairs, found {len(args.opts)} words: {args.opts}")
+    return args
+
+
+def _join_box(argv: list[str]) -> list[str]:
+    """``--box -5,10,20,40`` as ``--box=-5,...``: argparse takes that box for an option."""
+    words = list(argv)
+    if "--box" in words[:-1]:
+        place = words.index("--box")
+        words[place : place + 2] = [f"--box={words[place + 1]}"]
+    return words
+
+
+def _box(text: str) -> tuple[float, ...]:
+    try:
+        x, y, w, h = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected four numbers x,y,w,h such as 412,180,64,170, found {text!r}"
+        ) from None
+    return x, y, w, h
+
+
+def load_config(args: argparse.Namespace) -> tuple[CfgNode, str]:
+    """The config and the path of the weights, the demo's if none are named."""
+    config_file, weights = args.config_file, args.weights
+    if config_file is None and weights is None:
+        config_file, weights = DEMO / "config.yaml", DEMO / "model_final.pth"
+        if not (config_file.is_file() and weights.is_file()):
+            raise SearchInputError(
+                f"No model: {DEMO} holds no trained demo. Run `make demo` once, or give "
+                "--config-file and --weights of your own training run."
+            )
+    elif config_file is None:
+        if not weights.is_file():
+            raise SearchInputError(f"No weight file at {weights.absolute()}; check --weights.")
+        # Of a converted checkpoint, or of a training run.
+        config_file = weights.with_suffix(".yaml")
+        if not config_file.is_file():
+            config_file = weights.parent / "config.yaml"
+    config_file = Path(find_config_file(config_file))
+    if not config_file.is_file():
+        raise SearchInputError(
+            f"No config file at {config_file.absolute()}; give --config-file. A training run "
+            "writes config.yaml into its output folder."
+        )
+    try:
+        cfg = read_config(config_file, args.opts)
+    except ConfigError as error:
+        raise SearchInputError(str(error)) from error
+    # The model drops what it is unsure of, too.
+    heads = cfg.MODEL.ROI_HEADS
+    heads.SCORE_THRESH_TEST = min(heads.SCORE_THRESH_TEST, args.min_score)
+    return cfg, str(weights or cfg.MODEL.WEIGHTS)
+
+
+def run(args: argparse.Namespace) -> list[Match]:
+    """
+    Search and write the results.
+
+    Raises:
+        SearchInputError: something given by the user can't be used.
+    """
+    # Whatever can be checked is checked before the slow part.
+    image = read_image_bgr(args.query)
+    box = clip_query_box(args.box, image.shape[:2])
+    for warning in box_warnings(args.box, image.shape[:2]):
+        logger.warning("%s: %s", args.query.name, warning)
+    source = open_gallery(args.gallery, args.every, exclude=[args.output / "search.png"])
+    cfg, weights = load_config(args)
+    make_folder(args.output)
+
+    predictor = PersonSearchPredictor(cfg, weights=weights, allow_untrained=args.allow_untrained)
+    query = predictor.query(image, box)
+    gallery = gallery_for(
+        predictor,
+        source,
+        query,
+        args.min_score,
+        args.every,
+        name=str(args.gallery),
+        index=args.output / "gallery.npz",
+    )
+    matches = gallery.rank(query.reid, args.topk, args.min_similarity)
+    suggestion = find_suggestion(weights, cfg.DATASETS.TEST)
+
+    # What can fail for its looks comes after what was searched for.
+    report = make_report(args, box, gallery, matches, suggestion)
+    write_text(
+        args.output / "matches.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    )
+    show(gallery, matches, suggestion)
+    draw(args, image, box, gallery, matches)
+    print(f"results: {args.output / 'matches.json'}, {args.output / 'search.png'}")
+    return matches
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Not only there, but to be written to.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SearchInputError(f"Cannot write to the folder {folder}: {error}") from error
+
+
+def make_report(
+    args: argparse.Namespace,
+    box,
+    gallery: Gallery,
+    matches: list[Match],
+    suggestion: Suggestion | None,
+) -> dict:
+    """Content of matches.json."""
+    return {
+        "boxes": "pixels of the upright image (EXIF orientation applied), from its top left corner",
+        "query": {"file": str(args.query), **box_to_json(box)},
+        "gallery": {
+            "source": gallery.source,
+            "frames": gallery.num_frames,
+            "people": len(gallery),
+            "every": gallery.every,
+            "min_score": gallery.min_score,
+            "skipped": gallery.skipped.tolist(),
+            "left_out": json.loads(gallery.left_out),
+        },
+        "suggested_min_similarity": suggestion and suggestion.similarity,
+        "matches": [match.to_json() for match in matches],
+    }
+
+
+def show(gallery: Gallery, matches: list[Match], suggestion: Suggestion | None) -> None:
+    """Print the table."""
+    print(f"{len(gallery)} people in {gallery.num_frames} frames of {gallery.source}")
+    if len(gallery.skipped):
+        print(f"{len(gallery.skipped)} unreadable images were skipped")
+    left_out = json.loads(gallery.left_out)
+    if left_out:
+        print(f"not searched: {describe_left_out(left_out)}")
+    if not matches:
+        print("no match")
+        return
+    below = suggestion.similarity if suggestion else -1.0
+    rows = [
+        [
+            m.rank,
+            f"{m.similarity:.3f}{'*' if m.similarity < below else ' ' if suggestion else ''}",
+            m.frame,
+            _when(m),
+            *(round(v) for v in _xywh(m.box)),
+        ]
+        for m in matches
+    ]
+    headers = ["rank", "similarity", "frame", "where", "x", "y", "w", "h"]
+    print(tabulate(rows, headers, disable_numparse=True, stralign="right"))
+    if suggestion:
+        number = sum(m.similarity < below for m in matches)
+        print(
+            f"{number} of {len(matches)} are below {below:.3f} (*), the suggested threshold of "
+            f"{suggestion.source}; --min-similarity {below:.3f} leaves them out"
+        )
+
+
+def draw(args: argparse.Namespace, image, box, gallery: Gallery, matches: list[Match]) -> None:
+    """Write search.png; images that are gone or changed are marked."""
+    missing = []
+
+    def images():
+        shown = matches[:MAX_CARDS]
+        for place, found in gallery.read_again((match.file, match.frame) for match in shown):
+            if isinstance(found, SearchInputError):
+                missing.append(str(found))
+            yield place, found
+
+    sheet = draw_search(image, box, matches, images(), query_name=args.query.name)
+    write_own_image(args.output / "search.png", sheet)
+    if missing:
+        count = "1 frame" if len(missing) == 1 else f"{len(missing)} frames"
+        print(f"{count} can't be shown, which is marked in search.png; first: {missing[0]}")
+
+
+def _when(match: Match) -> str:
+    return printable(Path(match.file).name) if match.time is None else f"{match.time:.2f} s"
+
+
+def _xywh(box) -> tuple[float, ...]:
+    return box[0], box[1], box[2] - box[0], box[3] - box[1]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    make_output_safe()
+    args = parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        run(args)
+    # A disk may fill up, or a folder go away, while frames are searched.
+    except (SearchInputError, OSError) as error:
+        print(f"search: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("search: stopped", file=sys.stderr)
+        return 130
+    return 0
