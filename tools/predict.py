@@ -27,7 +27,7 @@ from spnet_d2.config_reader import read_config
 from spnet_d2.data.catalog import EVALUATOR_TYPE
 from spnet_d2.errors import UserError, is_users, one_line
 from spnet_d2.evaluation.predict import predict_dataset
-from spnet_d2.search.choose import add_predictor_options, build_predictor
+from spnet_d2.search.choose import add_predictor_options, build_predictor, least_score
 from spnet_d2.utils.text import make_output_safe
 
 
@@ -60,7 +60,8 @@ def run(args: argparse.Namespace) -> None:
     predictor = build_predictor(args, cfg)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = args.output.with_suffix(".unfinished.npz")
-    predictions = predict_dataset(predictor, dicts, unfinished=unfinished)
+    min_score = least_score(args, cfg, predictor)
+    predictions = predict_dataset(predictor, dicts, min_score, unfinished)
     predictions.save(args.output)
     print(
         f"{args.output}: {len(predictions.scores)} people in {len(dicts)} images, "

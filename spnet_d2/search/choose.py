@@ -14,8 +14,14 @@ class PredictorChoiceError(UserError, ValueError):
     """Options that name no predictor, or two."""
 
 
-def add_predictor_options(parser: argparse.ArgumentParser) -> None:
-    """Options and, at the end, KEY VALUE settings."""
+def add_predictor_options(parser: argparse.ArgumentParser, settings: bool = True) -> None:
+    """
+    Options and, at the end, KEY VALUE settings.
+
+    Args:
+        parser: of the tool.
+        settings: False for tools whose sources come first: argparse can't tell them apart.
+    """
     add = parser.add_argument
     add("--config-file", type=Path, help="an SPNet's config")
     add("--weights", type=Path, help="its checkpoint (MODEL.WEIGHTS)")
@@ -27,7 +33,8 @@ def add_predictor_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--reid", type=Path, metavar="YAML", help="the re-id model that goes with --detector")
     add("--min-score", type=float, help="least detection score, instead of the model's own")
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings")
+    if settings:
+        add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings")
 
 
 def build_predictor(args: argparse.Namespace, cfg, needs_reid: bool = True):
@@ -52,6 +59,15 @@ def build_predictor(args: argparse.Namespace, cfg, needs_reid: bool = True):
         raise PredictorChoiceError("--detector needs --reid, the YAML file of a re-id model.")
     reid = ReidModel.from_yaml(args.reid) if args.reid else None
     return TwoStagePredictor(_build_detector(args.detector, args.min_score), reid)
+
+
+def least_score(args: argparse.Namespace, cfg, predictor) -> float:
+    """What :func:`build_predictor`'s predictor finds has this score at least."""
+    if args.min_score is not None:
+        return args.min_score
+    if isinstance(predictor, TwoStagePredictor):
+        return predictor.detector.min_score
+    return cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
 
 
 def _build_detector(name: str, min_score: float | None):

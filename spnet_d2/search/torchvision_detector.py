@@ -25,7 +25,7 @@ class TorchvisionDetector:
         """
         self._model = model.eval()
         self._person = person
-        self._min_score = MIN_SCORE if min_score is None else min_score
+        self.min_score = MIN_SCORE if min_score is None else min_score
         self.settings = {"network": name, "person": person}
 
     @classmethod
@@ -67,4 +67,4 @@ class TorchvisionDetector:
         boxes = found["boxes"][people].cpu().numpy().astype(np.float64)
         scores = found["scores"][people].cpu().numpy()
         # torchvision has done its own NMS.
-        return keep_best(boxes, scores, image.shape[:2], self._min_score, 1.0, MAX_PEOPLE)
+        return keep_best(boxes, scores, image.shape[:2], self.min_score, 1.0, MAX_PEOPLE)

@@ -19,10 +19,12 @@ class PersonDetector(Protocol):
     What finds people in an image.
 
     Attributes:
-        settings: plain values that boxes depend on, weights included.
+        settings: plain values that boxes depend on, weights included, but not the least score.
+        min_score: least score of what it finds.
     """
 
     settings: dict[str, object]
+    min_score: float
 
     def detect(self, image: np.ndarray, image_format: str) -> tuple[np.ndarray, np.ndarray]:
         """
@@ -44,7 +46,7 @@ class NetworkDetector:
             ModelFileError: the network can't be used with these settings.
             ImportError: its runtime is not installed.
         """
-        self.config = settings
+        self.config, self.min_score = settings, settings.min_score
         self._network = open_network(settings.network, settings.size)
         known = self._network.output_shapes
         self._outputs = settings.outputs or tuple(known)
@@ -130,6 +132,5 @@ def non_maximum_suppression(boxes: np.ndarray, nms: float) -> np.ndarray:
 def plain_settings(settings) -> dict[str, object]:
     """What boxes or embeddings depend on, for fingerprints: the network by its content."""
     values = asdict(settings) | {"network": content_hash(settings.network)}
-    for name in ("licence", *getattr(settings, "KEEPING", ())):
-        del values[name]
+    values = {k: v for k, v in values.items() if k not in ("licence", "min_score")}
     return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}

@@ -1,6 +1,7 @@
 """Run a network file: ONNX Runtime for ``.onnx``, OpenVINO for its own ``.xml``."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -53,7 +54,8 @@ class OpenVinoNetwork:
         if not file.with_suffix(".bin").is_file():
             raise ModelFileError(f"{file}: its weights {file.with_suffix('.bin').name} are missing")
         with _reading(file, "OpenVINO"):
-            self._model = runtime.Core().compile_model(str(file), "CPU")
+            settings = {"INFERENCE_NUM_THREADS": _threads()} if _threads() else {}
+            self._model = runtime.Core().compile_model(str(file), "CPU", settings)
         self.input_shape = _check_inputs(
             [
                 _known(i.partial_shape.to_string().strip("[]").split(","))
@@ -116,6 +118,12 @@ def _runtime(package: str, extra: str, file: Path):
         raise ImportError(
             f"{file.name} needs {package}: pip install {package}, or spnet_d2[{extra}]."
         ) from error
+
+
+def _threads() -> int:
+    """As many as OMP_NUM_THREADS says, which PyTorch obeys, too; 0: the runtime's own choice."""
+    value = os.environ.get("OMP_NUM_THREADS", "")
+    return int(value) if value.isdecimal() else 0
 
 
 class _reading:

@@ -119,9 +119,6 @@ class DetectorSettings(NetworkSettings):
             wrong.append(f"strides must be a list of numbers, found {self.strides!r}")
         return wrong
 
-    # What decides which of a network's boxes are kept, but not what they are.
-    KEEPING = ("min_score", "max_people")
-
 
 def read_settings(file: str | os.PathLike, kind: type[S]) -> S:
     """
