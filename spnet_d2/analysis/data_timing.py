@@ -1,4 +1,4 @@
-"""How fast training images come: read and augmented one by one, and from loading processes."""
+"""Throughput of training images: read and augmented one by one, and from loading processes."""
 
 import tempfile
 import time

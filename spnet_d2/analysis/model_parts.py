@@ -1,4 +1,4 @@
-"""Which functions of an SPNet make up which part of a timing, and the least that a step takes."""
+"""Which functions of an SPNet make up which part of a timing, and lower bounds for a step."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -80,7 +80,7 @@ def timed_step(
 
 class Limit:
     """
-    The least that an image or a step takes: backbone and FPN on the same input, nothing else.
+    A lower bound for an image or a step: backbone and FPN on the same input, nothing else.
 
     With ``anchors`` also the convolution that embeds anchors, which no SPNet does without.
     """
@@ -110,7 +110,7 @@ def limit_works(
     model: Any, batch: list[dict], precision: str = "float32"
 ) -> dict[str, Callable[[], None]]:
     """
-    The least that a batch takes, without and with the anchors, as works to be timed.
+    Lower bounds for a batch, without and with the anchors, as works to be timed.
 
     Args:
         model: an SPNet.

@@ -1,4 +1,4 @@
-"""Seconds of repeated work, and how they share out among the parts of a model.
+"""Seconds of repeated work, and the share of each part of a model.
 
 On the CPU, parts are timed in seconds of this process alone, all threads together: other processes
 change these little. On GPUs they are seconds between events of the stream, without waiting.

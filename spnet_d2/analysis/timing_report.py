@@ -81,7 +81,7 @@ def operators_table(works: dict[str, Callable[[], None]], device: torch.device) 
 
 
 def numbers(timing: Timing, images: int) -> dict:
-    """A timing of so many images, as plain types."""
+    """A timing of ``images`` images in plain types, for JSON."""
     parts: dict[str, dict[str, float]] = {}
     for (phase, part), seconds in timing.part_medians().items():
         parts.setdefault(phase, {})[part] = seconds

@@ -1,7 +1,7 @@
-"""Images that the tools draw for people, told from the images that they read.
+"""A mark in images that the tools draw, so that they are never read as data.
 
-A sheet that lies in a folder of images would be searched, or shown, like one of them. It carries a
-mark, so that it is known wherever it is moved.
+A sheet in a folder of images would be searched, or shown, like one of them. The mark stays in the
+file wherever it is moved.
 """
 
 import os

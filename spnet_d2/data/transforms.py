@@ -218,13 +218,18 @@ def build_augmentation(cfg, is_train: bool):
             "INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST and MAX_SIZE_TRAIN are sides in pixels of 1 or "
             f"more, found {sides}."
         )
-    if not is_train:
-        if inputs.AUG_TEST == "none":
-            return NativeSize()
-        if inputs.AUG_TEST == "wrs":
-            return WindowResize(inputs.MIN_SIZE_TEST, inputs.MAX_SIZE_TEST)
-        raise ValueError(f'INPUT.AUG_TEST must be "wrs" or "none", found "{inputs.AUG_TEST}".')
+    return _train_augmentation(inputs) if is_train else _test_augmentation(inputs)
 
+
+def _test_augmentation(inputs):
+    if inputs.AUG_TEST == "none":
+        return NativeSize()
+    if inputs.AUG_TEST == "wrs":
+        return WindowResize(inputs.MIN_SIZE_TEST, inputs.MAX_SIZE_TEST)
+    raise ValueError(f'INPUT.AUG_TEST must be "wrs" or "none", found "{inputs.AUG_TEST}".')
+
+
+def _train_augmentation(inputs):
     if inputs.RANDOM_FLIP not in ("horizontal", "none"):
         raise ValueError(
             f'INPUT.RANDOM_FLIP must be "horizontal" or "none", found "{inputs.RANDOM_FLIP}".'
@@ -238,28 +243,19 @@ def build_augmentation(cfg, is_train: bool):
     (min_size,), max_size = inputs.MIN_SIZE_TRAIN, inputs.MAX_SIZE_TRAIN
     if inputs.AUG_TRAIN == "wrs":
         return WindowResize(min_size, max_size, flip_prob)
-    focus = focused_crop
-    if inputs.AUG_TRAIN in ("rrc", "rrc2"):
-        canvas_factor = 3
-        if inputs.AUG_TRAIN == "rrc":
-            canvas_factor, focus = 1, focused_crop_of_known
-
-        def resize(size, rng):
-            return window_size(size, min_size, max_size)
-    elif inputs.AUG_TRAIN == "rrc_scale":
-        canvas_factor = 4
-        low, high = inputs.SCALE_RANGE
-        if not 0 < low <= high:
-            raise ValueError(f"INPUT.SCALE_RANGE must be 0 < low <= high, found {low}, {high}.")
-
-        def resize(size, rng):
-            factor = rng.uniform(low, high)
-            return max(1, int(size[0] * factor)), max(1, int(size[1] * factor))
-    else:
+    crops = {
+        "rrc": (1, focused_crop_of_known),
+        "rrc2": (3, focused_crop),
+        "rrc_scale": (4, focused_crop),
+    }
+    if inputs.AUG_TRAIN not in crops:
         raise ValueError(
             'INPUT.AUG_TRAIN must be "wrs", "rrc", "rrc2" or "rrc_scale", found '
             f'"{inputs.AUG_TRAIN}".'
         )
+    by_factor = inputs.AUG_TRAIN == "rrc_scale"
+    resize = _by_factor(inputs.SCALE_RANGE) if by_factor else _to_window(min_size, max_size)
+    canvas_factor, focus = crops[inputs.AUG_TRAIN]
     return PadAndCrop(
         resize,
         crop_size=inputs.CROP_SIZE,
@@ -270,3 +266,22 @@ def build_augmentation(cfg, is_train: bool):
         flip_prob=flip_prob,
         focus=focus,
     )
+
+
+def _to_window(min_size: int, max_size: int):
+    def resize(size: Size, rng: np.random.Generator) -> Size:
+        return window_size(size, min_size, max_size)
+
+    return resize
+
+
+def _by_factor(scale_range: tuple[float, float]):
+    low, high = scale_range
+    if not 0 < low <= high:
+        raise ValueError(f"INPUT.SCALE_RANGE must be 0 < low <= high, found {low}, {high}.")
+
+    def resize(size: Size, rng: np.random.Generator) -> Size:
+        factor = rng.uniform(low, high)
+        return max(1, int(size[0] * factor)), max(1, int(size[1] * factor))
+
+    return resize

@@ -194,7 +194,7 @@ def format_table(evaluation: Evaluation) -> str:
 
 
 def format_thresholds(evaluation: Evaluation) -> str:
-    """A line per protocol that says from which similarity a best match should be believed."""
+    """A line per protocol with its suggested similarity threshold."""
     lines = []
     for name, scores in evaluation.retrieval.items():
         found = suggest_threshold(scores)

@@ -27,6 +27,7 @@ from spnet_d2.evaluation.retrieval import (
 )
 from spnet_d2.evaluation.similarity import (
     RowKeys,
+    SimilaritySource,
     cosine_source,
     rowwise_cosine_source,
     unit_rows,
@@ -106,53 +107,87 @@ def evaluate_predictions(
     extra = extra or ExtraMetrics()
     if not variant.own_frame_searched:
         protocols = [protocol.without_own_frames() for protocol in protocols]
-    detections = detected_boxes(truth, predictions)
-    truth.not_empty(predictions.gt_annotation_ids, "predictions: embeddings")
-    if len(truth.boxes) == 0:
-        logger.warning("The data set has no boxes: all metrics are 0 whatever the model finds.")
-    if len(detections) == 0:
-        logger.warning(
-            "None of the %d detections counts: all metrics with detected boxes are 0.",
-            len(predictions.scores),
-        )
-    keys, gt_keys = (_row_keys(predictions, name) for name in ("embeddings", "gt_embeddings"))
+    scene = _Scored.of(truth, predictions, variant)
     images = np.arange(truth.num_images)
     if protocols:
         images = np.unique(np.concatenate([protocol.images for protocol in protocols]))
-    evaluation = Evaluation(
-        _detection_scores(truth, protocols, images, predictions, detections, variant), variant
-    )
+    detection = _detection_scores(truth, protocols, images, predictions, scene.detections, variant)
+    evaluation = Evaluation(detection, variant)
     if extra.coco and not predictions.is_query_centric:
         evaluation.coco = coco_metrics(truth, images, predictions)
-
     for protocol in protocols:
         vectors = _query_vectors(truth, protocol, predictions)
-        share = protocol.gallery_share(truth.num_images)
-        if predictions.is_query_centric:
-            query_of_box = np.full(len(truth.boxes), -1)
-            query_of_box[protocol.queries] = np.arange(len(protocol.queries))
-            source = rowwise_cosine_source(
-                vectors,
-                query_of_box[detections.query_index],
-                predictions.embeddings,
-                detections,
-            )
-        else:
-            source = cosine_source(vectors, predictions.embeddings, keys, detections, share)
-        rescorings = _rescorings(
-            extra, truth, protocol, detections, vectors, predictions.embeddings
-        )
-        rankings = score_rankings(truth, protocol, detections, source, rescorings, variant, observe)
+        rankings = scene.rankings(protocol, vectors, extra, observe)
         evaluation.retrieval[protocol.name] = rankings.pop(PLAIN)
         _warn_of_strangers(protocol.name, evaluation.retrieval[protocol.name])
         evaluation.rescored[protocol.name] = rankings
-        gt_boxes = ground_truth_boxes(truth, predictions, protocol.searched_images())
-        if gt_boxes is not None:
-            source = cosine_source(vectors, predictions.gt_embeddings, gt_keys, gt_boxes, share)
-            evaluation.gt_retrieval[protocol.name] = score_retrieval(
-                truth, protocol, gt_boxes, source, variant
-            )
+        gt_scores = scene.gt_scores(protocol, vectors)
+        if gt_scores is not None:
+            evaluation.gt_retrieval[protocol.name] = gt_scores
     return evaluation
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """What the queries of every protocol are scored with; ``vectors`` are theirs, (Q, D)."""
+
+    truth: GroundTruth
+    predictions: Predictions
+    variant: ProtocolVariant
+    detections: GalleryBoxes
+    keys: np.ndarray
+    gt_keys: np.ndarray
+
+    @classmethod
+    def of(
+        cls, truth: GroundTruth, predictions: Predictions, variant: ProtocolVariant
+    ) -> "_Scored":
+        """Check the predictions; what makes all metrics 0 is a warning."""
+        detections = detected_boxes(truth, predictions)
+        truth.not_empty(predictions.gt_annotation_ids, "predictions: embeddings")
+        if len(truth.boxes) == 0:
+            logger.warning("The data set has no boxes: all metrics are 0 whatever the model finds.")
+        if len(detections) == 0:
+            logger.warning(
+                "None of the %d detections counts: all metrics with detected boxes are 0.",
+                len(predictions.scores),
+            )
+        keys, gt_keys = (_row_keys(predictions, name) for name in ("embeddings", "gt_embeddings"))
+        return cls(truth, predictions, variant, detections, keys, gt_keys)
+
+    def rankings(
+        self,
+        protocol: RetrievalProtocol,
+        vectors: np.ndarray,
+        extra: ExtraMetrics,
+        observe: Observer | None,
+    ) -> dict[str, RetrievalScores]:
+        """Scores of detected boxes, by the name of the ranking."""
+        found, embeddings = self.detections, self.predictions.embeddings
+        rescorings = _rescorings(extra, self.truth, protocol, found, vectors, embeddings)
+        source = self._similarities(protocol, vectors)
+        return score_rankings(
+            self.truth, protocol, found, source, rescorings, self.variant, observe
+        )
+
+    def gt_scores(self, protocol: RetrievalProtocol, vectors: np.ndarray) -> RetrievalScores | None:
+        """Scores of ground-truth boxes; None unless all that are searched have embeddings."""
+        boxes = ground_truth_boxes(self.truth, self.predictions, protocol.searched_images())
+        if boxes is None:
+            return None
+        share = protocol.gallery_share(self.truth.num_images)
+        embeddings = self.predictions.gt_embeddings
+        source = cosine_source(vectors, embeddings, self.gt_keys, boxes, share)
+        return score_retrieval(self.truth, protocol, boxes, source, self.variant)
+
+    def _similarities(self, protocol: RetrievalProtocol, vectors: np.ndarray) -> SimilaritySource:
+        found, embeddings = self.detections, self.predictions.embeddings
+        if not self.predictions.is_query_centric:
+            share = protocol.gallery_share(self.truth.num_images)
+            return cosine_source(vectors, embeddings, self.keys, found, share)
+        query_of_box = np.full(len(self.truth.boxes), -1)
+        query_of_box[protocol.queries] = np.arange(len(protocol.queries))
+        return rowwise_cosine_source(vectors, query_of_box[found.query_index], embeddings, found)
 
 
 def _warn_of_strangers(protocol: str, scores: RetrievalScores) -> None:

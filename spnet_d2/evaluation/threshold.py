@@ -1,4 +1,4 @@
-"""From which similarity a best match should be believed: "not in this gallery" below it.
+"""A similarity threshold for open galleries: below it, the answer is "not in this gallery".
 
 Every query searches twice. Its gallery as it is: an answer is right if the best-ranked box is a
 hit. The same gallery without the images that show the person: every answer is wrong. The
@@ -15,7 +15,7 @@ from spnet_d2.evaluation.retrieval import RetrievalScores
 @dataclass(frozen=True)
 class SuggestedThreshold:
     """Attributes:
-    similarity: cosine from which the best match should be believed.
+    similarity: cosine from which the best match is an answer.
     precision: share of right answers among those given, with and without the person
         in the gallery.
     recall: share of right answers among the queries whose person is in the gallery.

@@ -1,8 +1,8 @@
 """Where gallery frames come from: a folder of images, a list of them, or a video.
 
 Sources stream: one frame is in memory at a time. Broken images are skipped and remembered in
-``skipped``, what else lies in the folder in ``left_out``; everything else a user can get wrong is
-one :class:`SearchInputError`.
+``skipped``, other entries of the folder in ``left_out``; every other wrong input is one
+:class:`SearchInputError`.
 """
 
 import logging

@@ -9,8 +9,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,8 +105,8 @@ class Gallery:
             query: detect this person (query-centric pathway); the gallery serves no other query.
             progress: show a progress bar.
             unfinished: file that keeps what is done, every few minutes and when the program is
-                stopped; a later call with the same settings goes on from it. It is gone in the
-                end.
+                stopped; a later call with the same settings goes on from it. It is deleted at
+                the end.
 
         Raises:
             SearchInputError: not one frame could be read.
@@ -116,29 +116,14 @@ class Gallery:
             # A damaged one begins anew.
             with suppress(SearchInputError):
                 collected.resume(cls.load(unfinished), unfinished)
-        # Some headers lack the count; the bar then shows no end.
-        total = len(frames) or None
-        done = set(collected.numbers)
-        source = frames.frames(done) if done else frames
-        saved = time.monotonic()
-        try:
-            bar = tqdm(source, total=total, initial=len(done), unit="frame", disable=not progress)
-            for frame in bar:
-                collected.add(frame, predictor.detect([frame.image], query)[0].above(min_score))
-                if unfinished is not None and time.monotonic() - saved > SAVE_PERIOD:
-                    cls(**collected.fields()).save(unfinished)
-                    saved = time.monotonic()
-        # Whatever ends it, Ctrl-C included.
-        except BaseException:
-            if unfinished is not None and collected.numbers:
+        save = None
+        if unfinished is not None:
+
+            def save():
                 cls(**collected.fields()).save(unfinished)
-                logger.warning(
-                    "Stopped after %d frames; they are kept in %s, and the same command goes on "
-                    "from there.",
-                    len(collected.numbers),
-                    unfinished,
-                )
-            raise
+
+        with _kept_if_stopped(collected, save, unfinished):
+            _detect_all(collected, query, progress, save)
         if frames.skipped:
             logger.warning(
                 "%d of %d images could not be read and were skipped.",
@@ -317,6 +302,46 @@ class Gallery:
                 parts don't fit together.
         """
         return cls(**read_arrays(path, [f.name for f in fields(cls)]))
+
+
+def _detect_all(
+    collected: Collected,
+    query: PersonQuery | None,
+    progress: bool,
+    save: Callable[[], None] | None,
+) -> None:
+    """Detect the people of all frames that are not done; ``save`` is called every few minutes."""
+    frames, done = collected.frames, set(collected.numbers)
+    # Some headers lack the count; the bar then shows no end.
+    total = len(frames) or None
+    source = frames.frames(done) if done else frames
+    saved = time.monotonic()
+    bar = tqdm(source, total=total, initial=len(done), unit="frame", disable=not progress)
+    for frame in bar:
+        (people,) = collected.predictor.detect([frame.image], query)
+        collected.add(frame, people.above(collected.min_score))
+        if save and time.monotonic() - saved > SAVE_PERIOD:
+            save()
+            saved = time.monotonic()
+
+
+@contextmanager
+def _kept_if_stopped(
+    collected: Collected, save: Callable[[], None] | None, file: str | os.PathLike | None
+) -> Iterator[None]:
+    """Save what was found so far, whatever ends the block, Ctrl-C included."""
+    try:
+        yield
+    except BaseException:
+        if save and collected.numbers:
+            save()
+            logger.warning(
+                "Stopped after %d frames; they are kept in %s, and the same command goes on from "
+                "there.",
+                len(collected.numbers),
+                file,
+            )
+        raise
 
 
 def open_gallery(

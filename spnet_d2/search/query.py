@@ -1,4 +1,4 @@
-"""A query box, and the people of a gallery that are like the person in it."""
+"""The query box, and its matches: people of a gallery by similarity."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The similarity below which a model's evaluation suggests to say "not in this gallery"."""
+"""The similarity threshold that a model's evaluation suggested, for "not in this gallery"."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What other person-search projects leave behind, as predictions of this one."""
+"""Result files of other person-search projects, converted to predictions of this one."""
 
 from spnet_d2.evaluation.peers.conversion import convert_dump
 from spnet_d2.evaluation.peers.dumps import PROJECTS, Dump, read_dump
