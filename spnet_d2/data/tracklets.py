@@ -74,7 +74,7 @@ def link_boxes(
         for row, column in _assign(open_tracks, found, vectors, frame, rules):
             open_tracks[row].extend(frame, found[column], vectors[column])
             of_box[column] = open_tracks[row].number
-        for column in np.flatnonzero(of_box < 0):
+        for column in np.flatnonzero(of_box < 0).tolist():
             open_tracks.append(_Track(count, found[column], frame, vectors[column]))
             of_box[column] = count
             count += 1

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -117,7 +118,11 @@ class _Done:
         )
 
     def _save(self) -> None:
-        arrays = {name: _rows([p[name] for p in self.images.values()]) for name in _NAMES}
+        if self._path is None:
+            return
+        arrays: dict[str, Any] = {
+            name: _rows([p[name] for p in self.images.values()]) for name in _NAMES
+        }
         counts = [[len(p["scores"]), len(p["gt_embeddings"])] for p in self.images.values()]
         with atomic_path(self._path) as part:
             np.savez(

@@ -201,7 +201,8 @@ def _write_images(shots: list[_Shot], root: Path) -> list[tuple[int, int]]:
 
 def _partition(shots: list[_Shot], sizes: list[tuple[int, int]], linked: bool) -> Partition:
     cameras = {s: n for n, s in enumerate(dict.fromkeys(shot.sequence for shot in shots))}
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     # Those that nothing links get numbers after the tracklets'.
     alone = 1 + max((int(shot.track.max(initial=-1)) for shot in shots), default=-1) + 1
     for image_id, (shot, (width, height)) in enumerate(zip(shots, sizes, strict=True)):

@@ -68,19 +68,9 @@ def search(
     min_similarity: float = -1.0,
 ) -> list[Match]:
     """
-    The people of a gallery most similar to the query.
+    The people of a gallery, or of any other store, most similar to the query.
 
-    Args:
-        gallery: index to search.
-        query_embedding: (D_r,), of any length; e.g. from ``predictor.embed``.
-        topk: at most this many.
-        min_similarity: less similar people are left out.
-
-    Returns:
-        Matches by falling similarity, equal ones in the gallery's order; [] if there are none.
-
-    Raises:
-        SearchInputError: the embedding is of another model than the gallery's.
+    Arguments, result and errors are those of :meth:`.gallery.Gallery.rank`.
     """
     return gallery.rank(query_embedding, topk, min_similarity)
 

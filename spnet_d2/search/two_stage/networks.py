@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol
@@ -86,7 +86,7 @@ def open_network(file: Path, size: tuple[int, int]) -> Network:
         ModelFileError: another suffix, an unreadable file, an input of another size.
         ImportError: the runtime is not installed.
     """
-    kinds = {".onnx": OnnxNetwork, ".xml": OpenVinoNetwork}
+    kinds: dict[str, Callable[[Path], Network]] = {".onnx": OnnxNetwork, ".xml": OpenVinoNetwork}
     if file.suffix.lower() not in kinds:
         raise ModelFileError(f"{file}: expected a network as .onnx or OpenVINO's .xml.")
     network = kinds[file.suffix.lower()](file)

@@ -36,7 +36,7 @@ class Placement:
             return cls(size, (0, 0), (size[0] / image[0], size[1] / image[1]))
         ratio = min(size[0] / image[0], size[1] / image[1])
         # Cut as YOLO's own programs do; a line remains of extreme shapes.
-        resized = tuple(max(1, int(side * ratio)) for side in image)
+        resized = (max(1, int(image[0] * ratio)), max(1, int(image[1] * ratio)))
         rest = [s - r for s, r in zip(size, resized)]
         offset = (0, 0) if fit == "top_left" else (rest[0] // 2, rest[1] // 2)
         return cls(resized, offset, (ratio, ratio))

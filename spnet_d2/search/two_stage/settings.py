@@ -162,7 +162,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 
 def _build(kind: type[S], content: dict[str, Any], file: Path) -> S:
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
     values["network"] = _path(values["network"], file)
     settings = kind(**values)
     try:
