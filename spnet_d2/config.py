@@ -35,8 +35,21 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.ROI_HEADS.NAME = "SPNetROIHeads"
     # One foreground class: person.
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 1
+    cfg.MODEL.SPNET = CN()
+    _add_architecture(cfg.MODEL.SPNET)
+    _add_backbone(cfg.MODEL.SPNET)
+    _add_reid(cfg.MODEL.SPNET)
+    _add_start(cfg.MODEL.SPNET)
+    _add_authors_constants(cfg.MODEL.SPNET)
+    _add_inference(cfg)
+    _add_small_data(cfg.MODEL.SPNET)
+    _add_running(cfg.MODEL.SPNET)
 
-    cfg.MODEL.SPNET = spnet = CN()
+
+# The paper's experiments: what projects_configs/ sets.
+
+
+def _add_architecture(spnet: CN) -> None:
     # "OC": the bridge predicts the query (x_o = g_phi(x_a) - x_a); "QC": queries are given.
     spnet.PATHWAY = "OC"
     # Pathway of inference, "": the same.
@@ -45,43 +58,30 @@ def _add_model(cfg: CN) -> None:
     spnet.EMBED_DIM = 128
     # D_r, size of re-id embeddings. Shared heads need REID_DIM == EMBED_DIM.
     spnet.REID_DIM = 128
-    # T, refinement rounds after the anchors.
+    # T, cascade stages after the anchors.
     spnet.NUM_CASCADES = 0
     # Own localisation box embedders ("sep") instead of the re-id embedder for all ("share").
     spnet.SEPARATE_HEADS = False
-    # Bias of the anchor embedder at the start: -log(99), as the authors set it. ||x_a|| is 52 then,
-    # every anchor's logit -57. Short runs start nearer to FixedNorm's mean.
-    spnet.ANCHOR_BIAS = -4.59511985013459
     # ||x_o|| -> logit: "fixed_norm" | "batch_norm" | "noscale".
     spnet.ANCHOR_LOGITS = "fixed_norm"
     # As ANCHOR_LOGITS, or "mlp", for the class heads that score detections.
     spnet.CLS_LOGITS = "fixed_norm"
     # Large norms mean person, instead of small ones (Table 9, "+").
     spnet.POSITIVE_NORM = False
-    # "combiner": x_q_hat = W x_a + b, or "direct": x_o = W x_a + b.
-    spnet.BRIDGE = "combiner"
-    # K, anchors sampled per image in OC training (256 in OC pre-training).
+    # K, anchors sampled per image in object-centric training (256 in pre-training). Every cascade
+    # stage samples as many boxes per image.
     spnet.ANCHORS_PER_IMAGE = 128
-    # alpha, gamma of the focal loss over all anchors.
-    spnet.FOCAL_ALPHA = 0.5
-    spnet.FOCAL_GAMMA = 1.0
-
-    # Factors on loss_anchor and loss_box_t (see also REID.LOSS_WEIGHT).
-    spnet.ANCHOR_LOSS_WEIGHT = 1.0
-    spnet.BOX_LOSS_WEIGHT = 1.0
 
     # Query-centric training.
     spnet.QC = CN()
-    # K, anchors sampled per (query, image) pair; 32 pairs x 64 = 8 images x 256.
+    # K, anchors sampled per (query, image) pair; 32 pairs x 64 = 8 images x 256. A quarter of it,
+    # rounded down, is the most boxes of a pair that train re-id.
     spnet.QC.ANCHORS_PER_PAIR = 64
     # Pairs sampled per batch.
     spnet.QC.PAIRS_PER_BATCH = 32
-    # "algo1": pairs of a person in other images, then in the query's own, then negative ones;
-    # "algo2": without negative ones; "other" | "self" | "all": these positive pairs only.
-    spnet.QC.MATCH_MODE = "algo1"
-    # Leave out anchors of other people, instead of taking them as negatives.
-    spnet.QC.MATCH_CONSERVATIVE = False
 
+
+def _add_backbone(spnet: CN) -> None:
     spnet.BACKBONE = CN()
     # Any timm model that `features_only=True` gives strides 8, 16, 32, or SOLIDER's
     # "solider_swin_tiny" | "solider_swin_small" | "solider_swin_base".
@@ -89,30 +89,18 @@ def _add_model(cfg: CN) -> None:
     # "hub": timm downloads the weights; "torchvision": torchvision's ImageNet weights, as the
     # authors; "": random; else the path of a local weight file.
     spnet.BACKBONE.PRETRAINED = "hub"
-    # p_max of stochastic depth, also in the RoI heads. -1: the reference's rate for this trunk.
-    spnet.BACKBONE.DROP_PATH_RATE = -1.0
-    # "kaiming", as the authors; "identity": p3 starts as the stride-16 map (short runs).
-    spnet.BACKBONE.FPN_INIT = "kaiming"
-    # How a RoI's features become a vector: "max" | "avg", "": as the authors with this trunk.
-    spnet.BACKBONE.ROI_POOLING = ""
-    # Horizontal stripes of a RoI that are pooled apart: more for data too small to learn a
-    # body's layout from.
-    spnet.BACKBONE.ROI_STRIPES = 1
-    # Share of a RoI's width that isn't pooled, on either side: mostly background of a person's box.
-    spnet.BACKBONE.ROI_MARGIN = 0.0
     # Keep the trunk's weights fixed (FPN and heads still train).
     spnet.BACKBONE.FREEZE = False
-    # Keep the RoI heads' copies of the trunk's last stage fixed (their projections still train).
-    spnet.BACKBONE.FREEZE_ROI_STAGE = False
-    # Keep p3, which RoI features come from, as FPN_INIT makes it (all laterals, p3's output).
-    spnet.BACKBONE.FREEZE_P3 = False
     # Batch norms of trunk and RoI stage copies use their running statistics and do not train.
     spnet.BACKBONE.FREEZE_BN = False
 
+
+def _add_reid(spnet: CN) -> None:
     spnet.REID = CN()
     # "oim": look-up table and circular queue (fine-tuning); "momentum_queue": one row per
-    # person, means of the momentum twin's embeddings (pre-training); "nt_xent": the batch's other
-    # people (the authors' code has it, no published run uses it; 1 / tau is 10 there).
+    # person, means of the momentum encoder's embeddings (pre-training); "nt_xent": the batch's
+    # other people (the authors' code has it, no published run uses it; 1 / tau is 10 there); or a
+    # loss of your own in REID_LOSSES (spnet_d2/modeling/reid_losses/).
     spnet.REID.LOSS = "oim"
     # 1 / tau, factor on the cosine similarities (10 in pre-training).
     spnet.REID.SCALE = 30.0
@@ -121,72 +109,117 @@ def _add_model(cfg: CN) -> None:
     # Rows of the circular queue of unknown people (5000 CUHK-SYSU, 500 PRW), or of the momentum
     # queue (65536).
     spnet.REID.QUEUE_SIZE = 5000
-    # Weight of the old row in a look-up table update.
-    spnet.REID.MOMENTUM = 0.5
-    # A refined box this close to its target box trains re-id.
-    spnet.REID.IOU_THRESH = 0.7
+    # Factor on loss_reid.
     spnet.REID.LOSS_WEIGHT = 1.0
-    # Share of REID_DIM, rounded down, that comes from feat4, a RoI's features on p3. The rest comes
-    # from feat5, what the stage copy makes of them; with 1.0 re-id has no stage copy.
-    spnet.REID.FEAT4_SHARE = 0.5
     # Re-id trains on ground-truth boxes only (Table 6).
     spnet.REID.GT_ONLY = False
-    # Sides of ground-truth boxes move by up to this share of the shorter one for re-id, where
-    # detected boxes, which vary by themselves, are too few.
-    spnet.REID.BOX_JITTER = 0.0
     # Drop every other loss (Table 6).
     spnet.REID.ONLY = False
 
-    # Slow copy of backbone and re-id embedder that fills the momentum queue.
+    # The momentum encoder, a slow copy of backbone and re-id embedder that fills the momentum
+    # queue.
     spnet.MOMENTUM_TWIN = CN()
     spnet.MOMENTUM_TWIN.ENABLED = False
     # Weight of the old parameter.
     spnet.MOMENTUM_TWIN.MOMENTUM = 0.9999
 
-    # Several processes: batch norms take their statistics over the batches of all, not each of its
-    # own.
-    spnet.SYNC_BN = False
-
-    # Recompute the blocks of trunk and RoI stage copies in the backward pass instead of storing
-    # them: the same numbers in a fifth of the memory, for up to a third more time.
-    spnet.ACTIVATION_CHECKPOINTING = False
-
-    # torch.compile trunk and RoI stages: minutes at the start, then less time for every step.
-    spnet.COMPILE = False
-
     # Learning without forgetting: keep classifying ImageNet as the pretrained trunk did (Figure 7).
     # The classifier comes with the trunk's weights, from where BACKBONE.PRETRAINED says.
     spnet.LWF = CN()
     spnet.LWF.ENABLED = False
-    spnet.LWF.TEMPERATURE = 2.0
-    spnet.LWF.LOSS_WEIGHT = 1.0
 
+
+def _add_start(spnet: CN) -> None:
     # How a run starts from MODEL.WEIGHTS of another SPNet.
     spnet.INIT = CN()
-    # Cascade rounds that the checkpoint lacks: "PT-Rep" replicates its first, "PT" leaves them as
+    # Cascade stages that the checkpoint lacks: "PT-Rep" replicates its first, "PT" leaves them as
     # they are built (Figure 8).
     spnet.INIT.CASCADE = "PT-Rep"
-    # Start from the checkpoint's momentum twin instead of its student.
+    # Start from the checkpoint's momentum encoder instead of the trained weights.
     spnet.INIT.FROM_TWIN = False
 
-    # Inference constants of the authors' code (the paper gives none).
-    spnet.TEST = CN()
+
+# Constants of the authors' code. No published run changes them.
+
+
+def _add_authors_constants(spnet: CN) -> None:
+    # "combiner": x_q_hat = W x_a + b, or "direct": x_o = W x_a + b.
+    spnet.BRIDGE = "combiner"
+    # "algo1": pairs of a person in other images, then in the query's own, then negative ones;
+    # "algo2": without negative ones; "other" | "self" | "all": these positive pairs only.
+    spnet.QC.MATCH_MODE = "algo1"
+    # Leave out anchors of other people, instead of taking them as negatives.
+    spnet.QC.MATCH_CONSERVATIVE = False
+    # p_max of stochastic depth, also in the RoI heads. -1: the reference's rate for this trunk.
+    spnet.BACKBONE.DROP_PATH_RATE = -1.0
+    # Weight of the old row in a look-up table update.
+    spnet.REID.MOMENTUM = 0.5
+
+
+def _add_inference(cfg: CN) -> None:
+    """Inference as in the authors' code; the paper gives no numbers."""
+    cfg.MODEL.SPNET.TEST = test = CN()
     # Anchors of smallest ||x_o|| kept per image before scoring.
-    spnet.TEST.PRE_TOPK = 1000
+    test.PRE_TOPK = 1000
     # Anchors of smallest ||x_o|| kept per query and image (query-centric).
-    spnet.TEST.QUERY_TOPK = 100
+    test.QUERY_TOPK = 100
     # Queries of an image searched at a time (query-centric): bounds memory, changes no result.
-    spnet.TEST.QUERIES_PER_CHUNK = 64
-    # Score floor after the first round (strict >).
+    test.QUERIES_PER_CHUNK = 64
+    # Score floor after the anchors (strict >).
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.5
     # Boxes kept by score before NMS, and after it.
-    spnet.TEST.TOPK_CANDIDATES = 300
+    test.TOPK_CANDIDATES = 300
     cfg.TEST.DETECTIONS_PER_IMAGE = 300
     cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST = 0.5
     # "float32" | "float16" | "bfloat16": of convolutions and linear layers. On a CPU float16 is
     # bfloat16 where that is faster (amx_bf16), else float32. The authors evaluate in float16, as
     # the profiles do. float32 is exact on GPUs as well: no TF32.
-    spnet.TEST.PRECISION = "float32"
+    test.PRECISION = "float32"
+
+
+# Small data: a few hundred boxes, a few hundred iterations. The defaults are the paper's.
+
+
+def _add_small_data(spnet: CN) -> None:
+    spnet.SMALL_DATA = small = CN()
+    # Bias of the anchor embedder at the start: -log(99), as the authors set it. ||x_a|| is 52 then,
+    # every anchor's logit -57. Short runs start nearer to FixedNorm's mean.
+    small.ANCHOR_BIAS = -4.59511985013459
+    # Factor on loss_box_t.
+    small.BOX_LOSS_WEIGHT = 1.0
+    # "kaiming", as the authors; "identity": p3 starts as the stride-16 map.
+    small.FPN_INIT = "kaiming"
+    # Keep p3, which RoI features come from, as FPN_INIT makes it (all laterals, p3's output).
+    small.FREEZE_P3 = False
+    # Keep the RoI heads' copies of the trunk's last stage fixed (their projections still train).
+    small.FREEZE_ROI_STAGE = False
+    # How a RoI's features become a vector: "max" | "avg", "": as the authors with this trunk.
+    small.ROI_POOLING = ""
+    # Horizontal stripes of a RoI that are pooled apart: more for data too small to learn a
+    # body's layout from.
+    small.ROI_STRIPES = 1
+    # Share of a RoI's width that isn't pooled, on either side: mostly background of a person's box.
+    small.ROI_MARGIN = 0.0
+    # Share of REID_DIM, rounded down, that comes from feat4, a RoI's features on p3. The rest comes
+    # from feat5, what the stage copy makes of them; with 1.0 re-id has no stage copy.
+    small.FEAT4_SHARE = 0.5
+    # Sides of ground-truth boxes move by up to this share of the shorter one for re-id, where
+    # detected boxes, which vary by themselves, are too few.
+    small.BOX_JITTER = 0.0
+
+
+# How a machine runs it. The numbers stay the same, but for SYNC_BN.
+
+
+def _add_running(spnet: CN) -> None:
+    # Several processes: batch norms take their statistics over the batches of all, not each of its
+    # own.
+    spnet.SYNC_BN = False
+    # Recompute the blocks of trunk and RoI stage copies in the backward pass instead of storing
+    # them: the same numbers in a fifth of the memory, for up to a third more time.
+    spnet.ACTIVATION_CHECKPOINTING = False
+    # torch.compile trunk and RoI stages: minutes at the start, then less time for every step.
+    spnet.COMPILE = False
 
 
 def _add_input(cfg: CN) -> None:
@@ -233,9 +266,8 @@ def _add_solver(cfg: CN) -> None:
     cfg.TEST.PROTOCOLS = ()
     # At every evaluation also the training losses on the test set, as val/loss_...
     cfg.TEST.LOSS = False
-    # Images in one of its batches, pairs that share a person; and their augmentation.
+    # Images in one of its batches, pairs that share a person. They are resized as for a test.
     cfg.TEST.LOSS_IMS_PER_BATCH = 6
-    cfg.TEST.LOSS_AUG = "wrs"
     # "float32" | "float16": of the embeddings that evaluation keeps and writes. Query-centric
     # evaluation of a whole corpus keeps millions.
     cfg.TEST.EMBEDDING_DTYPE = "float32"

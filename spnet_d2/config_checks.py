@@ -19,10 +19,13 @@ from spnet_d2.config_reader import ConfigError, get_value
 from spnet_d2.data.catalog import similar_names
 from spnet_d2.data.corrupt_images import POLICIES
 from spnet_d2.data.own_sets import OwnSetsError, check_sets, register_sets
+from spnet_d2.modeling.backbone import FPN_INITS
+from spnet_d2.modeling.box_embedder import ROI_POOLINGS, ROI_SIZE
 from spnet_d2.modeling.fixed_norm import LOGIT_TYPES
+from spnet_d2.modeling.pair_sampler import MATCH_MODES
 from spnet_d2.modeling.precision import PRECISIONS
 from spnet_d2.modeling.reid_losses import REID_LOSSES
-from spnet_d2.modeling.swap_path import BRIDGE_TYPES
+from spnet_d2.modeling.swap_path import BRIDGE_TYPES, PATHWAYS
 
 _INFINITE = float("inf")
 # Warm-up lasts min(1000, I - 1) iterations, I = iterations per epoch.
@@ -32,6 +35,11 @@ _CHOICES = {
     "MODEL.SPNET.ANCHOR_LOGITS": LOGIT_TYPES,
     "MODEL.SPNET.CLS_LOGITS": (*LOGIT_TYPES, "mlp"),
     "MODEL.SPNET.BRIDGE": BRIDGE_TYPES,
+    "MODEL.SPNET.PATHWAY": PATHWAYS,
+    "MODEL.SPNET.TEST_PATHWAY": ("", *PATHWAYS),
+    "MODEL.SPNET.QC.MATCH_MODE": MATCH_MODES,
+    "MODEL.SPNET.SMALL_DATA.FPN_INIT": FPN_INITS,
+    "MODEL.SPNET.SMALL_DATA.ROI_POOLING": ("", *ROI_POOLINGS),
     "MODEL.SPNET.TEST.PRECISION": PRECISIONS,
     "SOLVER.AMP.PRECISION": PRECISIONS[1:],
     "SOLVER.ON_BAD_BATCH": ("stop", "skip"),
@@ -51,20 +59,28 @@ _REGISTRIES = {
 }
 # Both limits are allowed.
 _RANGES = {
-    "MODEL.SPNET.FOCAL_ALPHA": (0, 1),
-    "MODEL.SPNET.FOCAL_GAMMA": (0, _INFINITE),
-    "MODEL.SPNET.ANCHOR_LOSS_WEIGHT": (0, _INFINITE),
-    "MODEL.SPNET.BOX_LOSS_WEIGHT": (0, _INFINITE),
+    "MODEL.SPNET.NUM_CASCADES": (0, _INFINITE),
+    "MODEL.SPNET.SMALL_DATA.BOX_LOSS_WEIGHT": (0, _INFINITE),
+    "MODEL.SPNET.SMALL_DATA.ROI_STRIPES": (1, ROI_SIZE),
+    "MODEL.SPNET.SMALL_DATA.ROI_MARGIN": (0, 0.4),
     "MODEL.SPNET.REID.LOSS_WEIGHT": (0, _INFINITE),
     "MODEL.SPNET.REID.MOMENTUM": (0, 1),
-    "MODEL.SPNET.REID.IOU_THRESH": (0, 1),
     "MODEL.SPNET.MOMENTUM_TWIN.MOMENTUM": (0, 1),
-    "MODEL.SPNET.LWF.LOSS_WEIGHT": (0, _INFINITE),
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": (0, 1),
     "MODEL.ROI_HEADS.NMS_THRESH_TEST": (0, 1),
     "INPUT.MIN_VISIBILITY": (0, 1),
 }
-_POSITIVE = ("MODEL.SPNET.REID.SCALE", "MODEL.SPNET.LWF.TEMPERATURE")
+_COUNTS = (
+    "MODEL.SPNET.ANCHORS_PER_IMAGE",
+    "MODEL.SPNET.QC.ANCHORS_PER_PAIR",
+    "MODEL.SPNET.QC.PAIRS_PER_BATCH",
+    "MODEL.SPNET.TEST.PRE_TOPK",
+    "MODEL.SPNET.TEST.QUERY_TOPK",
+    "MODEL.SPNET.TEST.QUERIES_PER_CHUNK",
+    "MODEL.SPNET.TEST.TOPK_CANDIDATES",
+    "TEST.DETECTIONS_PER_IMAGE",
+)
+_POSITIVE = ("MODEL.SPNET.REID.SCALE",)
 
 
 def check_config(cfg: CfgNode, training: bool = True, processes: int | None = None) -> None:
@@ -159,7 +175,7 @@ def _wrong_values(cfg: CfgNode) -> Iterator[str]:
     for key, choices in _CHOICES.items():
         value = get_value(cfg, key)
         if value not in choices:
-            yield f"{key} is {value!r}, expected one of {', '.join(map(str, choices))}."
+            yield f"{key} is {value!r}, expected one of {', '.join(map(_shown, choices))}."
     # Then the file is one of another project, and its other names are no news.
     model = cfg.MODEL.META_ARCHITECTURE
     if model not in META_ARCH_REGISTRY or not issubclass(
@@ -182,10 +198,18 @@ def _wrong_values(cfg: CfgNode) -> Iterator[str]:
         if not low <= value <= high:
             expected = f"{low} or more" if high == _INFINITE else f"{low} to {high}"
             yield f"{key} is {value}, expected {expected}."
+    for key in _COUNTS:
+        count = get_value(cfg, key)
+        if count < 1:
+            yield f"{key} must be 1 or more, found {count}."
     for key in _POSITIVE:
         value = get_value(cfg, key)
         if not value > 0:
             yield f"{key} is {value}, expected more than 0."
+
+
+def _shown(choice: object) -> str:
+    return repr(choice) if choice == "" else str(choice)
 
 
 def _of_detectron2(part: Callable) -> bool:
@@ -195,10 +219,13 @@ def _of_detectron2(part: Callable) -> bool:
 
 def _clashes(cfg: CfgNode) -> Iterator[str]:
     spnet = cfg.MODEL.SPNET
-    if 0 < spnet.FOCAL_GAMMA < 1:
+    jitter, share = spnet.SMALL_DATA.BOX_JITTER, spnet.SMALL_DATA.FEAT4_SHARE
+    if not 0 <= jitter < 0.5:
+        yield f"MODEL.SPNET.SMALL_DATA.BOX_JITTER is {jitter}, expected 0 to less than 0.5."
+    if not 1 <= spnet.REID_DIM * share <= spnet.REID_DIM:
         yield (
-            f"MODEL.SPNET.FOCAL_GAMMA is {spnet.FOCAL_GAMMA}, expected 0, or 1 or more: between "
-            "them the gradient of an anchor that is certain is NaN."
+            f"MODEL.SPNET.SMALL_DATA.FEAT4_SHARE is {share}, expected a share of REID_DIM "
+            f"({spnet.REID_DIM}) between one dimension and all (1.0)."
         )
     if not spnet.SEPARATE_HEADS and spnet.EMBED_DIM != spnet.REID_DIM:
         yield (

@@ -37,9 +37,28 @@ RENAMED_KEYS = {
     "MODEL.SPNET.TEST.SCORE_THRESH": "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
     "MODEL.SPNET.TEST.NMS_THRESH": "MODEL.ROI_HEADS.NMS_THRESH_TEST",
     "MODEL.SPNET.TEST.DETECTIONS_PER_IMAGE": "TEST.DETECTIONS_PER_IMAGE",
+    "MODEL.SPNET.ANCHOR_BIAS": "MODEL.SPNET.SMALL_DATA.ANCHOR_BIAS",
+    "MODEL.SPNET.BOX_LOSS_WEIGHT": "MODEL.SPNET.SMALL_DATA.BOX_LOSS_WEIGHT",
+    "MODEL.SPNET.BACKBONE.FPN_INIT": "MODEL.SPNET.SMALL_DATA.FPN_INIT",
+    "MODEL.SPNET.BACKBONE.ROI_POOLING": "MODEL.SPNET.SMALL_DATA.ROI_POOLING",
+    "MODEL.SPNET.BACKBONE.ROI_STRIPES": "MODEL.SPNET.SMALL_DATA.ROI_STRIPES",
+    "MODEL.SPNET.BACKBONE.ROI_MARGIN": "MODEL.SPNET.SMALL_DATA.ROI_MARGIN",
+    "MODEL.SPNET.BACKBONE.FREEZE_ROI_STAGE": "MODEL.SPNET.SMALL_DATA.FREEZE_ROI_STAGE",
+    "MODEL.SPNET.BACKBONE.FREEZE_P3": "MODEL.SPNET.SMALL_DATA.FREEZE_P3",
+    "MODEL.SPNET.REID.FEAT4_SHARE": "MODEL.SPNET.SMALL_DATA.FEAT4_SHARE",
+    "MODEL.SPNET.REID.BOX_JITTER": "MODEL.SPNET.SMALL_DATA.BOX_JITTER",
 }
-# Had one legal value each.
-REMOVED_KEYS = ("MODEL.SPNET.BACKBONE.FPN_CHANNELS",)
+# A key that is no longer there -> the constant in its place; None: it had one legal value.
+REMOVED_KEYS: dict[str, Any] = {
+    "MODEL.SPNET.BACKBONE.FPN_CHANNELS": None,
+    "MODEL.SPNET.ANCHOR_LOSS_WEIGHT": 1.0,
+    "MODEL.SPNET.FOCAL_ALPHA": 0.5,
+    "MODEL.SPNET.FOCAL_GAMMA": 1.0,
+    "MODEL.SPNET.LWF.LOSS_WEIGHT": 1.0,
+    "MODEL.SPNET.LWF.TEMPERATURE": 2.0,
+    "MODEL.SPNET.REID.IOU_THRESH": 0.7,
+    "TEST.LOSS_AUG": "wrs",
+}
 
 
 class ConfigNode(CfgNode):
@@ -67,6 +86,8 @@ class ConfigNode(CfgNode):
 
     def merge_from_other_cfg(self, cfg_other: CfgNode) -> None:
         cfg_other = copy.deepcopy(cfg_other)
+        for key, constant in REMOVED_KEYS.items():
+            _refuse_other_value(key, _at(cfg_other, key, constant))
         _wrap_single_values(cfg_other, self)
         # yacs takes nodes of one class only for each other's.
         set_node_class(self, CfgNode)
@@ -81,6 +102,8 @@ class ConfigNode(CfgNode):
         """KEY VALUE after KEY VALUE; of two keys of a pair, the later one counts."""
         for start in range(0, len(cfg_list), 2):
             key, *value = cfg_list[start : start + 2]
+            if key in REMOVED_KEYS and value:
+                _refuse_other_value(key, value[0])
             super().merge_from_list([key, *(_wrapped(v, self, key) for v in value)])
             section, _, name = key.partition(".")
             _settle(self.get(section), {name: None})
@@ -113,12 +136,28 @@ def _wrap_single_values(node: Mapping, known: CfgNode, prefix: str = "") -> None
             node[name] = _wrap(value, known[name], prefix + name)
 
 
+def _refuse_other_value(key: str, value: Any) -> None:
+    """A key that is no longer there may only say what is done anyway."""
+    constant = REMOVED_KEYS[key]
+    if constant is not None and _literal(value) != constant:
+        raise ValueError(
+            f"{key} is {value!r}, but it is no longer a setting: it is always {constant!r}, as in "
+            "the authors' code. Leave it out."
+        )
+
+
+def _at(node: Any, key: str, default: Any = None) -> Any:
+    """The value of a dotted key of nested dicts, if it is there."""
+    for name in key.split("."):
+        if not isinstance(node, Mapping) or name not in node:
+            return default
+        node = node[name]
+    return node
+
+
 def _wrapped(value: Any, cfg: CfgNode, key: str) -> Any:
     """The value for a dotted key of a config, see :func:`_wrap`."""
-    node: Any = cfg
-    for name in key.split("."):
-        node = node.get(name) if isinstance(node, Mapping) else None
-    return _wrap(value, node, key)
+    return _wrap(value, _at(cfg, key), key)
 
 
 def _wrap(value: Any, known: Any, key: str) -> Any:

@@ -1,6 +1,9 @@
 """Keys that are set to no effect are refused, with the one that has it."""
 
+import inspect
+
 import pytest
+import yaml
 from detectron2.config import get_cfg
 from detectron2.engine import DefaultTrainer
 from detectron2.modeling import build_model
@@ -10,6 +13,9 @@ from spnet_d2.config_checks import check_config
 from spnet_d2.config_keys import INSTEAD, keys_and_values
 from spnet_d2.config_node import RENAMED_KEYS
 from spnet_d2.config_reader import ConfigError, get_value, merge_settings, read_config
+from spnet_d2.modeling.losses import anchor_loss
+from spnet_d2.modeling.lwf import LearningWithoutForgetting
+from spnet_d2.modeling.roi_heads import REID_IOU
 from tests.modeling.tiny import tiny_config
 
 
@@ -175,3 +181,56 @@ def test_earlier_names_among_settings(caplog):
     assert caplog.text.count("is now MODEL.ROI_HEADS.SCORE_THRESH_TEST") == 1
     with pytest.raises(KeyError, match="was renamed to MODEL.ROI_HEADS.SCORE_THRESH_TEST"):
         cfg.merge_from_list(["MODEL.SPNET.TEST.SCORE_THRESH", 0.25])
+
+
+def test_keys_of_small_data_by_their_earlier_names(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "MODEL:\n  SPNET:\n    ANCHOR_BIAS: -1.0\n"
+        "    BACKBONE: {ROI_STRIPES: 7, FPN_INIT: identity}\n    REID: {FEAT4_SHARE: 1.0}\n"
+    )
+    cfg = read_config(path, ["MODEL.SPNET.REID.BOX_JITTER", "0.2"])
+    small = cfg.MODEL.SPNET.SMALL_DATA
+    assert (small.ANCHOR_BIAS, small.ROI_STRIPES, small.FPN_INIT) == (-1.0, 7, "identity")
+    assert (small.FEAT4_SHARE, small.BOX_JITTER) == (1.0, 0.2)
+    check_config(cfg)
+
+
+@pytest.mark.parametrize(
+    ("key", "constant", "other"),
+    [
+        ("MODEL.SPNET.FOCAL_ALPHA", 0.5, 0.25),
+        ("MODEL.SPNET.FOCAL_GAMMA", 1.0, 2.0),
+        ("MODEL.SPNET.ANCHOR_LOSS_WEIGHT", 1.0, 3.0),
+        ("MODEL.SPNET.REID.IOU_THRESH", 0.7, 0.5),
+        ("MODEL.SPNET.LWF.TEMPERATURE", 2.0, 1.0),
+        ("MODEL.SPNET.LWF.LOSS_WEIGHT", 1.0, 0.0),
+        ("TEST.LOSS_AUG", "wrs", "rrc2"),
+    ],
+)
+def test_a_setting_that_became_a_constant(tmp_path, key, constant, other):
+    """An old file may say what is done anyway; another value is not silently dropped."""
+
+    def in_a_file(value):
+        *sections, name = key.split(".")
+        content = {name: value}
+        for section in reversed(sections):
+            content = {section: content}
+        path = tmp_path / "run.yaml"
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    read_config(in_a_file(constant), [key, str(constant)])
+    message = f"{key} is .*{other}.*always {constant!r}"
+    with pytest.raises(ConfigError, match=message):
+        read_config(in_a_file(other))
+    with pytest.raises(ConfigError, match=message):
+        read_config(opts=[key, str(other)])
+
+
+def test_constants_are_what_the_code_uses():
+    loss = inspect.signature(anchor_loss).parameters
+    lwf = inspect.signature(LearningWithoutForgetting).parameters
+    assert (loss["alpha"].default, loss["gamma"].default) == (0.5, 1.0)
+    assert lwf["temperature"].default == 2.0
+    assert REID_IOU == 0.7

@@ -40,7 +40,8 @@ def measured_detector(
     """
     # Anchor embeddings that start around 0 are short, so every anchor looks like a person; the
     # best ones that do not overlap are kept.
-    finds: list[Any] = ["MODEL.SPNET.ANCHOR_BIAS", 0.0, "TEST.DETECTIONS_PER_IMAGE", people]
+    finds: list[Any] = ["MODEL.SPNET.SMALL_DATA.ANCHOR_BIAS", 0.0]
+    finds += ["TEST.DETECTIONS_PER_IMAGE", people]
     cfg = measured_config(path, [*finds, *opts], device)
     cfg.MODEL.SPNET.TEST_PATHWAY = pathway
     cfg.MODEL.SPNET.MOMENTUM_TWIN.ENABLED = False

@@ -237,7 +237,7 @@ class _Planner:
             raise TransferError(
                 f"The checkpoint does not fit the config: {len(self.mismatches)} tensors differ "
                 f"that must be the same ({_first(self.mismatches)}). Set "
-                "MODEL.SPNET.BACKBONE.NAME, EMBED_DIM and REID.FEAT4_SHARE "
+                "MODEL.SPNET.BACKBONE.NAME, EMBED_DIM and SMALL_DATA.FEAT4_SHARE "
                 "as in the config of the run that wrote it."
             )
         rows = sorted(

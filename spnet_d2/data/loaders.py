@@ -155,12 +155,12 @@ def build_test_loader(cfg, dataset_name: str, batch_size: int = 1) -> DataLoader
 def build_loss_loader(cfg, dataset_name: str) -> DataLoader:
     """Loader of one pass over a test set for its losses: pairs of images, seen as in training.
 
-    ``TEST.LOSS_AUG`` is the augmentation. The batches are the same every time; each process gets
+    Images are resized only. The batches are the same every time; each process gets
     its share of them.
     """
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.INPUT.AUG_TRAIN = cfg.TEST.LOSS_AUG
+    cfg.INPUT.AUG_TRAIN = "wrs"
     dicts = DatasetCatalog.get(dataset_name)
     sampler = PairBatchSampler(
         dicts,

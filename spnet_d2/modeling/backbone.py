@@ -41,7 +41,6 @@ logger = logging.getLogger(__name__)
 FEATURES = ("p3", "p4", "p5", "p6", "p7")
 STRIDES = (8, 16, 32)
 FPN_INITS = ("kaiming", "identity")
-ROI_POOLINGS = ("max", "avg")
 
 # Stochastic depth of the reference's trunks; other models keep timm's own default.
 _DROP_PATH_RATES = {
@@ -269,140 +268,60 @@ def freeze_batch_norms(module: nn.Module) -> None:
         norm.requires_grad_(False)
 
 
-@BACKBONE_REGISTRY.register()
-class TimmFPN(Backbone):
+class PyramidBackbone(Backbone):
     """
-    timm trunk and FPN.
+    What SPNet needs of a backbone: a trunk with maps of strides 8, 16 and 32, and a pyramid on top.
 
-    Args of ``forward``: (N, 3, H, W) normalised RGB, any size. Returns ``{"p3": (N, C, H/8,
-    W/8), ...}`` up to p7, every level's size rounded up.
+    :class:`TimmFPN` is one. A backbone that is no timm model derives from this class, sets the
+    attributes in its constructor, and has the three methods below; it is registered in
+    ``BACKBONE_REGISTRY`` and named by ``MODEL.BACKBONE.NAME``.
+
+    Attributes:
+        trunk: the pretrained part, with a learning rate of its own (``SOLVER.BACKBONE_LR``).
+        fpn: the part that makes the pyramid of the trunk's maps.
+        trunk_channels: of the trunk's three maps.
+        channels: C, of every level: that of the stride-16 map, so that RoI features of p3 fit the
+            trunk's last stage.
+        channels_last: the last stage takes and gives (N, H, W, C).
+        roi_pooling: "max" or "avg", how RoI features become a vector.
+        frozen: the trunk runs without gradients.
+        freeze_bn: batch norms of the trunk and of the RoI heads' stage copies use their running
+            statistics.
     """
 
-    @configurable
-    def __init__(
-        self,
-        trunk: FeatureListNet | SoliderSwin,
-        freeze: bool = False,
-        freeze_bn: bool = False,
-        fpn_init: str = "kaiming",
-        roi_pooling: str = "",
-        roi_stripes: int = 1,
-        roi_margin: float = 0.0,
-        freeze_roi_stage: bool = False,
-        freeze_p3: bool = False,
-    ):
-        """
-        Args:
-            trunk: of :func:`create_trunk`.
-            fpn_init: one of ``FPN_INITS``.
-            freeze: run the trunk without gradients.
-            freeze_bn: batch norms of the trunk use their running statistics.
-            roi_pooling: how RoI features become a vector, one of ``ROI_POOLINGS``; "" as the
-                authors pool with this trunk.
-            roi_stripes: horizontal stripes pooled apart, at most a map's rows.
-            roi_margin: share of the width left out on either side.
-            freeze_roi_stage: the RoI heads' copies of the last stage don't train.
-            freeze_p3: neither do the FPN's layers that make p3; the coarser levels' output
-                convolutions do.
+    trunk: nn.Module
+    fpn: nn.Module
+    trunk_channels: tuple[int, ...]
+    channels: int
+    channels_last: bool = False
+    roi_pooling: str = "max"
+    frozen: bool = False
+    freeze_bn: bool = False
 
-        Raises:
-            ValueError: an unknown option.
-        """
-        super().__init__()
-        self.trunk = trunk
-        self.frozen = freeze
-        self.freeze_bn = freeze_bn
-        self.trunk_channels = tuple(trunk.feature_info.channels())
-        self.channels_last = getattr(trunk, "output_fmt", "NCHW") == "NHWC"
-        # C. The RoI heads' copies of the last stage take as many as the stride-16 map has.
-        self.channels = self.trunk_channels[1]
-        self.roi_pooling = roi_pooling or getattr(trunk, "roi_pooling", "max")
-        self.roi_stripes = roi_stripes
-        self.roi_margin = roi_margin
-        self.freeze_roi_stage = freeze_roi_stage
-        self.fpn = FeaturePyramidNetwork(
-            list(self.trunk_channels),
-            self.channels,
-            extra_blocks=LastLevelP6P7(self.trunk_channels[2], self.channels),
-        )
-        use_fast_convolutions(self.fpn)
-        if fpn_init not in FPN_INITS:
-            raise ValueError(
-                f"MODEL.SPNET.BACKBONE.FPN_INIT is {fpn_init!r}, expected one of {FPN_INITS}."
-            )
-        if self.roi_pooling not in ROI_POOLINGS:
-            raise ValueError(
-                f"MODEL.SPNET.BACKBONE.ROI_POOLING is {roi_pooling!r}, expected one of "
-                f"{ROI_POOLINGS}, or '' for the trunk's own."
-            )
-        # RoI features are 14 x 14.
-        if not 1 <= roi_stripes <= 14:
-            raise ValueError(
-                f"MODEL.SPNET.BACKBONE.ROI_STRIPES is {roi_stripes}, expected 1 (the paper's) to "
-                "14."
-            )
-        if not 0 <= roi_margin <= 0.4:
-            raise ValueError(
-                f"MODEL.SPNET.BACKBONE.ROI_MARGIN is {roi_margin}, expected 0 (the paper's) to 0.4."
-            )
-        if fpn_init == "identity":
-            pass_stride_16_on(self.fpn)
-        if freeze:
-            trunk.requires_grad_(False)
-        if freeze_p3:
-            self.fpn.inner_blocks.requires_grad_(False)
-            self.fpn.layer_blocks[0].requires_grad_(False)
-        self.train(self.training)
+    def trunk_maps(self, x: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) -> the trunk's maps of strides 8, 16 and 32, (N, channels, H_i, W_i)."""
+        raise NotImplementedError
 
-    @classmethod
-    def from_config(cls, cfg, input_shape: ShapeSpec | None = None):
-        options = cfg.MODEL.SPNET.BACKBONE
-        trunk = create_trunk(options.NAME, pretrained_of(cfg), options.DROP_PATH_RATE)
-        if cfg.MODEL.SPNET.ACTIVATION_CHECKPOINTING:
-            # Before the RoI heads copy its last stage.
-            checkpoint_blocks(trunk)
-        return {
-            "trunk": trunk,
-            "freeze": options.FREEZE,
-            "freeze_bn": options.FREEZE_BN,
-            "fpn_init": options.FPN_INIT,
-            "roi_pooling": options.ROI_POOLING,
-            "roi_stripes": options.ROI_STRIPES,
-            "roi_margin": options.ROI_MARGIN,
-            "freeze_roi_stage": options.FREEZE_ROI_STAGE,
-            "freeze_p3": options.FREEZE_P3,
-        }
+    def pyramid(self, maps: list[Tensor]) -> dict[str, Tensor]:
+        """The trunk's maps -> levels p3..p7, each half as large as the one before, rounded up."""
+        raise NotImplementedError
+
+    def copy_last_stage(self) -> nn.Module:
+        """A copy of the layers between the stride-16 and the stride-32 map, for the RoI heads."""
+        raise NotImplementedError
+
+    def finest(self, maps: list[Tensor]) -> Tensor:
+        """The trunk's maps -> p3 alone."""
+        return self.pyramid(maps)["p3"]
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return self.pyramid(self.trunk_maps(x))
 
     def train(self, mode: bool = True):
         super().train(mode)
         if self.freeze_bn:
             freeze_batch_norms(self.trunk)
         return self
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return self.pyramid(self.trunk_maps(x))
-
-    def trunk_maps(self, x: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) -> the trunk's maps of strides 8, 16 and 32, (N, channels, H_i, W_i)."""
-        # A frozen trunk stays in train mode (stochastic depth), as the authors left it.
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            maps = self.trunk(in_fast_layout(x, self.trunk))
-        if self.channels_last:
-            maps = [m.permute(0, 3, 1, 2) for m in maps]
-        return maps
-
-    def pyramid(self, maps: list[Tensor]) -> dict[str, Tensor]:
-        """The trunk's maps -> levels p3..p7."""
-        return dict(self.fpn(OrderedDict(zip(FEATURES, maps, strict=False))))
-
-    def finest(self, maps: list[Tensor]) -> Tensor:
-        """The trunk's maps -> p3 alone, without the other levels' convolutions."""
-        p3, *coarser = (block(x) for block, x in zip(self.fpn.inner_blocks, maps, strict=True))
-        running = coarser.pop()
-        for lateral in (*coarser[::-1], p3):
-            size = lateral.shape[-2:]
-            running = lateral + nn.functional.interpolate(running, size=size, mode="nearest")
-        return self.fpn.layer_blocks[0](running)
 
     @property
     def trunk_is_constant(self) -> bool:
@@ -423,3 +342,98 @@ class TimmFPN(Backbone):
     @property
     def size_divisibility(self) -> int:
         return 32
+
+
+@BACKBONE_REGISTRY.register()
+class TimmFPN(PyramidBackbone):
+    """
+    timm trunk and FPN.
+
+    Args of ``forward``: (N, 3, H, W) normalised RGB, any size. Returns ``{"p3": (N, C, H/8,
+    W/8), ...}`` up to p7, every level's size rounded up.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        trunk: FeatureListNet | SoliderSwin,
+        freeze: bool = False,
+        freeze_bn: bool = False,
+        fpn_init: str = "kaiming",
+        freeze_p3: bool = False,
+    ):
+        """
+        Args:
+            trunk: of :func:`create_trunk`.
+            fpn_init: one of ``FPN_INITS``.
+            freeze: run the trunk without gradients.
+            freeze_bn: batch norms of the trunk use their running statistics.
+            freeze_p3: the FPN's layers that make p3 don't train; the coarser levels' output
+                convolutions do.
+
+        Raises:
+            ValueError: unknown ``fpn_init``.
+        """
+        super().__init__()
+        self.trunk = trunk
+        self.frozen = freeze
+        self.freeze_bn = freeze_bn
+        self.trunk_channels = tuple(trunk.feature_info.channels())
+        self.channels_last = getattr(trunk, "output_fmt", "NCHW") == "NHWC"
+        # C. The RoI heads' copies of the last stage take as many as the stride-16 map has.
+        self.channels = self.trunk_channels[1]
+        self.roi_pooling = getattr(trunk, "roi_pooling", "max")
+        self.fpn = FeaturePyramidNetwork(
+            list(self.trunk_channels),
+            self.channels,
+            extra_blocks=LastLevelP6P7(self.trunk_channels[2], self.channels),
+        )
+        use_fast_convolutions(self.fpn)
+        if fpn_init not in FPN_INITS:
+            raise ValueError(f"fpn_init is {fpn_init!r}, expected one of {FPN_INITS}.")
+        if fpn_init == "identity":
+            pass_stride_16_on(self.fpn)
+        if freeze:
+            trunk.requires_grad_(False)
+        if freeze_p3:
+            self.fpn.inner_blocks.requires_grad_(False)
+            self.fpn.layer_blocks[0].requires_grad_(False)
+        self.train(self.training)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: ShapeSpec | None = None):
+        options, small = cfg.MODEL.SPNET.BACKBONE, cfg.MODEL.SPNET.SMALL_DATA
+        trunk = create_trunk(options.NAME, pretrained_of(cfg), options.DROP_PATH_RATE)
+        if cfg.MODEL.SPNET.ACTIVATION_CHECKPOINTING:
+            # Before the RoI heads copy its last stage.
+            checkpoint_blocks(trunk)
+        return {
+            "trunk": trunk,
+            "freeze": options.FREEZE,
+            "freeze_bn": options.FREEZE_BN,
+            "fpn_init": small.FPN_INIT,
+            "freeze_p3": small.FREEZE_P3,
+        }
+
+    def trunk_maps(self, x: Tensor) -> list[Tensor]:
+        # A frozen trunk stays in train mode (stochastic depth), as the authors left it.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            maps = self.trunk(in_fast_layout(x, self.trunk))
+        if self.channels_last:
+            maps = [m.permute(0, 3, 1, 2) for m in maps]
+        return maps
+
+    def pyramid(self, maps: list[Tensor]) -> dict[str, Tensor]:
+        return dict(self.fpn(OrderedDict(zip(FEATURES, maps, strict=False))))
+
+    def finest(self, maps: list[Tensor]) -> Tensor:
+        """The trunk's maps -> p3 alone, without the other levels' convolutions."""
+        p3, *coarser = (block(x) for block, x in zip(self.fpn.inner_blocks, maps, strict=True))
+        running = coarser.pop()
+        for lateral in (*coarser[::-1], p3):
+            size = lateral.shape[-2:]
+            running = lateral + nn.functional.interpolate(running, size=size, mode="nearest")
+        return self.fpn.layer_blocks[0](running)
+
+    def copy_last_stage(self) -> nn.Sequential:
+        return last_stage(self.trunk)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from . import roi_align as row_sums
-from .backbone import TimmFPN, freeze_batch_norms, in_fast_layout, last_stage
+from .backbone import PyramidBackbone, freeze_batch_norms, in_fast_layout
 from .fixed_norm import SafeBatchNorm1d
 from .precision import widen
 from .sync_batch_norm import synchronises
@@ -30,6 +30,46 @@ _SAMPLES = 2
 # RoIs at a time at inference, where batches don't change results: bounds the memory that images
 # with many boxes take.
 _EVAL_CHUNK = 512
+
+
+ROI_POOLINGS = ("max", "avg")
+
+
+@dataclass(frozen=True)
+class RoiOptions:
+    """
+    How RoI features become vectors. The defaults are the paper's, the others are for small data.
+
+    Attributes:
+        pooling: one of ``ROI_POOLINGS``; "" as the authors pool with this trunk.
+        stripes: horizontal stripes pooled apart, at most a map's rows.
+        margin: share of the width left out on either side.
+        freeze_stage: the copies of the trunk's last stage don't train.
+
+    Raises:
+        ValueError: a value that isn't allowed.
+    """
+
+    pooling: str = ""
+    stripes: int = 1
+    margin: float = 0.0
+    freeze_stage: bool = False
+
+    def __post_init__(self):
+        if self.pooling not in ("", *ROI_POOLINGS):
+            raise ValueError(
+                f"RoI pooling is {self.pooling!r}, expected one of {ROI_POOLINGS}, or '' for the "
+                "trunk's own."
+            )
+        if not 1 <= self.stripes <= ROI_SIZE:
+            raise ValueError(
+                f"RoI stripes are {self.stripes}, expected 1 (the paper's) to {ROI_SIZE}."
+            )
+        if not 0 <= self.margin <= 0.4:
+            raise ValueError(f"RoI margin is {self.margin}, expected 0 (the paper's) to 0.4.")
+
+
+_PAPERS = RoiOptions()
 
 
 @dataclass(frozen=True)
@@ -98,15 +138,13 @@ def jitter_boxes(boxes: Tensor, share: float) -> Tensor:
 
 
 class RoiPooling(nn.Module):
-    """
-    RoI features -> vector ``feat4``: global pooling, of each stripe apart, as the backbone says.
-    """
+    """RoI features -> vector ``feat4``: global pooling, of each stripe apart."""
 
-    def __init__(self, backbone: TimmFPN):
+    def __init__(self, backbone: PyramidBackbone, options: RoiOptions = _PAPERS):
         super().__init__()
-        self.reduce = {"max": torch.amax, "avg": torch.mean}[backbone.roi_pooling]
-        self.stripes = backbone.roi_stripes
-        self.margin = backbone.roi_margin
+        self.mean = (options.pooling or backbone.roi_pooling) == "avg"
+        self.stripes = options.stripes
+        self.margin = options.margin
         # Lengths of what ``forward`` gives.
         self.sizes = (self.num_stripes(ROI_SIZE) * backbone.channels,)
 
@@ -121,7 +159,8 @@ class RoiPooling(nn.Module):
         cut = round(self.margin * int(columns))
         maps = maps.narrow(dim[1], cut, columns - 2 * cut)
         stripes = maps.tensor_split(self.num_stripes(rows), dim=dim[0])
-        return torch.cat([self.reduce(stripe, dim=dim) for stripe in stripes], dim=1)
+        pooled = [s.mean(dim=dim) if self.mean else s.amax(dim=dim) for s in stripes]
+        return torch.cat(pooled, dim=1)
 
     def forward(self, rois: Tensor) -> tuple[Tensor]:
         """(n, C, 14, 14) -> (n, S C), alone in a tuple."""
@@ -137,18 +176,17 @@ class StageCopy(nn.Module):
     It is taken when the model is built, after the trunk got its pretrained weights.
     """
 
-    def __init__(self, backbone: TimmFPN):
+    def __init__(self, backbone: PyramidBackbone, options: RoiOptions = _PAPERS):
         super().__init__()
-        c4, self.out_channels = backbone.trunk_channels[1:]
-        self.in_channels = c4
-        self.stage = last_stage(backbone.trunk)
-        self.pooling = RoiPooling(backbone)
+        self.in_channels, self.out_channels = backbone.trunk_channels[1:]
+        self.stage = backbone.copy_last_stage()
+        self.pooling = RoiPooling(backbone, options)
         # Lengths of ``feat4`` and ``feat5``, whose map is half as high.
         stripes5 = self.pooling.num_stripes(ROI_SIZE // 2)
         self.sizes = (*self.pooling.sizes, stripes5 * self.out_channels)
         self.channels_last = backbone.channels_last
         self.freeze_bn = backbone.freeze_bn
-        self.stage.requires_grad_(not backbone.freeze_roi_stage)
+        self.stage.requires_grad_(not options.freeze_stage)
         self.train(self.training)
 
     def train(self, mode: bool = True):
@@ -163,7 +201,7 @@ class StageCopy(nn.Module):
         if len(rois) == 0 and not synchronises(self.stage):
             # Not every trunk takes empty batches. The zeros keep the graph connected, so that
             # distributed training finds a gradient for every parameter.
-            zero = sum(p.sum() for p in self.parameters()) * 0.0
+            zero = sum((p.sum() for p in self.parameters()), rois.new_zeros(())) * 0.0
             return feat4, zero.expand(0, self.sizes[1])
         if self.channels_last:
             return feat4, self.pooling.pool(self.stage(rois.permute(0, 2, 3, 1)), dim=(1, 2))
@@ -178,12 +216,19 @@ class ReidEmbedder(nn.Module):
     and the rest, and concatenated. Without a share for ``feat5``, there is no stage copy.
     """
 
-    def __init__(self, backbone: TimmFPN, dim: int, feat4_share: float = 0.5):
+    def __init__(
+        self,
+        backbone: PyramidBackbone,
+        dim: int,
+        feat4_share: float = 0.5,
+        options: RoiOptions = _PAPERS,
+    ):
         """
         Args:
             backbone: gives the stage copy.
             dim: D_r.
             feat4_share: how much of D_r is ``feat4``'s, rounded down.
+            options: of the pooling.
 
         Raises:
             ValueError: ``feat4`` would get nothing, or more than there is.
@@ -191,11 +236,12 @@ class ReidEmbedder(nn.Module):
         super().__init__()
         if not 1 <= dim * feat4_share <= dim:
             raise ValueError(
-                f"MODEL.SPNET.REID.FEAT4_SHARE is {feat4_share}, expected a share of REID_DIM "
-                f"({dim}) between one dimension and all (1.0)."
+                f"feat4_share is {feat4_share}, expected a share of dim ({dim}) between one "
+                "dimension and all (1.0)."
             )
         from_feat4 = math.floor(dim * feat4_share)
-        self.copy = StageCopy(backbone) if from_feat4 < dim else RoiPooling(backbone)
+        copy = StageCopy if from_feat4 < dim else RoiPooling
+        self.copy = copy(backbone, options)
         self.dim = dim
         sizes = (from_feat4, dim - from_feat4)
         self.projectors = nn.ModuleList(
@@ -222,14 +268,15 @@ class LocalisationEmbedder(nn.Module):
     A stage copy and a bias-free projection of ``feat5``: neither batch norm nor ``feat4``.
     """
 
-    def __init__(self, backbone: TimmFPN, dim: int):
+    def __init__(self, backbone: PyramidBackbone, dim: int, options: RoiOptions = _PAPERS):
         """
         Args:
             backbone: gives the stage copy.
             dim: D.
+            options: of the pooling.
         """
         super().__init__()
-        self.copy = StageCopy(backbone)
+        self.copy = StageCopy(backbone, options)
         self.dim = dim
         self.projection = nn.Linear(self.copy.sizes[1], dim, bias=False)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..checkpoint.pretrained import downloading, hub_url
 from . import whole_batch
-from .backbone import TimmFPN, weight_options
+from .backbone import PyramidBackbone, weight_options
 from .precision import full_precision
 
 
@@ -82,7 +82,7 @@ def imagenet_classifier(name: str, pretrained: str | dict[str, Tensor] = "hub") 
 class LearningWithoutForgetting(nn.Module):
     """A trainable ImageNet classifier, and the frozen trunk and classifier it is held to."""
 
-    def __init__(self, backbone: TimmFPN, classifier: nn.Module, temperature: float = 2.0):
+    def __init__(self, backbone: PyramidBackbone, classifier: nn.Module, temperature: float = 2.0):
         """
         Args:
             backbone: with its pretrained weights; its trunk is copied.

@@ -9,7 +9,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from .backbone import TimmFPN
+from .backbone import PyramidBackbone
 from .box_embedder import embed_boxes
 
 
@@ -32,7 +32,7 @@ class MomentumTwin(nn.Module):
         self._compared: list[tuple[int, int]] = []
 
     @torch.no_grad()
-    def features(self, images: Tensor, student: TimmFPN, maps: list[Tensor]) -> Tensor:
+    def features(self, images: Tensor, student: PyramidBackbone, maps: list[Tensor]) -> Tensor:
         """
         The twin's p3.
 
@@ -63,7 +63,7 @@ class MomentumTwin(nn.Module):
         )
         torch._foreach_lerp_(twins, students, 1 - self.momentum)
 
-    def _has_trunk_of(self, student: TimmFPN) -> bool:
+    def _has_trunk_of(self, student: PyramidBackbone) -> bool:
         """
         Whether the trunks have equal parameters and buffers.
 

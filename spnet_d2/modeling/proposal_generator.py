@@ -194,9 +194,6 @@ class SwapPathProposalGenerator(nn.Module):
         pairs_per_batch: int = 32,
         match_mode: str = "algo1",
         match_conservative: bool = False,
-        focal_alpha: float = 0.5,
-        focal_gamma: float = 1.0,
-        anchor_loss_weight: float = 1.0,
         box_loss_weight: float = 1.0,
         pre_topk: int = 1000,
         query_topk: int = 100,
@@ -218,8 +215,7 @@ class SwapPathProposalGenerator(nn.Module):
             pairs_per_batch, match_mode, match_conservative: which pairs train, see
                 :mod:`.pair_sampler`. Pairs are of images of one process, and of one part of its
                 batch (gradient accumulation), each of which takes its share of their number.
-            focal_alpha, focal_gamma: of the anchor loss.
-            anchor_loss_weight, box_loss_weight: factors on the losses.
+            box_loss_weight: factor on ``loss_box_0``.
             pre_topk: anchors kept by norm at inference.
             query_topk: anchors kept per query at query-centric inference.
             score_thresh: floor of their scores, exclusive.
@@ -230,30 +226,25 @@ class SwapPathProposalGenerator(nn.Module):
         """
         super().__init__()
         if match_mode not in MATCH_MODES:
-            raise ValueError(
-                f"MODEL.SPNET.QC.MATCH_MODE is {match_mode!r}, expected one of {MATCH_MODES}."
-            )
+            raise ValueError(f"match_mode is {match_mode!r}, expected one of {MATCH_MODES}.")
         counts = {
-            "MODEL.SPNET.ANCHORS_PER_IMAGE": anchors_per_image,
-            "MODEL.SPNET.QC.ANCHORS_PER_PAIR": anchors_per_pair,
-            "MODEL.SPNET.QC.PAIRS_PER_BATCH": pairs_per_batch,
-            "MODEL.SPNET.TEST.PRE_TOPK": pre_topk,
-            "MODEL.SPNET.TEST.QUERY_TOPK": query_topk,
-            "MODEL.SPNET.TEST.TOPK_CANDIDATES": topk_candidates,
-            "TEST.DETECTIONS_PER_IMAGE": detections_per_image,
+            "anchors_per_image": anchors_per_image,
+            "anchors_per_pair": anchors_per_pair,
+            "pairs_per_batch": pairs_per_batch,
+            "pre_topk": pre_topk,
+            "query_topk": query_topk,
+            "topk_candidates": topk_candidates,
+            "detections_per_image": detections_per_image,
         }
-        for key, count in counts.items():
+        for name, count in counts.items():
             if count < 1:
-                raise ValueError(f"{key} must be 1 or more, found {count}.")
+                raise ValueError(f"{name} must be 1 or more, found {count}.")
         self.positive_norm = positive_norm
         self.anchors_per_image = anchors_per_image
         self.anchors_per_pair = anchors_per_pair
         self.pairs_per_batch = pairs_per_batch
         self.match_mode = match_mode
         self.match_conservative = match_conservative
-        self.focal_alpha = focal_alpha
-        self.focal_gamma = focal_gamma
-        self.anchor_loss_weight = anchor_loss_weight
         self.box_loss_weight = box_loss_weight
         self.pre_topk = pre_topk
         self.query_topk = query_topk
@@ -273,7 +264,7 @@ class SwapPathProposalGenerator(nn.Module):
         return {
             "in_channels": input_shape[FEATURES[0]].channels,
             "dim": options.EMBED_DIM,
-            "anchor_bias": options.ANCHOR_BIAS,
+            "anchor_bias": options.SMALL_DATA.ANCHOR_BIAS,
             "anchor_logits": options.ANCHOR_LOGITS,
             "cls_logits": options.CLS_LOGITS,
             "positive_norm": options.POSITIVE_NORM,
@@ -283,10 +274,7 @@ class SwapPathProposalGenerator(nn.Module):
             "pairs_per_batch": options.QC.PAIRS_PER_BATCH,
             "match_mode": options.QC.MATCH_MODE,
             "match_conservative": options.QC.MATCH_CONSERVATIVE,
-            "focal_alpha": options.FOCAL_ALPHA,
-            "focal_gamma": options.FOCAL_GAMMA,
-            "anchor_loss_weight": options.ANCHOR_LOSS_WEIGHT,
-            "box_loss_weight": options.BOX_LOSS_WEIGHT,
+            "box_loss_weight": options.SMALL_DATA.BOX_LOSS_WEIGHT,
             "pre_topk": test.PRE_TOPK,
             "query_topk": test.QUERY_TOPK,
             "score_thresh": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
@@ -430,10 +418,9 @@ class SwapPathProposalGenerator(nn.Module):
     def _losses(self, logits, labels, samples: Samples, offsets: Tensor) -> dict[str, Tensor]:
         """The first round's losses; adds predictions of the sampled offsets to ``samples``."""
         samples.logits, samples.deltas = self.box_detector(offsets)
-        anchor = anchor_loss(logits, labels, self.focal_alpha, self.focal_gamma)
         box = box_loss(samples.deltas, samples.boxes, samples.target_boxes, samples.labels)
         return {
-            "loss_anchor": anchor * self.anchor_loss_weight,
+            "loss_anchor": anchor_loss(logits, labels),
             "loss_box_0": box * self.box_loss_weight,
         }
 

@@ -14,12 +14,13 @@ from detectron2.structures.boxes import matched_pairwise_iou
 from torch import Tensor, nn
 
 from . import training_statistics as statistics
-from .backbone import FEATURES, TimmFPN, trains_batch_norms
+from .backbone import FEATURES, PyramidBackbone, trains_batch_norms
 from .box_detector import BoxDetector
 from .box_embedder import (
     LocalisationEmbedder,
     ReidEmbedder,
     RoiMap,
+    RoiOptions,
     embed_boxes,
     jitter_boxes,
     with_image_index,
@@ -42,6 +43,8 @@ from .targets import Targets
 
 # Beside the levels, p3 as RoI pooling takes it: made once for all rounds.
 ROI_MAP = "roi_map"
+# A refined box this close to its target box trains re-id.
+REID_IOU = 0.7
 Features = dict[str, Tensor | RoiMap]
 
 
@@ -62,7 +65,7 @@ class SPNetROIHeads(nn.Module):
     @configurable
     def __init__(
         self,
-        backbone: TimmFPN,
+        backbone: PyramidBackbone,
         reid_loss: ReidLoss,
         dim: int = 128,
         reid_dim: int = 128,
@@ -75,12 +78,12 @@ class SPNetROIHeads(nn.Module):
         query_centric: bool = False,
         boxes_per_image: int = 128,
         box_loss_weight: float = 1.0,
-        reid_iou_thresh: float = 0.7,
         reid_per_pair: int = 16,
         reid_loss_weight: float = 1.0,
         reid_gt_only: bool = False,
         reid_feat4_share: float = 0.5,
         reid_box_jitter: float = 0.0,
+        roi_options: RoiOptions | None = None,
         nms_thresh: float = 0.5,
     ):
         """
@@ -94,12 +97,12 @@ class SPNetROIHeads(nn.Module):
             query_centric: the rounds take offsets from queries, in training and when searching.
             boxes_per_image: K, boxes sampled per image and round (object-centric).
             box_loss_weight: factor on ``loss_box_t``.
-            reid_iou_thresh: refined boxes this close to their target train re-id.
             reid_per_pair: at most so many of a (query, image) pair do.
             reid_gt_only: only ground-truth boxes train re-id.
             reid_feat4_share: how much of D_r is ``feat4``'s.
             reid_box_jitter: in training, sides of boxes that are given to re-id move by up to this
                 share of the shorter side.
+            roi_options: how RoI features become vectors; default: the paper's.
             reid_loss_weight: factor on ``loss_reid``.
             nms_thresh: IoU of duplicates, at inference.
 
@@ -109,30 +112,29 @@ class SPNetROIHeads(nn.Module):
         super().__init__()
         if not separate_heads and dim != reid_dim:
             raise ValueError(
-                "Shared heads use one embedding for re-id and localisation: EMBED_DIM is "
-                f"{dim} but REID_DIM is {reid_dim}. Make them equal, or set SEPARATE_HEADS."
+                f"Shared heads use one embedding for re-id and localisation: dim is {dim} but "
+                f"reid_dim is {reid_dim}. Make them equal, or set separate_heads."
             )
         if not 0 <= reid_box_jitter < 0.5:
-            raise ValueError(
-                f"MODEL.SPNET.REID.BOX_JITTER is {reid_box_jitter}, expected 0 to less than 0.5."
-            )
+            raise ValueError(f"reid_box_jitter is {reid_box_jitter}, expected 0 to less than 0.5.")
         if num_cascades < 0:
-            raise ValueError(f"NUM_CASCADES can't be negative, got {num_cascades}.")
+            raise ValueError(f"num_cascades can't be negative, found {num_cascades}.")
         self.num_cascades = num_cascades
         self.query_centric = query_centric
         self.boxes_per_image = boxes_per_image
         self.box_loss_weight = box_loss_weight
-        self.reid_iou_thresh = reid_iou_thresh
+        self.reid_iou_thresh = REID_IOU
         self.reid_per_pair = reid_per_pair
         self.reid_gt_only = reid_gt_only
         self.reid_box_jitter = reid_box_jitter
         self.reid_loss_weight = reid_loss_weight
         self.nms_thresh = nms_thresh
 
-        self.reid_embedder = ReidEmbedder(backbone, reid_dim, reid_feat4_share)
+        roi = roi_options or RoiOptions()
+        self.reid_embedder = ReidEmbedder(backbone, reid_dim, reid_feat4_share, roi)
         count = max(1, num_cascades) if separate_heads else 0
         self.loc_embedders = nn.ModuleList(
-            LocalisationEmbedder(backbone, dim) for _ in range(count)
+            LocalisationEmbedder(backbone, dim, roi) for _ in range(count)
         )
         self.swap_paths = nn.ModuleList(SwapPath(dim, bridge) for _ in range(num_cascades))
         self.box_detectors = nn.ModuleList(
@@ -141,8 +143,8 @@ class SPNetROIHeads(nn.Module):
         self.reid_loss = reid_loss
 
     @classmethod
-    def from_config(cls, cfg, backbone: TimmFPN):
-        options = cfg.MODEL.SPNET
+    def from_config(cls, cfg, backbone: PyramidBackbone):
+        options, small = cfg.MODEL.SPNET, cfg.MODEL.SPNET.SMALL_DATA
         return {
             "backbone": backbone,
             "reid_loss": build_reid_loss(cfg),
@@ -155,13 +157,15 @@ class SPNetROIHeads(nn.Module):
             "bridge": bridge_kind(cfg),
             "query_centric": options.PATHWAY == "QC",
             "boxes_per_image": options.ANCHORS_PER_IMAGE,
-            "box_loss_weight": options.BOX_LOSS_WEIGHT,
-            "reid_iou_thresh": options.REID.IOU_THRESH,
+            "box_loss_weight": small.BOX_LOSS_WEIGHT,
             "reid_per_pair": options.QC.ANCHORS_PER_PAIR // 4,
             "reid_loss_weight": options.REID.LOSS_WEIGHT,
             "reid_gt_only": options.REID.GT_ONLY,
-            "reid_feat4_share": options.REID.FEAT4_SHARE,
-            "reid_box_jitter": options.REID.BOX_JITTER,
+            "reid_feat4_share": small.FEAT4_SHARE,
+            "reid_box_jitter": small.BOX_JITTER,
+            "roi_options": RoiOptions(
+                small.ROI_POOLING, small.ROI_STRIPES, small.ROI_MARGIN, small.FREEZE_ROI_STAGE
+            ),
             "nms_thresh": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
         }
 

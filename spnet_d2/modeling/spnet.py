@@ -36,12 +36,12 @@ from .momentum_encoder import MomentumTwin
 from .pair_sampler import make_queries, unique_people
 from .precision import autocast, inference_precision
 from .roi_heads import ROI_MAP
+from .swap_path import PATHWAYS
 from .sync_batch_norm import synchronise_batch_norms, synchronise_trunk
 from .targets import Targets
 
 logger = logging.getLogger(__name__)
 
-PATHWAYS = ("OC", "QC")
 _TRAINING_FIELDS = ("gt_boxes", "gt_person_ids", "gt_identities")
 
 
@@ -76,7 +76,6 @@ class SPNet(nn.Module):
         test_pathway: str = "",
         twin: MomentumTwin | None = None,
         lwf: LearningWithoutForgetting | None = None,
-        lwf_loss_weight: float = 1.0,
         reid_only: bool = False,
         queries_per_chunk: int = 64,
         sync_bn: bool = False,
@@ -95,7 +94,7 @@ class SPNet(nn.Module):
             test_pathway: of inference, default the same. "QC" detects only what it is asked
                 for by ``queries``.
             twin: momentum twin for the re-id loss.
-            lwf: learning without forgetting, and the factor on its loss.
+            lwf: learning without forgetting.
             reid_only: train re-id alone.
             queries_per_chunk: queries of an image searched at a time.
             sync_bn: batch norms see the batches of all processes together.
@@ -110,13 +109,11 @@ class SPNet(nn.Module):
         """
         super().__init__()
         test_pathway = test_pathway or pathway
-        for key, value in (("PATHWAY", pathway), ("TEST_PATHWAY", test_pathway)):
+        for name, value in (("pathway", pathway), ("test_pathway", test_pathway)):
             if value not in PATHWAYS:
-                raise ValueError(f"MODEL.SPNET.{key} is {value!r}, expected one of {PATHWAYS}.")
+                raise ValueError(f"{name} is {value!r}, expected one of {PATHWAYS}.")
         if queries_per_chunk < 1:
-            raise ValueError(
-                f"MODEL.SPNET.TEST.QUERIES_PER_CHUNK must be 1 or more, found {queries_per_chunk}."
-            )
+            raise ValueError(f"queries_per_chunk must be 1 or more, found {queries_per_chunk}.")
         self.queries_per_chunk = queries_per_chunk
         self.test_precision = test_precision
         self.pathway = pathway
@@ -124,7 +121,6 @@ class SPNet(nn.Module):
         self.twin = twin
         # False where the trainer moves the twin, with the optimiser's steps.
         self.update_twin = True
-        self.lwf_loss_weight = lwf_loss_weight
         self.reid_only = reid_only
         self.backbone = backbone
         self.proposal_generator = proposal_generator
@@ -167,7 +163,7 @@ class SPNet(nn.Module):
         lwf = None
         if options.LWF.ENABLED:
             classifier = imagenet_classifier(options.BACKBONE.NAME, pretrained_of(cfg))
-            lwf = LearningWithoutForgetting(backbone, classifier, options.LWF.TEMPERATURE)
+            lwf = LearningWithoutForgetting(backbone, classifier)
         return {
             "backbone": backbone,
             "proposal_generator": build_proposal_generator(cfg, backbone.output_shape()),
@@ -178,7 +174,6 @@ class SPNet(nn.Module):
             "test_pathway": options.TEST_PATHWAY,
             "twin": twin,
             "lwf": lwf,
-            "lwf_loss_weight": options.LWF.LOSS_WEIGHT,
             "reid_only": options.REID.ONLY,
             "queries_per_chunk": options.TEST.QUERIES_PER_CHUNK,
             "sync_bn": options.SYNC_BN,
@@ -267,7 +262,7 @@ class SPNet(nn.Module):
                 gt["teacher"] = gt["teacher"][rows]
         losses.update(self.roi_heads.losses(features, samples, people, gt, teacher))
         if self.lwf is not None and not self.reid_only:
-            losses["loss_lwf"] = self.lwf(batch.tensor, maps[-1]) * self.lwf_loss_weight
+            losses["loss_lwf"] = self.lwf(batch.tensor, maps[-1])
         if self.update_twin:
             # After the forward pass, before the optimiser's step: from the last step's weights.
             self.move_twin()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .precision import full_precision
 
+PATHWAYS = ("OC", "QC")
 BRIDGE_TYPES = ("combiner", "direct")
 
 

@@ -23,16 +23,12 @@ FT_C = {
     "MODEL.SPNET.POSITIVE_NORM": False,
     "MODEL.SPNET.BRIDGE": "combiner",
     "MODEL.SPNET.ANCHORS_PER_IMAGE": 128,
-    "MODEL.SPNET.FOCAL_ALPHA": 0.5,
-    "MODEL.SPNET.FOCAL_GAMMA": 1.0,
-    "MODEL.SPNET.ANCHOR_LOSS_WEIGHT": 1.0,
-    "MODEL.SPNET.BOX_LOSS_WEIGHT": 1.0,
+    "MODEL.SPNET.SMALL_DATA.BOX_LOSS_WEIGHT": 1.0,
     "MODEL.SPNET.REID.LOSS": "oim",
     "MODEL.SPNET.REID.SCALE": 30.0,
     "MODEL.SPNET.REID.NUM_IDENTITIES": 5532,
     "MODEL.SPNET.REID.QUEUE_SIZE": 5000,
     "MODEL.SPNET.REID.MOMENTUM": 0.5,
-    "MODEL.SPNET.REID.IOU_THRESH": 0.7,
     "MODEL.SPNET.REID.LOSS_WEIGHT": 1.0,
     "MODEL.SPNET.REID.GT_ONLY": False,
     "MODEL.SPNET.REID.ONLY": False,
@@ -209,8 +205,6 @@ for pathway, pt in PT.items():
     EXPECTED[f"figure7/pretrain_{pathway}_uniform_lr"] = pt | ONE_RATE
     EXPECTED[f"figure7/pretrain_{pathway}_mixed_lr_lwf"] = pt | {
         "MODEL.SPNET.LWF.ENABLED": True,
-        "MODEL.SPNET.LWF.TEMPERATURE": 2.0,
-        "MODEL.SPNET.LWF.LOSS_WEIGHT": 1.0,
     }
     # 1 / tau stays 10, other than in the authors' OC file.
     EXPECTED[f"figure7/pretrain_{pathway}_frozen"] = pt | {"MODEL.SPNET.BACKBONE.FREEZE": True}

@@ -90,11 +90,12 @@ def test_pathways_train_on_as_many_anchors():
     assert oc.SOLVER.MAX_ITER == qc.SOLVER.MAX_ITER
     for cfg in configs.values():
         # Fine-tuning takes every layer over.
-        for key in ("NAME", "ROI_STRIPES", "ROI_POOLING", "ROI_MARGIN"):
-            assert cfg.MODEL.SPNET.BACKBONE[key] == oc.MODEL.SPNET.BACKBONE[key]
+        assert cfg.MODEL.SPNET.BACKBONE.NAME == oc.MODEL.SPNET.BACKBONE.NAME
+        for key in ("ROI_STRIPES", "ROI_POOLING", "ROI_MARGIN"):
+            assert cfg.MODEL.SPNET.SMALL_DATA[key] == oc.MODEL.SPNET.SMALL_DATA[key]
         for key in ("EMBED_DIM", "REID_DIM", "SEPARATE_HEADS"):
             assert cfg.MODEL.SPNET[key] == oc.MODEL.SPNET[key]
-        assert cfg.MODEL.SPNET.REID.FEAT4_SHARE == oc.MODEL.SPNET.REID.FEAT4_SHARE
+        assert cfg.MODEL.SPNET.SMALL_DATA.FEAT4_SHARE == oc.MODEL.SPNET.SMALL_DATA.FEAT4_SHARE
     # A row for each of the 669 boxes of the noisiest labels.
     assert oc.MODEL.SPNET.REID.QUEUE_SIZE > 669
 

@@ -129,7 +129,7 @@ def test_twin_embeds_people_who_are_annotated_twice_and_teaches_the_others():
 
 
 def test_boxes_are_jittered_for_re_id_in_training_only():
-    model = tiny_model("MODEL.SPNET.REID.BOX_JITTER", "0.2")
+    model = tiny_model("MODEL.SPNET.SMALL_DATA.BOX_JITTER", "0.2")
     seen = []
     features = {"p3": torch.rand(1, model.backbone.channels, 12, 16)}
     boxes = [torch.tensor([BOX_A, BOX_B], dtype=torch.float32)]
@@ -140,4 +140,4 @@ def test_boxes_are_jittered_for_re_id_in_training_only():
     assert not torch.equal(seen[0], seen[1])
     assert torch.equal(seen[2], seen[3]) and not torch.equal(seen[0], seen[2])
     with pytest.raises(ValueError, match="BOX_JITTER"):
-        tiny_model("MODEL.SPNET.REID.BOX_JITTER", "0.5")
+        tiny_model("MODEL.SPNET.SMALL_DATA.BOX_JITTER", "0.5")

@@ -1,9 +1,11 @@
 import pytest
 import torch
 
+from spnet_d2.config_reader import ConfigError
 from spnet_d2.modeling import TimmFPN, create_trunk
 from spnet_d2.modeling.backbone import last_stage
-from spnet_d2.modeling.box_embedder import ReidEmbedder, StageCopy, jitter_boxes
+from spnet_d2.modeling.box_embedder import ReidEmbedder, RoiOptions, StageCopy, jitter_boxes
+from tests.modeling.tiny import tiny_model
 
 TRUNKS = [
     "convnext_atto",
@@ -103,12 +105,12 @@ def test_unknown_fpn_init():
 def test_stripes_of_a_roi_are_pooled_apart(name):
     torch.manual_seed(0)
     trunk = create_trunk(name, "")
-    backbone = TimmFPN(trunk, roi_pooling="avg", roi_stripes=2).eval()
-    copy = StageCopy(backbone).eval()
+    backbone = TimmFPN(trunk).eval()
+    copy = StageCopy(backbone, RoiOptions("avg", stripes=2)).eval()
     rois = torch.rand(3, copy.in_channels, 14, 14)
     with torch.no_grad():
         feat4, feat5 = copy(rois)
-        whole4, whole5 = StageCopy(TimmFPN(trunk, roi_pooling="avg")).eval()(rois)
+        whole4, whole5 = StageCopy(backbone, RoiOptions("avg")).eval()(rois)
     halves = torch.cat([rois[:, :, :7].mean((2, 3)), rois[:, :, 7:].mean((2, 3))], dim=1)
     torch.testing.assert_close(feat4, halves)
     # 7 rows: 4 and 3.
@@ -121,11 +123,11 @@ def test_stripes_of_a_roi_are_pooled_apart(name):
 
 def test_a_map_has_no_more_stripes_than_rows():
     torch.manual_seed(0)
-    backbone = TimmFPN(create_trunk("resnet18", ""), roi_pooling="avg", roi_stripes=14).eval()
-    rows = StageCopy(TimmFPN(backbone.trunk, roi_pooling="avg", roi_stripes=7)).eval()
+    backbone = TimmFPN(create_trunk("resnet18", "")).eval()
+    rows = StageCopy(backbone, RoiOptions("avg", stripes=7)).eval()
     rois = torch.rand(2, backbone.channels, 14, 14)
     with torch.no_grad():
-        feat4, feat5 = StageCopy(backbone).eval()(rois)
+        feat4, feat5 = StageCopy(backbone, RoiOptions("avg", stripes=14)).eval()(rois)
         torch.testing.assert_close(feat5, rows(rois)[1])
     torch.testing.assert_close(feat4, rois.mean(3).transpose(1, 2).flatten(1))
 
@@ -133,8 +135,8 @@ def test_a_map_has_no_more_stripes_than_rows():
 @pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224"])
 def test_margin_of_a_roi_is_not_pooled(name):
     torch.manual_seed(0)
-    backbone = TimmFPN(create_trunk(name, ""), roi_pooling="avg", roi_margin=1 / 7).eval()
-    copy = StageCopy(backbone).eval()
+    backbone = TimmFPN(create_trunk(name, "")).eval()
+    copy = StageCopy(backbone, RoiOptions("avg", margin=1 / 7)).eval()
     rois = torch.rand(2, backbone.channels, 14, 14)
     with torch.no_grad():
         feat4, feat5 = copy(rois)
@@ -171,21 +173,24 @@ def test_jitter_moves_every_side_by_a_share_of_the_shorter_one():
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 1.2, float("nan")])
 def test_no_or_too_large_share_of_feat4(share):
-    with pytest.raises(ValueError, match=r"FEAT4_SHARE is .*REID_DIM \(7\)"):
+    with pytest.raises(ValueError, match=r"feat4_share is .*dim \(7\)"):
         ReidEmbedder(TimmFPN(create_trunk("resnet18", "")), 7, share)
 
 
 @pytest.mark.parametrize(
-    "option", [{"roi_pooling": "sum"}, {"roi_stripes": 0}, {"roi_stripes": 15}, {"roi_margin": 0.5}]
+    "option", [{"pooling": "sum"}, {"stripes": 0}, {"stripes": 15}, {"margin": 0.5}]
 )
 def test_unknown_roi_pooling(option):
-    with pytest.raises(ValueError, match=f"BACKBONE.{next(iter(option)).upper()}"):
-        TimmFPN(create_trunk("resnet18", ""), **option)
+    ((name, value),) = option.items()
+    with pytest.raises(ValueError, match=f"RoI {name} (is|are) .*, expected"):
+        RoiOptions(**option)
+    with pytest.raises(ConfigError, match=f"SMALL_DATA.ROI_{name.upper()} is .*, expected"):
+        tiny_model(f"MODEL.SPNET.SMALL_DATA.ROI_{name.upper()}", value)
 
 
 def test_frozen_stage_copy_passes_gradients_on():
     trunk = create_trunk("test_convnext", "")
-    copy = StageCopy(TimmFPN(trunk, freeze_roi_stage=True))
+    copy = StageCopy(TimmFPN(trunk), RoiOptions(freeze_stage=True))
     assert not any(p.requires_grad for p in copy.parameters())
     rois = torch.rand(2, copy.in_channels, 14, 14, requires_grad=True)
     copy(rois)[1].sum().backward()

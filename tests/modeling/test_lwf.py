@@ -82,7 +82,7 @@ def test_classifier_from_torchvisions_weights(tmp_path):
 
 
 def test_model_trains_the_classifier_and_keeps_the_teacher():
-    model = tiny_model(*LWF, "MODEL.SPNET.LWF.LOSS_WEIGHT", 3.0)
+    model = tiny_model(*LWF)
     teacher = [p.clone() for p in model.lwf.teacher.parameters()]
     batch = [tiny_input(0, BOX_A, BOX_B), tiny_input(1)]
     without = tiny_model()
@@ -105,16 +105,8 @@ def test_model_trains_the_classifier_and_keeps_the_teacher():
         assert torch.equal(before, after)
 
 
-def test_temperature_and_loss_weight():
-    batch = [tiny_input(0, BOX_A)]
-    keys = ("MODEL.SPNET.LWF.TEMPERATURE", 1.0, "MODEL.SPNET.LWF.LOSS_WEIGHT", 3.0)
-    with deterministic_sampling():
-        model = tiny_model(*LWF, *keys)
-        found = model(batch)["loss_lwf"]
-        assert model.lwf.temperature == 1.0
-        assert tiny_model(*LWF).lwf.temperature == 2.0
-        model.lwf_loss_weight = 1.0
-        assert_close(found, 3 * model(batch)["loss_lwf"])
+def test_temperature_is_the_authors():
+    assert tiny_model(*LWF).lwf.temperature == 2.0
 
 
 def test_only_the_classifier_is_optimised_and_with_the_rate_of_the_heads():

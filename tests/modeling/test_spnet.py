@@ -175,14 +175,14 @@ def test_ignore_regions_change_the_anchor_loss_only_there():
 
 
 def test_loss_weights():
-    names = ("MODEL.SPNET.ANCHOR_LOSS_WEIGHT", "MODEL.SPNET.BOX_LOSS_WEIGHT")
-    weights = (names[0], 3.0, names[1], 5.0, "MODEL.SPNET.REID.LOSS_WEIGHT", 7.0)
+    box = ("MODEL.SPNET.SMALL_DATA.BOX_LOSS_WEIGHT", 5.0)
+    weights = (*box, "MODEL.SPNET.REID.LOSS_WEIGHT", 7.0)
     cascade = ("MODEL.SPNET.NUM_CASCADES", 1)
     batch = [tiny_input(0, BOX_A, BOX_B)]
     with deterministic_sampling():
         plain, weighted = tiny_model(*cascade)(batch), tiny_model(*cascade, *weights)(batch)
     factors = {
-        "loss_anchor": 3,
+        "loss_anchor": 1,
         "loss_box_0": 5,
         "loss_cls_1": 1,
         "loss_box_1": 5,

@@ -30,7 +30,7 @@ TRAINING = {
     "conservative pairs": ((*PRETRAINING, "MODEL.SPNET.QC.MATCH_CONSERVATIVE", True), 3),
     "nt_xent": (
         (
-            *("MODEL.SPNET.REID.LOSS", "nt_xent", "MODEL.SPNET.REID.BOX_JITTER", 0.1),
+            *("MODEL.SPNET.REID.LOSS", "nt_xent", "MODEL.SPNET.SMALL_DATA.BOX_JITTER", 0.1),
             *("MODEL.SPNET.PATHWAY", "QC"),
         ),
         3,

@@ -177,7 +177,7 @@ def test_query_centric(tool, folder, capsys):
     """A model of query-centric training finds the query's own candidates in every frame."""
     cfg = tiny_config()
     cfg.MODEL.SPNET.PATHWAY = "QC"
-    cfg.MODEL.SPNET.ANCHOR_BIAS = 0.0
+    cfg.MODEL.SPNET.SMALL_DATA.ANCHOR_BIAS = 0.0
     torch.manual_seed(0)
     torch.save({"model": build_model(cfg).state_dict()}, folder / "model_final.pth")
     (folder / "config.yaml").write_text(cfg.dump())
