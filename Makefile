@@ -1,6 +1,7 @@
 # make install   create .venv with everything in it (done once, again when its inputs change)
-# make test      the test suite          make lint   formatting, lint, spelling
+# make test      the test suite          make lint   formatting, lint, spelling, types
 # make docs      the documentation site in outputs/site, every link checked
+# make wheel-check   the wheel works in an environment of its own
 # make fuzz      wrong input of every kind, made up anew with FUZZ_ARGS="--seed 7"
 # make demo      train, evaluate and search on real footage; results in outputs/demo
 # make gpu-check   test and measure on this machine's GPU; results in docs/gpu.md
@@ -27,7 +28,7 @@ INPUTS := setup.py constraints.txt Makefile tools/install_detectron2.py
 
 DOCS_STAMP := $(VENV)/.spnet_d2_docs_installed
 
-.PHONY: install test fuzz lint format docs demo experiment-pets gpu-check clean
+.PHONY: install test fuzz lint format docs wheel-check demo experiment-pets gpu-check clean
 
 install: $(STAMP)
 
@@ -53,6 +54,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
+	$(BIN)/mypy
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -66,6 +68,9 @@ docs: $(DOCS_STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 	@echo "outputs/site/index.html"
 
+wheel-check: $(STAMP)
+	PYTHON=$(BIN)/python .ci/check_wheel
+
 gpu-check: $(STAMP)
 	$(BIN)/python tools/gpu_check.py $(GPU_CHECK_ARGS)
 
@@ -76,5 +81,5 @@ experiment-pets: $(STAMP)
 	$(BIN)/python tools/experiment_pets.py $(EXPERIMENT_ARGS)
 
 clean:
-	rm -rf .venv outputs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv outputs build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -68,8 +68,6 @@ EXTRAS = {
         "pytest-xdist>=3.5",
         "ruff>=0.14",
         "scikit-learn>=1.3",
-        "types-PyYAML",
-        "types-tabulate",
     ],
     # HEIC images.
     "heif": ["pillow-heif>=0.18"],

@@ -100,9 +100,9 @@ def _convert(
     solider = name.startswith("solider_")
     identified = identify(state)
     if identified and identified[1].title == "SOLIDER's Swin":
-        found, family = identified
-        if found != name:
-            raise ValueError(f"it holds {family.title}; set it to {found!r}.")
+        known, family = identified
+        if known != name:
+            raise ValueError(f"it holds {family.title}; set it to {known!r}.")
         return family.title, rename(state, family)
     if any(k.startswith("features.") for k in state) and "classifier.weight" not in state:
         found = identify({k.removeprefix("features."): v for k, v in state.items()})

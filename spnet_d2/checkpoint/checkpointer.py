@@ -232,7 +232,7 @@ class Checkpointer(DetectionCheckpointer):
         last = self.get_checkpoint_file()
         if not os.path.isfile(last):
             return last
-        damages = {}
+        damages: dict[Path, str] = {}
         for path in [Path(last), *self._before(last)]:
             damage = find_damage(path)
             if damage is None:

@@ -127,10 +127,10 @@ class TransferPlan:
     def table(self) -> str:
         """The plan for people: parts, number of tensors, what happens with them, and why."""
         lines = []
-        for (kind, action, why, origin), rows in groupby(
+        for (kind, action, why, origin), group in groupby(
             self.rows, lambda r: (r.part.kind, r.action, r.why, r.origin)
         ):
-            rows = list(rows)
+            rows = list(group)
             rounds = [str(r.part.round) for r in rows if r.part.round is not None]
             name = f"{kind} {', '.join(rounds)}" if rounds else kind
             if origin is not None:
@@ -285,9 +285,9 @@ def plan_start(source: Tensors, target: Tensors, cascade: str = "PT-Rep") -> Tra
         if part.kind not in _RUN and not planner.must_fit(part):
             _start_part(planner, part, cascade)
     student = dict(planner.sources)
-    for part in _RUN:
-        if Part(part) in planner.want:
-            _start_run(planner, Part(part), student)
+    for kind in _RUN:
+        if Part(kind) in planner.want:
+            _start_run(planner, Part(kind), student)
     planner.drop_rest(dict.fromkeys(_RUN, "belongs to the run that wrote it"))
     return planner.finish()
 
@@ -350,8 +350,8 @@ def _start_run(planner: _Planner, part: Part, student: Mapping[str, str]) -> Non
     planner.rows.append(Row(part, "replicated", len(found), why))
     if len(found) < len(origins):
         # Twin and student were built equal, so they still are.
-        rest = len(origins) - len(found)
-        planner.rows.append(Row(part, "initialised", rest, why))
+        others = len(origins) - len(found)
+        planner.rows.append(Row(part, "initialised", others, why))
 
 
 def plan_serving(source: Tensors, target: Tensors) -> TransferPlan:

@@ -57,8 +57,8 @@ class Published:
 
 def published() -> list[Published]:
     """All experiments, in the order of the paper's tables and figures."""
-    parts = (_table1, _table3, _table3_swin_b, _table5, _table6, _table8, _table9)
-    parts += (_figure6, _figure7, _figure8, _inference)
+    tables = [_table1, _table3, _table3_swin_b, _table5, _table6, _table8, _table9]
+    parts = [*tables, _figure6, _figure7, _figure8, _inference]
     return [entry for part in parts for entry in part()]
 
 
