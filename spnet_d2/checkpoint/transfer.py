@@ -89,9 +89,7 @@ def split_parts(names) -> Parts:
     for name in names:
         for pattern, kind, offset in _PARTS:
             if match := re.match(pattern, name):
-                index = offset
-                if match.groups():
-                    index = int(match[1]) + offset
+                index = int(match[1]) + (offset or 0) if match.groups() else offset
                 parts.setdefault(Part(kind, index), {})[name[match.end() :]] = name
                 break
         else:

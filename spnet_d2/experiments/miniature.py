@@ -89,7 +89,8 @@ def _write_cocopersons(folder: Path) -> None:
     """COCO's own files, from which the partitions are prepared as from the real ones."""
     rng = np.random.default_rng(0)
     for part, count in (("train", 4), ("val", 1)):
-        images, annotations = [], []
+        images: list[dict] = []
+        annotations: list[dict] = []
         for i in range(count):
             boxes = _people(rng, CROWD)
             name = f"{i:012d}.jpg"

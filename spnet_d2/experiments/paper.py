@@ -113,7 +113,7 @@ def _table3() -> Iterator[Published]:
 
 def _table3_swin_b() -> Iterator[Published]:
     # Pre-training (1) / (2), the authors' folder, metrics on CUHK-SYSU and on PRW.
-    rows = {
+    rows: dict[str, tuple] = {
         "scratch": ("- / -", "baseline", (69.8, 71.8), (20.3, 68.7)),
         "lup": ("SOLIDER LUP / -", "baseline", (88.0, 89.4), (38.1, 81.3)),
         "lup_coco": ("SOLIDER LUP / SOLIDER COCO", "solider_finetune", (88.0, 89.4), (38.1, 81.3)),
