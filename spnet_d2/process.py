@@ -56,6 +56,16 @@ def keep_freed_memory() -> bool:
     return bool(libc.mallopt(_M_TRIM_THRESHOLD, _NEVER)) and taken
 
 
+def release_freed_memory() -> None:
+    """
+    Give memory that is free now back to the system, also inside of the heap; a moment's work.
+
+    For the ends of what needs other sizes than what comes next, such as an evaluation.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+
+
 def _user_tunes_malloc() -> bool:
     """Whether glibc's own variables say how large blocks are to be handled."""
     variables = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")

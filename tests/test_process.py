@@ -120,3 +120,26 @@ def test_other_c_libraries_are_left_alone(where, monkeypatch):
     monkeypatch.setattr(process.sys, "platform", where)
     monkeypatch.setattr(process.ctypes, "CDLL", lambda name: object())
     assert process.keep_freed_memory() is False
+
+
+GIVEN_BACK = """
+import sys
+sys.path.insert(0, {package!r})
+import process
+process.keep_freed_memory()
+size = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20
+blocks = [bytearray(b"x") * (20 << 20) for _ in range(10)]
+full, last = size(), blocks.pop()
+del blocks
+kept = size()
+process.release_freed_memory()
+print(full, kept, size(), len(last) >> 20)
+"""
+
+
+@pytest.mark.skipif(not GLIBC, reason="freed memory is kept by glibc alone")
+def test_freed_memory_can_be_given_back():
+    """Also from below what is still used, which stays."""
+    full, kept, left, last = map(int, run(GIVEN_BACK.format(package=PACKAGE)).split())
+    assert kept > full - 20
+    assert left < full - 150 and last == 20

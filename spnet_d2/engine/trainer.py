@@ -44,6 +44,7 @@ from spnet_d2.evaluation import (
     evaluate_query_centric,
 )
 from spnet_d2.evaluation.evaluator import choose_protocols
+from spnet_d2.process import release_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -317,6 +318,14 @@ class Trainer(DefaultTrainer):
         Returns:
             The evaluator's results; of several test sets, or none, an entry for each by name.
         """
+        try:
+            return cls._test(cfg, model, evaluators)
+        finally:
+            # Images of many sizes leave gaps in the heap that training has no use for.
+            release_freed_memory()
+
+    @classmethod
+    def _test(cls, cfg: CfgNode, model: nn.Module, evaluators) -> OrderedDict:
         with random_state.preserved():
             if not _searches_by_query(cfg):
                 return super().test(cfg, model, evaluators)
