@@ -29,6 +29,8 @@ _TABLE = "people"
 EXACT_BELOW = 50_000
 # Neighbours that the graph's search keeps.
 _EFFORT = 256
+# The same when graphs are built; twice as many take twice as long.
+_BUILD_EFFORT = 150
 # Candidates that are ranked again, per person to find.
 _CANDIDATES = 4
 # Parts of the index that are searched, and rows of a part.
@@ -197,7 +199,7 @@ class LanceStore(FolderStore):
                 for index in self._table.list_indices():
                     self._table.drop_index(index.name)
             self._merge_files(everything=True)
-            self._index()
+            self._index(merge=True)
             dataset = self._table.to_lance()
             # Nobody else writes: this program has the lock.
             dataset.cleanup_old_versions(timedelta(0), delete_unverified=True)
@@ -224,8 +226,13 @@ class LanceStore(FolderStore):
         )
         self._table.checkout_latest()
 
-    def _index(self) -> None:
-        """Make the indices once there are people enough, and let them take in new rows."""
+    def _index(self, merge: bool = False) -> None:
+        """
+        Make the indices once there are people enough, and let them take in new rows.
+
+        New rows get a graph of their own, which is quick; ``merge`` makes one graph of all, which
+        takes as long as the first time.
+        """
         from lancedb.index import Bitmap, BTree, HnswSq
 
         rows = self._table.count_rows()
@@ -237,11 +244,19 @@ class LanceStore(FolderStore):
                 self._table.create_index(column, config=kind())
             self._table.create_index("id", config=BTree())
             parts = max(1, rows // _PART_ROWS)
-            config = HnswSq(distance_type="cosine", num_partitions=parts)
+            config = HnswSq(
+                distance_type="cosine", num_partitions=parts, ef_construction=_BUILD_EFFORT
+            )
             self._table.create_index("embedding", config=config)
-        elif there["embedding_idx"].num_unindexed_rows > _UNINDEXED * rows:
+            return
+        index = there["embedding_idx"]
+        if merge and index.num_segments > 1:
+            self._table.to_lance().optimize.optimize_indices(
+                num_indices_to_merge=index.num_segments
+            )
+        elif index.num_unindexed_rows > _UNINDEXED * rows:
             self._table.to_lance().optimize.optimize_indices()
-            self._table.checkout_latest()
+        self._table.checkout_latest()
 
     def _note(self, **changes: Any) -> None:
         manifest = {**self._manifest, **changes}

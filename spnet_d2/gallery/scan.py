@@ -14,7 +14,7 @@ import numpy as np
 from .store import Hits
 
 # Bytes of a block as float32: fits a core's second-level cache beside the float16 rows.
-_BLOCK = 2**18
+_BLOCK = 2**19
 _REDONE = 2**22
 
 

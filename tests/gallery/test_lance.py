@@ -82,8 +82,15 @@ def test_rows_that_the_index_lacks_are_found(store):
 
 def test_the_index_takes_in_new_rows(store):
     store.add(made_up(1000, 32))
-    store.add(made_up(500, 32, seed=1))
-    assert store._table.index_stats("embedding_idx").num_unindexed_rows == 0
+    people = made_up(500, 32, seed=1)
+    ids = store.add(people)
+    for graphs in (2, 1):
+        stats = store._table.index_stats("embedding_idx")
+        assert (stats.num_indexed_rows, stats.num_unindexed_rows) == (1500, 0)
+        assert stats.num_indices == graphs
+        (hits,) = store.search(people.embeddings[7], 1)
+        assert hits.ids.tolist() == [ids[7]]
+        store.compact()
 
 
 def test_files_stay_few_and_bounded(tmp_path, monkeypatch):
