@@ -7,6 +7,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from spnet_d2.data import own_sets
@@ -16,9 +17,11 @@ from spnet_d2.data.person_search_schema import make_annotation
 from spnet_d2.evaluation import predict
 from spnet_d2.evaluation.predict import predict_dataset
 from spnet_d2.evaluation.predictions import Predictions
+from spnet_d2.search import PersonSearchPredictor
 from spnet_d2.search.people import PersonDetections
 from tests.fixtures.onnx_files import write_detector, write_reid
 from tests.fixtures.scripts import ROOT, load_script
+from tests.search.tiny import tiny_config
 
 SIZE = (60, 80)
 # Left half and right half of every image: two people with colours of their own.
@@ -208,3 +211,25 @@ def test_unknown_data_sets(two_stage, capsys, tmp_path):
     assert tool.main(argv) == 1
     error = capsys.readouterr().err
     assert "No person-search data set 'nowhere'; there are" in error and "prw_test" in error
+
+
+def test_an_spnet_by_its_config(street, capsys):
+    from detectron2.modeling import build_model
+
+    cfg = tiny_config()
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
+    torch.manual_seed(0)
+    torch.save({"model": build_model(cfg).state_dict()}, street / "model.pth")
+    (street / "config.yaml").write_text(cfg.dump())
+    tool = load_script("tools/predict.py")
+    argv = ["--dataset", "predict_street", "--output", str(street / "spnet.npz")]
+    argv += ["--config-file", str(street / "config.yaml"), "--weights", str(street / "model.pth")]
+    assert tool.main([*argv, "DATASETS.FILES", str(street / "datasets.yaml")]) == 0
+    found = Predictions.load(str(street / "spnet.npz"))
+    assert len(found.scores) > 0 and found.gt_annotation_ids.tolist() == list(range(8))
+    predictor = PersonSearchPredictor(cfg, weights=str(street / "model.pth"))
+    image = cv2.imread(str(street / "images" / "0.png"))
+    boxes = [(x, y, x + w, y + h) for x, y, w, h in BOXES]
+    np.testing.assert_allclose(
+        found.gt_embeddings[:2], predictor.embed(image, boxes), rtol=1e-4, atol=1e-5
+    )
