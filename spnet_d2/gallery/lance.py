@@ -7,6 +7,7 @@ one of them is looked at. Thumbnails stay outside: with wide rows, the engine's 
 of memory.
 """
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from .folder import FolderStore, create_folder, write_manifest
 from .people import People, check_all_found, nobody
 from .scan import best_first, scan
 from .store import GallerySettings, Hits, check_deletes_some
+
+logger = logging.getLogger(__name__)
 
 _TABLE = "people"
 # With so few people behind the filter, looking at each is fast enough, and finds the nearest.
@@ -208,11 +211,14 @@ class LanceStore(FolderStore):
                 self._note(index_has_deleted=False)
 
     def _tidy(self) -> None:
-        """Keep searches fast; what was added is safe whatever happens here."""
-        with self._errors("indexing"):
-            if len(self._table.to_lance().get_fragments()) > _MOST_FRAGMENTS:
-                self._merge_files(everything=False)
-            self._index()
+        """Keep searches fast. A failure is no error of the addition, which is committed."""
+        try:
+            with self._errors("indexing"):
+                if len(self._table.to_lance().get_fragments()) > _MOST_FRAGMENTS:
+                    self._merge_files(everything=False)
+                self._index()
+        except GalleryError as error:
+            logger.warning("%s Searches are right and slower; compact tries again.", error)
 
     def _merge_files(self, everything: bool) -> None:
         """Put small files together, each of a bounded size, in bounded memory."""

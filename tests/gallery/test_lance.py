@@ -172,3 +172,18 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     with pytest.raises(GalleryError, match=r"lancedb is missing.*pip install 'spnet_d2\[index\]'"):
         create_gallery(tmp_path / "gallery", SETTINGS, engine="lancedb")
     assert not (tmp_path / "gallery").exists()
+
+
+def test_people_are_added_where_the_index_cannot_be_made(store, monkeypatch, caplog):
+    def fails(*arguments, **options):
+        raise OSError("No space left on device (os error 28)")
+
+    people = made_up(300, 32)
+    with monkeypatch.context() as patched:
+        patched.setattr(store._table, "create_index", fails)
+        ids = store.add(people)
+    assert "disk is full" in caplog.text and "compact tries again" in caplog.text
+    (hits,) = store.search(people.embeddings[7], 1)
+    assert hits.ids.tolist() == [ids[7]]
+    store.compact()
+    assert store._table.index_stats("embedding_idx").num_indexed_rows == 300
