@@ -47,8 +47,6 @@ FRAGMENT_BYTES = 2**28
 _BATCH_BYTES = 2**24
 # Small files are put together when there are so many.
 _MOST_FRAGMENTS = 64
-# Two cosines this close may be in another order in the engine's arithmetic.
-_TIE = 1e-3
 
 
 class LanceStore(FolderStore):
@@ -116,43 +114,35 @@ class LanceStore(FolderStore):
 
     def search(self, queries: Any, topk: int = 10, where: Filter = EVERYBODY) -> list[Hits]:
         vectors = self.settings.checked_queries(queries, topk, where, self.address)
-        found = self.count(where)
-        return [self._search(vector, topk, where, found) for vector in vectors]
+        count = self.count(where)
+        if count < self._exact_below:
+            return self._scanned(vectors, topk, where)
+        return [self._approximate(vector, topk, where, count) for vector in vectors]
 
-    def _search(self, query: np.ndarray, topk: int, where: Filter, count: int) -> Hits:
-        if not count:
-            return Hits(np.zeros(0, np.int64), np.zeros(0, np.float32))
-        candidates = topk * _CANDIDATES + 16
-        exact = count < self._exact_below
-        ids, half = self._neighbours(query, candidates, where, exact)
-        hits = best_first(ids, half, query, len(ids))
-        best = Hits(hits.ids[:topk], hits.similarities[:topk])
-        missing = len(best) < min(topk, count)
-        # So many alike that the engine's order among them decides.
-        alike = exact and len(hits) == candidates < count
-        if missing or (alike and best.similarities[-1] - hits.similarities[-1] < _TIE):
-            return self._scanned(query, topk, where)
-        return best
+    def _approximate(self, query: np.ndarray, topk: int, where: Filter, count: int) -> Hits:
+        ids, half = self._candidates(query, topk * _CANDIDATES + 16, where)
+        hits = best_first(ids, half, query, topk)
+        if len(hits) < min(topk, count):
+            # The graphs' search ended early: the filter leaves too few of what it passes.
+            return self._scanned(query[None], topk, where)[0]
+        return hits
 
-    def _neighbours(
-        self, query: np.ndarray, count: int, where: Filter, exact: bool
+    def _candidates(
+        self, query: np.ndarray, count: int, where: Filter
     ) -> tuple[np.ndarray, np.ndarray]:
         """Ids and embeddings of the engine's nearest."""
         search = self._table.search(query, vector_column_name="embedding").distance_type("cosine")
-        if exact:
-            search = search.bypass_vector_index()
-        else:
-            search = search.ef(max(self._effort, count)).nprobes(_PROBES)
+        search = search.ef(max(self._effort, count)).nprobes(_PROBES)
         if not where.empty:
             search = search.where(sql(where), prefilter=True)
         search = search.select(["id", "embedding", "_distance"]).limit(count)
         with self._errors("searching"):
             return _ids_and_embeddings(search.to_arrow(), self.settings.dimension)
 
-    def _scanned(self, query: np.ndarray, topk: int, where: Filter) -> Hits:
+    def _scanned(self, queries: np.ndarray, topk: int, where: Filter) -> list[Hits]:
+        """Each of the people that the filter leaves; the engine's own way reads all vectors."""
         with self._errors("searching"):
-            (hits,) = scan(self._blocks(where), query[None], topk)
-        return hits
+            return scan(self._blocks(where), queries, topk)
 
     def _blocks(self, where: Filter) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         rows = max(1, _BATCH_BYTES // (2 * self.settings.dimension))
