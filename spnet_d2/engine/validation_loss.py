@@ -70,17 +70,16 @@ def _training_untouched(cfg: CfgNode, model: nn.Module, name: str) -> Iterator[N
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.SPNET.REID.NUM_IDENTITIES = num_identities((name,))
-    memory, update_twin = model.roi_heads.reid_loss, model.update_twin
+    memory = model.roi_heads.reid_loss
     modes = {module: module.training for module in model.modules()}
     try:
         model.train()
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
-        model.update_twin = False
         model.roi_heads.reid_loss = build_reid_loss(cfg).to(cfg.MODEL.DEVICE)
         yield
     finally:
-        model.roi_heads.reid_loss, model.update_twin = memory, update_twin
+        model.roi_heads.reid_loss = memory
         for module, mode in modes.items():
             module.training = mode

@@ -1,6 +1,6 @@
 """Which boxes are foreground, background or ignored, and the ground truth each one trains on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -61,7 +61,7 @@ _IGNORE_IOA = 0.5
 @dataclass
 class Samples:
     """
-    Boxes of the whole batch that one round trains on, image by image.
+    Boxes of the whole batch that one cascade stage, or the first one, trains on, image by image.
 
     Attributes:
         boxes: (M, 4) anchors or proposals, xyxy pixels of the network's input.
@@ -70,7 +70,7 @@ class Samples:
         target_boxes: (M, 4) ground-truth boxes.
         target_ids: (M,) int64 identities of these, as the re-id loss takes them.
         per_image: no image has more of them; known without waiting for the GPU.
-        logits: (M,) and deltas: (M, 4): what the round predicts for them.
+        logits: (M,) and deltas: (M, 4): what the stage predicts for them.
         pair: (M,) int64 ascending (query, image) pair of each, and query: (P, D) the pairs' query
             embeddings; query-centric only.
     """
@@ -85,6 +85,10 @@ class Samples:
     deltas: Tensor | None = None
     pair: Tensor | None = None
     query: Tensor | None = None
+
+    def predicted(self, logits: Tensor, deltas: Tensor) -> "Samples":
+        """The same boxes with what a stage predicts for them."""
+        return replace(self, logits=logits, deltas=deltas)
 
     @property
     def rois(self) -> Tensor:

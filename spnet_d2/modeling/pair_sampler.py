@@ -1,6 +1,6 @@
 """Which (query, image) pairs train in the query-centric pathway, and which anchors of each.
 
-Every ground-truth box of the batch is a query, asked of every image of the batch. A pair is
+Every ground-truth box of the batch is a query for every image of the batch. A pair is
 *positive* if the image shows the query's person. Positive pairs are *self* pairs (the query's own
 image) or *other* pairs (another image of the person, e.g. another view of the same image).
 

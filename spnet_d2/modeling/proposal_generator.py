@@ -4,6 +4,7 @@ Shapes: ``N`` images, ``A`` anchors of an image (all levels), ``D`` embedding si
 sampled per image or pair, ``M`` sampled anchors of the batch, ``Q`` queries, ``P`` pairs.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -174,6 +175,75 @@ def _anchors(
     return torch.cat(generator.grid_anchors([list(s) for s in sizes], strides)).to(device)
 
 
+@dataclass(frozen=True)
+class AnchorSampling:
+    """
+    Which anchors train.
+
+    Pairs are of images of one process, and of one part of its batch (gradient accumulation), each
+    of which takes its share of their number. See :mod:`.pair_sampler`.
+
+    Attributes:
+        anchors_per_image: K of the object-centric pathway.
+        anchors_per_pair: K of the query-centric pathway.
+        pairs_per_batch: (query, image) pairs of a batch.
+        match_mode: one of ``MATCH_MODES``, which pairs.
+        match_conservative: leave out anchors of other people.
+
+    Raises:
+        ValueError: unknown ``match_mode``, or a number below 1.
+    """
+
+    anchors_per_image: int = 128
+    anchors_per_pair: int = 64
+    pairs_per_batch: int = 32
+    match_mode: str = "algo1"
+    match_conservative: bool = False
+
+    def __post_init__(self):
+        if self.match_mode not in MATCH_MODES:
+            raise ValueError(f"match_mode is {self.match_mode!r}, expected one of {MATCH_MODES}.")
+        check_counts(self, "anchors_per_image", "anchors_per_pair", "pairs_per_batch")
+
+    @property
+    def by_norm(self) -> bool:
+        """Hard anchors belong to ``algo1``, the only mode with negative pairs."""
+        return self.match_mode == "algo1"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """
+    Which anchors become proposals at inference.
+
+    Attributes:
+        pre_topk: anchors kept by norm, of an image.
+        query_topk: the same of a query and image, query-centric.
+        score_thresh: floor of their scores, exclusive.
+        topk_candidates, nms_thresh, detections_per_image: as in Faster R-CNN.
+
+    Raises:
+        ValueError: a number below 1.
+    """
+
+    pre_topk: int = 1000
+    query_topk: int = 100
+    score_thresh: float = 0.5
+    topk_candidates: int = 300
+    nms_thresh: float = 0.5
+    detections_per_image: int = 300
+
+    def __post_init__(self):
+        check_counts(self, "pre_topk", "query_topk", "topk_candidates", "detections_per_image")
+
+
+def check_counts(options: object, *names: str) -> None:
+    """Refuse numbers below 1."""
+    for name in names:
+        if getattr(options, name) < 1:
+            raise ValueError(f"{name} must be 1 or more, found {getattr(options, name)}.")
+
+
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class SwapPathProposalGenerator(nn.Module):
     """The first round: every anchor is scored by the norm of its offset embedding."""
@@ -189,18 +259,9 @@ class SwapPathProposalGenerator(nn.Module):
         cls_logits: str = "fixed_norm",
         positive_norm: bool = False,
         bridge: str | None = "combiner",
-        anchors_per_image: int = 128,
-        anchors_per_pair: int = 64,
-        pairs_per_batch: int = 32,
-        match_mode: str = "algo1",
-        match_conservative: bool = False,
         box_loss_weight: float = 1.0,
-        pre_topk: int = 1000,
-        query_topk: int = 100,
-        score_thresh: float = 0.5,
-        topk_candidates: int = 300,
-        nms_thresh: float = 0.5,
-        detections_per_image: int = 300,
+        sampling: AnchorSampling | None = None,
+        selection: Selection | None = None,
     ):
         """
         Args:
@@ -210,48 +271,15 @@ class SwapPathProposalGenerator(nn.Module):
             anchor_logits, cls_logits: logits of the anchor loss and of the scores.
             positive_norm: large norms mean person.
             bridge: kind of the bridge layer; None where only queries make offsets.
-            anchors_per_image: K of the object-centric pathway.
-            anchors_per_pair: K of the query-centric pathway.
-            pairs_per_batch, match_mode, match_conservative: which pairs train, see
-                :mod:`.pair_sampler`. Pairs are of images of one process, and of one part of its
-                batch (gradient accumulation), each of which takes its share of their number.
             box_loss_weight: factor on ``loss_box_0``.
-            pre_topk: anchors kept by norm at inference.
-            query_topk: anchors kept per query at query-centric inference.
-            score_thresh: floor of their scores, exclusive.
-            topk_candidates, nms_thresh, detections_per_image: as in Faster R-CNN.
-
-        Raises:
-            ValueError: unknown ``match_mode``, or a number of samples or results below 1.
+            sampling: which anchors and pairs train; default: the paper's.
+            selection: which anchors become proposals at inference; default: the authors'.
         """
         super().__init__()
-        if match_mode not in MATCH_MODES:
-            raise ValueError(f"match_mode is {match_mode!r}, expected one of {MATCH_MODES}.")
-        counts = {
-            "anchors_per_image": anchors_per_image,
-            "anchors_per_pair": anchors_per_pair,
-            "pairs_per_batch": pairs_per_batch,
-            "pre_topk": pre_topk,
-            "query_topk": query_topk,
-            "topk_candidates": topk_candidates,
-            "detections_per_image": detections_per_image,
-        }
-        for name, count in counts.items():
-            if count < 1:
-                raise ValueError(f"{name} must be 1 or more, found {count}.")
+        self.sampling = sampling or AnchorSampling()
+        self.selection = selection or Selection()
         self.positive_norm = positive_norm
-        self.anchors_per_image = anchors_per_image
-        self.anchors_per_pair = anchors_per_pair
-        self.pairs_per_batch = pairs_per_batch
-        self.match_mode = match_mode
-        self.match_conservative = match_conservative
         self.box_loss_weight = box_loss_weight
-        self.pre_topk = pre_topk
-        self.query_topk = query_topk
-        self.score_thresh = score_thresh
-        self.topk_candidates = topk_candidates
-        self.nms_thresh = nms_thresh
-        self.detections_per_image = detections_per_image
 
         self.anchor_embedder = AnchorEmbedder(in_channels, dim, anchor_bias)
         self.anchor_logits = NormLogits(dim, anchor_logits, positive_norm)
@@ -269,19 +297,28 @@ class SwapPathProposalGenerator(nn.Module):
             "cls_logits": options.CLS_LOGITS,
             "positive_norm": options.POSITIVE_NORM,
             "bridge": bridge_kind(cfg),
-            "anchors_per_image": options.ANCHORS_PER_IMAGE,
-            "anchors_per_pair": options.QC.ANCHORS_PER_PAIR,
-            "pairs_per_batch": options.QC.PAIRS_PER_BATCH,
-            "match_mode": options.QC.MATCH_MODE,
-            "match_conservative": options.QC.MATCH_CONSERVATIVE,
             "box_loss_weight": options.SMALL_DATA.BOX_LOSS_WEIGHT,
-            "pre_topk": test.PRE_TOPK,
-            "query_topk": test.QUERY_TOPK,
-            "score_thresh": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
-            "topk_candidates": test.TOPK_CANDIDATES,
-            "nms_thresh": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
-            "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "sampling": AnchorSampling(
+                anchors_per_image=options.ANCHORS_PER_IMAGE,
+                anchors_per_pair=options.QC.ANCHORS_PER_PAIR,
+                pairs_per_batch=options.QC.PAIRS_PER_BATCH,
+                match_mode=options.QC.MATCH_MODE,
+                match_conservative=options.QC.MATCH_CONSERVATIVE,
+            ),
+            "selection": Selection(
+                pre_topk=test.PRE_TOPK,
+                query_topk=test.QUERY_TOPK,
+                score_thresh=cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
+                topk_candidates=test.TOPK_CANDIDATES,
+                nms_thresh=cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
+                detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+            ),
         }
+
+    @property
+    def anchors_per_image(self) -> int:
+        """K of the object-centric pathway."""
+        return self.sampling.anchors_per_image
 
     def forward(
         self,
@@ -350,8 +387,8 @@ class SwapPathProposalGenerator(nn.Module):
 
     def sample_pairs(self, queries: Queries, num_images: int) -> Pairs:
         """Which of the batch's queries are searched in which images: on the host, see there."""
-        limit = whole_batch.share_of(self.pairs_per_batch)
-        pairs = sample_pairs(queries, num_images, limit, self.match_mode)
+        limit = whole_batch.share_of(self.sampling.pairs_per_batch)
+        pairs = sample_pairs(queries, num_images, limit, self.sampling.match_mode)
         if statistics.due():
             kinds = count_kinds(pairs, queries)
             statistics.record(**{f"num_pairs_{kind}": n for kind, n in kinds.items()})
@@ -370,7 +407,8 @@ class SwapPathProposalGenerator(nn.Module):
         samples = gather_samples(
             anchors[chosen], image, labels[image, chosen], rows, targets, self.anchors_per_image
         )
-        return samples, self._losses(logits, labels, samples, offsets[image, chosen])
+        samples = samples.predicted(*self.box_detector(offsets[image, chosen]))
+        return samples, self._losses(logits, labels, samples)
 
     def _train_pairs(
         self, anchors: Tensor, x_a: Tensor, targets: Targets, queries: Tensor, pairs: Pairs
@@ -381,12 +419,17 @@ class SwapPathProposalGenerator(nn.Module):
         norms = torch.cat([query_distances(q, x) for q, x in parts])
         people = [Instances((0, 0), gt_boxes=Boxes(b)) for b in targets.of_images()]
         labels = label_pairs(
-            pairs, anchors, people, self.match_conservative, list(targets.ignored())
+            pairs, anchors, people, self.sampling.match_conservative, list(targets.ignored())
         )
         self._record(labels, len(pairs))
         # No conservative or ignoring rule changes which anchors are taken, only what they count.
         chosen = select_anchors(
-            pairs, norms, anchors, self.anchors_per_pair, self.positive_norm, self._by_norm
+            pairs,
+            norms,
+            anchors,
+            self.sampling.anchors_per_pair,
+            self.positive_norm,
+            self.sampling.by_norm,
         )
         k = chosen.shape[1]
         samples = Samples(
@@ -401,7 +444,8 @@ class SwapPathProposalGenerator(nn.Module):
         offsets = self.swap_path.query_centric(
             samples.query[:, None], x_a[pairs.image[:, None], chosen]
         ).flatten(0, 1)
-        return samples, self._losses(self.anchor_logits(norms), labels, samples, offsets)
+        samples = samples.predicted(*self.box_detector(offsets))
+        return samples, self._losses(self.anchor_logits(norms), labels, samples)
 
     def _record(self, labels: Tensor, number: int) -> None:
         """Mean numbers of anchors that count, of an image or a pair."""
@@ -410,14 +454,8 @@ class SwapPathProposalGenerator(nn.Module):
                 mean = (labels == label).sum() / max(1, number)
                 statistics.record(**{f"num_{name}_anchors": mean})
 
-    @property
-    def _by_norm(self) -> bool:
-        """Hard anchors belong to ``algo1``, the only mode with negative pairs."""
-        return self.match_mode == "algo1"
-
-    def _losses(self, logits, labels, samples: Samples, offsets: Tensor) -> dict[str, Tensor]:
-        """The first round's losses; adds predictions of the sampled offsets to ``samples``."""
-        samples.logits, samples.deltas = self.box_detector(offsets)
+    def _losses(self, logits: Tensor, labels: Tensor, samples: Samples) -> dict[str, Tensor]:
+        """Of all anchors' logits and labels, and of the sampled anchors' predictions."""
         box = box_loss(samples.deltas, samples.boxes, samples.target_boxes, samples.labels)
         return {
             "loss_anchor": anchor_loss(logits, labels),
@@ -437,33 +475,37 @@ class SwapPathProposalGenerator(nn.Module):
     def _propose(self, anchors: Tensor, offsets: list[Tensor], size: tuple[int, int]) -> Instances:
         """One image's anchors (A, 4) and offsets (A_l, D) of every level -> its proposals."""
         norms = torch.cat([offset_norm(level) for level in offsets])
-        count = min(self.pre_topk, len(norms))
+        count = min(self.selection.pre_topk, len(norms))
         nearest = norms.topk(count, largest=self.positive_norm).indices
         logits, deltas = self.box_detector(rows_of_levels(offsets, nearest))
         scores = logits.sigmoid()
 
-        passed = (scores > self.score_thresh).nonzero()[:, 0]
-        scores, best = scores[passed].topk(min(self.topk_candidates, len(passed)))
+        passed = (scores > self.selection.score_thresh).nonzero()[:, 0]
+        scores, best = scores[passed].topk(min(self.selection.topk_candidates, len(passed)))
         passed = passed[best]
         boxes = BOX_TRANSFORM.apply_deltas(deltas[passed], anchors[nearest[passed]])
         boxes = clip_to_images(boxes, size)
-        keep = nms(boxes, scores, self.nms_thresh)[: self.detections_per_image]
+        keep = nms(boxes, scores, self.selection.nms_thresh)[: self.selection.detections_per_image]
         return Instances(size, proposal_boxes=Boxes(boxes[keep]), scores=scores[keep])
 
     def _search(
         self, anchors: Tensor, x_a: Tensor, size: tuple[int, int], queries: Tensor
     ) -> Instances:
         """One image's anchors (A, 4), (A, D) and queries (Q, D) -> proposals of every query."""
-        count = min(self.query_topk, len(anchors))
+        count = min(self.selection.query_topk, len(anchors))
         norms = query_distances(queries, x_a)
         nearest = norms.topk(count, largest=self.positive_norm).indices
         offsets = self.swap_path.query_centric(queries[:, None], x_a[nearest])
         logits, deltas = self.box_detector(offsets)
         scores = logits.sigmoid()
-        query, place = (scores > self.score_thresh).nonzero(as_tuple=True)
+        query, place = (scores > self.selection.score_thresh).nonzero(as_tuple=True)
         boxes = BOX_TRANSFORM.apply_deltas(deltas[query, place], anchors[nearest[query, place]])
         boxes = clip_to_images(boxes, size)
-        keep = nms_per_query(boxes, scores[query, place], query, self.nms_thresh).sort().values
+        keep = (
+            nms_per_query(boxes, scores[query, place], query, self.selection.nms_thresh)
+            .sort()
+            .values
+        )
         return Instances(
             size,
             proposal_boxes=Boxes(boxes[keep]),

@@ -1,10 +1,11 @@
-"""The rounds after the anchors: the cascade loop, and re-id embeddings of the final boxes.
+"""The cascade stages after the anchors, one by one, and re-id embeddings of the final boxes.
 
 Shapes: ``n`` boxes, ``M`` sampled boxes of the batch, ``D`` / ``D_r`` localisation / re-id size,
-``T`` cascade rounds.
+``T`` cascade stages.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from detectron2.config import configurable
@@ -41,9 +42,9 @@ from .sampling import sample_labels
 from .swap_path import SwapPath, bridge_kind
 from .targets import Targets
 
-# Beside the levels, p3 as RoI pooling takes it: made once for all rounds.
+# Beside the levels, p3 as RoI pooling takes it: made once for all stages.
 ROI_MAP = "roi_map"
-# A refined box this close to its target box trains re-id.
+# IoU from which a refined box trains re-id.
 REID_IOU = 0.7
 Features = dict[str, Tensor | RoiMap]
 
@@ -53,13 +54,98 @@ def roi_map(features: Features) -> RoiMap:
     return RoiMap.of(features.get(ROI_MAP, features[FEATURES[0]]))
 
 
+@dataclass(frozen=True)
+class CascadeOptions:
+    """
+    The stages after the anchors.
+
+    Attributes:
+        stages: T.
+        cls_logits, positive_norm, bridge: as in the proposal generator.
+        query_centric: offsets come from queries, in training and when searching.
+        boxes_per_image: K, boxes sampled per image and stage (object-centric).
+        box_loss_weight: factor on ``loss_box_t``.
+        nms_thresh: IoU of duplicates, at inference.
+
+    Raises:
+        ValueError: a negative T.
+    """
+
+    stages: int = 0
+    cls_logits: str = "fixed_norm"
+    positive_norm: bool = False
+    bridge: str | None = "combiner"
+    query_centric: bool = False
+    boxes_per_image: int = 128
+    box_loss_weight: float = 1.0
+    nms_thresh: float = 0.5
+
+    def __post_init__(self):
+        if self.stages < 0:
+            raise ValueError(f"stages can't be negative, found {self.stages}.")
+
+
+@dataclass(frozen=True)
+class ReidOptions:
+    """
+    Re-id embeddings, and the boxes that train them.
+
+    Attributes:
+        dim: D_r.
+        feat4_share: how much of D_r is ``feat4``'s, see :class:`~.box_embedder.ReidEmbedder`.
+        gt_only: only ground-truth boxes train re-id.
+        per_pair: at most so many boxes of a (query, image) pair do.
+        box_jitter: in training, sides of ground-truth boxes move by up to this share of the
+            shorter side.
+        loss_weight: factor on ``loss_reid``.
+
+    Raises:
+        ValueError: a jitter that isn't allowed.
+    """
+
+    dim: int = 128
+    feat4_share: float = 0.5
+    gt_only: bool = False
+    per_pair: int = 16
+    box_jitter: float = 0.0
+    loss_weight: float = 1.0
+
+    def __post_init__(self):
+        if not 0 <= self.box_jitter < 0.5:
+            raise ValueError(f"box_jitter is {self.box_jitter}, expected 0 to less than 0.5.")
+
+
+@dataclass
+class GroundTruthEmbeddings:
+    """
+    What the batch's ground-truth boxes are embedded as, before anchors and cascade.
+
+    Query-centric training needs them as queries, and re-id as positives.
+
+    Attributes:
+        reid: (n, D_r).
+        loc: (n, D); None where nobody needs it. The same tensor as ``reid`` with shared heads.
+        teacher: (n, D_r) by the momentum encoder, if there is one.
+    """
+
+    reid: Tensor
+    loc: Tensor | None = None
+    teacher: Tensor | None = None
+
+    def of_queries(self, rows: Tensor) -> "GroundTruthEmbeddings":
+        """Those of some boxes (Q,)."""
+        teacher = None if self.teacher is None else self.teacher[rows]
+        loc = None if self.loc is None else self.loc[rows]
+        return GroundTruthEmbeddings(self.reid[rows], loc, teacher)
+
+
 @ROI_HEADS_REGISTRY.register()
 class SPNetROIHeads(nn.Module):
     """
-    Box embedders, ``T`` refinement rounds and the re-id loss.
+    Box embedders, ``T`` cascade stages and the re-id loss.
 
     With shared heads the re-id embedder gives the localisation embeddings too; separate heads
-    have a localisation embedder per round (one at least, which embeds queries).
+    have a localisation embedder per stage (one at least, which embeds queries).
     """
 
     @configurable
@@ -68,77 +154,50 @@ class SPNetROIHeads(nn.Module):
         backbone: PyramidBackbone,
         reid_loss: ReidLoss,
         dim: int = 128,
-        reid_dim: int = 128,
         *,
-        num_cascades: int = 0,
         separate_heads: bool = False,
-        cls_logits: str = "fixed_norm",
-        positive_norm: bool = False,
-        bridge: str | None = "combiner",
-        query_centric: bool = False,
-        boxes_per_image: int = 128,
-        box_loss_weight: float = 1.0,
-        reid_per_pair: int = 16,
-        reid_loss_weight: float = 1.0,
-        reid_gt_only: bool = False,
-        reid_feat4_share: float = 0.5,
-        reid_box_jitter: float = 0.0,
+        cascade: CascadeOptions | None = None,
+        reid: ReidOptions | None = None,
         roi_options: RoiOptions | None = None,
-        nms_thresh: float = 0.5,
     ):
         """
         Args:
             backbone: gives the embedders' stage copies.
-            reid_loss: a :class:`~.reid_losses.ReidLoss`.
-            dim, reid_dim: D and D_r.
-            num_cascades: T.
+            reid_loss: takes the re-id embeddings.
+            dim: D.
             separate_heads: own localisation embedders.
-            cls_logits, positive_norm, bridge: as in the proposal generator.
-            query_centric: the rounds take offsets from queries, in training and when searching.
-            boxes_per_image: K, boxes sampled per image and round (object-centric).
-            box_loss_weight: factor on ``loss_box_t``.
-            reid_per_pair: at most so many of a (query, image) pair do.
-            reid_gt_only: only ground-truth boxes train re-id.
-            reid_feat4_share: how much of D_r is ``feat4``'s.
-            reid_box_jitter: in training, sides of boxes that are given to re-id move by up to this
-                share of the shorter side.
-            roi_options: how RoI features become vectors; default: the paper's.
-            reid_loss_weight: factor on ``loss_reid``.
-            nms_thresh: IoU of duplicates, at inference.
+            cascade: the stages; default: none.
+            reid: how re-id trains; default: as the paper does.
+            roi_options: how RoI features become vectors; default: as the paper does.
 
         Raises:
-            ValueError: shared heads with ``dim != reid_dim``, or a negative T.
+            ValueError: shared heads with ``dim != reid.dim``.
         """
         super().__init__()
-        if not separate_heads and dim != reid_dim:
+        cascade, reid = cascade or CascadeOptions(), reid or ReidOptions()
+        if not separate_heads and dim != reid.dim:
             raise ValueError(
                 f"Shared heads use one embedding for re-id and localisation: dim is {dim} but "
-                f"reid_dim is {reid_dim}. Make them equal, or set separate_heads."
+                f"reid.dim is {reid.dim}. Make them equal, or set separate_heads."
             )
-        if not 0 <= reid_box_jitter < 0.5:
-            raise ValueError(f"reid_box_jitter is {reid_box_jitter}, expected 0 to less than 0.5.")
-        if num_cascades < 0:
-            raise ValueError(f"num_cascades can't be negative, found {num_cascades}.")
-        self.num_cascades = num_cascades
-        self.query_centric = query_centric
-        self.boxes_per_image = boxes_per_image
-        self.box_loss_weight = box_loss_weight
+        self.cascade = cascade
+        self.reid = reid
+        self.num_cascades = cascade.stages
+        self.query_centric = cascade.query_centric
         self.reid_iou_thresh = REID_IOU
-        self.reid_per_pair = reid_per_pair
-        self.reid_gt_only = reid_gt_only
-        self.reid_box_jitter = reid_box_jitter
-        self.reid_loss_weight = reid_loss_weight
-        self.nms_thresh = nms_thresh
 
         roi = roi_options or RoiOptions()
-        self.reid_embedder = ReidEmbedder(backbone, reid_dim, reid_feat4_share, roi)
-        count = max(1, num_cascades) if separate_heads else 0
+        self.reid_embedder = ReidEmbedder(backbone, reid.dim, reid.feat4_share, roi)
+        count = max(1, cascade.stages) if separate_heads else 0
         self.loc_embedders = nn.ModuleList(
             LocalisationEmbedder(backbone, dim, roi) for _ in range(count)
         )
-        self.swap_paths = nn.ModuleList(SwapPath(dim, bridge) for _ in range(num_cascades))
+        self.swap_paths = nn.ModuleList(
+            SwapPath(dim, cascade.bridge) for _ in range(cascade.stages)
+        )
         self.box_detectors = nn.ModuleList(
-            BoxDetector(dim, cls_logits, positive_norm) for _ in range(num_cascades)
+            BoxDetector(dim, cascade.cls_logits, cascade.positive_norm)
+            for _ in range(cascade.stages)
         )
         self.reid_loss = reid_loss
 
@@ -149,24 +208,28 @@ class SPNetROIHeads(nn.Module):
             "backbone": backbone,
             "reid_loss": build_reid_loss(cfg),
             "dim": options.EMBED_DIM,
-            "reid_dim": options.REID_DIM,
-            "num_cascades": options.NUM_CASCADES,
             "separate_heads": options.SEPARATE_HEADS,
-            "cls_logits": options.CLS_LOGITS,
-            "positive_norm": options.POSITIVE_NORM,
-            "bridge": bridge_kind(cfg),
-            "query_centric": options.PATHWAY == "QC",
-            "boxes_per_image": options.ANCHORS_PER_IMAGE,
-            "box_loss_weight": small.BOX_LOSS_WEIGHT,
-            "reid_per_pair": options.QC.ANCHORS_PER_PAIR // 4,
-            "reid_loss_weight": options.REID.LOSS_WEIGHT,
-            "reid_gt_only": options.REID.GT_ONLY,
-            "reid_feat4_share": small.FEAT4_SHARE,
-            "reid_box_jitter": small.BOX_JITTER,
+            "cascade": CascadeOptions(
+                stages=options.NUM_CASCADES,
+                cls_logits=options.CLS_LOGITS,
+                positive_norm=options.POSITIVE_NORM,
+                bridge=bridge_kind(cfg),
+                query_centric=options.PATHWAY == "QC",
+                boxes_per_image=options.ANCHORS_PER_IMAGE,
+                box_loss_weight=small.BOX_LOSS_WEIGHT,
+                nms_thresh=cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
+            ),
+            "reid": ReidOptions(
+                dim=options.REID_DIM,
+                feat4_share=small.FEAT4_SHARE,
+                gt_only=options.REID.GT_ONLY,
+                per_pair=options.QC.ANCHORS_PER_PAIR // 4,
+                box_jitter=small.BOX_JITTER,
+                loss_weight=options.REID.LOSS_WEIGHT,
+            ),
             "roi_options": RoiOptions(
                 small.ROI_POOLING, small.ROI_STRIPES, small.ROI_MARGIN, small.FREEZE_ROI_STAGE
             ),
-            "nms_thresh": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
         }
 
     @property
@@ -175,12 +238,12 @@ class SPNetROIHeads(nn.Module):
         return self.reid_loss.id_field
 
     def loc_embedder(self, t: int) -> nn.Module:
-        """What embeds the boxes that round ``t`` (1 .. T) refines."""
+        """What embeds the boxes that stage ``t`` (1 .. T) refines."""
         return self.loc_embedders[t - 1] if self.loc_embedders else self.reid_embedder
 
     def embed_boxes(
         self, features: Features, boxes: Tensor | list[Tensor], with_loc: bool = True
-    ) -> dict[str, Tensor]:
+    ) -> GroundTruthEmbeddings:
         """
         Embed given boxes (ground truth, queries).
 
@@ -190,44 +253,43 @@ class SPNetROIHeads(nn.Module):
             with_loc: False where localisation embeddings are not needed.
 
         Returns:
-            ``reid`` (n, D_r) and ``loc`` (n, D); the same tensor with shared heads. Separate heads
-            give ``loc`` only if it is needed.
+            Their embeddings. Separate heads give ``loc`` only if it is needed.
         """
         p3 = roi_map(features)
         given = boxes = boxes if isinstance(boxes, Tensor) else with_image_index(boxes)
-        if self.training and self.reid_box_jitter:
-            jittered = jitter_boxes(boxes[:, 1:], self.reid_box_jitter)
+        if self.training and self.reid.box_jitter:
+            jittered = jitter_boxes(boxes[:, 1:], self.reid.box_jitter)
             given = torch.cat([boxes[:, :1], jittered], dim=1)
         reid = embed_boxes(self.reid_embedder, p3, given)
         if not self.loc_embedders:
-            return {"reid": reid, "loc": reid}
+            return GroundTruthEmbeddings(reid, reid)
         loc = self.loc_embedder(1)
         if with_loc:
-            return {"reid": reid, "loc": embed_boxes(loc, p3, boxes)}
+            return GroundTruthEmbeddings(reid, embed_boxes(loc, p3, boxes))
         if trains_batch_norms(loc):
             # In the authors' code its norms see ground truth in the object-centric pathway, too.
             with no_gradients(p3.values):
                 embed_boxes(loc, p3, boxes)
-        return {"reid": reid}
+        return GroundTruthEmbeddings(reid)
 
     def losses(
         self,
         features: Features,
         samples: Samples,
         targets: Targets,
-        gt: dict[str, Tensor],
+        gt: GroundTruthEmbeddings,
         teacher: Callable[[Tensor], Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """
-        Train the rounds and re-id.
+        Train the stages and re-id.
 
         Args:
             features: pyramid levels, also with :data:`ROI_MAP`.
-            samples: the first round's, with predictions.
+            samples: the anchors, with predictions.
             targets: ground truth.
-            gt: embeddings of its boxes: ``reid`` (n, D_r), and by the twin ``teacher``. Ground
-                truth and refined boxes are separate batches to an embedder's batch norms.
-            teacher: the momentum twin's embeddings of RoIs (n, 5).
+            gt: embeddings of its boxes. Ground truth and refined boxes are separate batches to an
+                embedder's batch norms.
+            teacher: the momentum encoder's embeddings of RoIs (n, 5).
 
         Returns:
             ``loss_box_t`` and ``loss_cls_t`` for t = 1 .. T, and ``loss_reid``.
@@ -241,26 +303,38 @@ class SPNetROIHeads(nn.Module):
                 samples = self._resample(samples, targets)
             x_a = embed_boxes(self.loc_embedder(t), p3, samples.rois)
             query = samples.query[samples.pair] if self.query_centric else None
-            samples.logits, samples.deltas = self._round(t, x_a, query)
+            samples = samples.predicted(*self._stage(t, x_a, query))
             losses[f"loss_cls_{t}"] = class_loss(samples.logits, samples.labels)
             box = box_loss(samples.deltas, samples.boxes, samples.target_boxes, samples.labels)
-            losses[f"loss_box_{t}"] = box * self.box_loss_weight
+            losses[f"loss_box_{t}"] = box * self.cascade.box_loss_weight
 
-        embeddings, ids, teachings = [gt["reid"]], [targets.ids], [gt.get("teacher")]
-        if not self.reid_gt_only:
+        losses["loss_reid"] = self._reid_loss(p3, samples, targets, gt, teacher)
+        return losses
+
+    def _reid_loss(
+        self,
+        p3: RoiMap,
+        samples: Samples,
+        targets: Targets,
+        gt: GroundTruthEmbeddings,
+        teacher: Callable[[Tensor], Tensor] | None,
+    ) -> Tensor:
+        """The re-id loss of refined boxes and, behind them, ground truth."""
+        embeddings, ids, by_teacher = [gt.reid], [targets.ids], [gt.teacher]
+        if not self.reid.gt_only:
             rois, box_ids = self._reid_rois(samples, targets.sizes)
             embeddings.insert(0, embed_boxes(self.reid_embedder, p3, rois))
             ids.insert(0, box_ids)
-            teachings.insert(0, teacher(rois) if teacher else None)
+            by_teacher.insert(0, teacher(rois) if teacher else None)
             statistics.record(num_reid_boxes=len(rois))
-        more = {"teacher": torch.cat(teachings) if teacher else None, "num_gt": len(targets.ids)}
+        joined = [x for x in by_teacher if x is not None]
+        more = {"teacher": torch.cat(joined) if joined else None, "num_gt": len(targets.ids)}
         taken = {name: more[name] for name in self.reid_loss.takes}
         loss = self.reid_loss(torch.cat(embeddings), torch.cat(ids), **taken)
-        losses["loss_reid"] = loss * self.reid_loss_weight
-        return losses
+        return loss * self.reid.loss_weight
 
-    def _round(self, t: int, x_a: Tensor, query: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Logits (n,) and deltas (n, 4) of round ``t`` for boxes' embeddings (n, D)."""
+    def _stage(self, t: int, x_a: Tensor, query: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Logits (n,) and deltas (n, 4) of stage ``t`` for boxes' embeddings (n, D)."""
         path = self.swap_paths[t - 1]
         if self.query_centric and query is not None:
             return self.box_detectors[t - 1](path.query_centric(query, x_a))
@@ -273,12 +347,12 @@ class SPNetROIHeads(nn.Module):
         ious = matched_pairwise_iou(Boxes(boxes), Boxes(samples.target_boxes))
         close = ious >= self.reid_iou_thresh
         if samples.pair is not None:
-            close = limit_per_pair(close, samples.pair, self.reid_per_pair)
+            close = limit_per_pair(close, samples.pair, self.reid.per_pair)
         rows = close.nonzero()[:, 0]
         return join_rois(samples.image_index, boxes)[rows], samples.target_ids[rows]
 
     def _resample(self, samples: Samples, targets: Targets) -> Samples:
-        """The last round's refined boxes and the ground truth, matched and sampled anew."""
+        """The last stage's refined boxes and the ground truth, matched and sampled anew."""
         boxes = torch.cat([_refine(samples, targets.sizes), targets.boxes])
         image = torch.cat([samples.image_index, targets.image_index])
         labels, rows = match_refined(boxes, image, targets)
@@ -289,10 +363,15 @@ class SPNetROIHeads(nn.Module):
         shape = (len(targets), samples.per_image + targets.rows.shape[1])
         table = labels.new_full(shape, -1).index_put((image, column), labels[places])
         position = image.new_zeros(shape).index_put((image, column), places)
-        image, column = sample_labels(table, self.boxes_per_image)
+        image, column = sample_labels(table, self.cascade.boxes_per_image)
         chosen = position[image, column]
         return gather_samples(
-            boxes[chosen], image, labels[chosen], rows[chosen], targets, self.boxes_per_image
+            boxes[chosen],
+            image,
+            labels[chosen],
+            rows[chosen],
+            targets,
+            self.cascade.boxes_per_image,
         )
 
     def detect(
@@ -305,14 +384,14 @@ class SPNetROIHeads(nn.Module):
         """
         Refine and embed proposals at inference.
 
-        After each round overlapping boxes are suppressed, best logit first; the last round's
+        After each stage overlapping boxes are suppressed, best logit first; the last stage's
         score is the final one and is not thresholded again.
 
         Args:
             features: pyramid levels.
             image_sizes: unpadded heights and widths.
             proposals: per image ``proposal_boxes``, ``scores`` and, for queries, ``query_index``.
-            queries: per image localisation embeddings (Q_i, D). The rounds use them if the model
+            queries: per image localisation embeddings (Q_i, D). The stages use them if the model
                 was trained query-centrically, else their bridges, as the authors' code does.
 
         Returns:
@@ -329,12 +408,12 @@ class SPNetROIHeads(nn.Module):
         for t in range(1, self.num_cascades + 1):
             counts = [len(b) for b in boxes]
             x_a = embed_boxes(self.loc_embedder(t), p3, boxes)
-            asked = torch.cat([q[i] for q, i in zip(queries, index)]) if queries else None
-            logits, deltas = self._round(t, x_a, asked)
+            query = torch.cat([q[i] for q, i in zip(queries, index)]) if queries else None
+            logits, deltas = self._stage(t, x_a, query)
             for i, (z, d) in enumerate(zip(logits.split(counts), deltas.split(counts))):
                 refined = BOX_TRANSFORM.apply_deltas(d, boxes[i])
                 refined = clip_to_images(refined, image_sizes[i])
-                keep = nms_per_query(refined, z, index[i], self.nms_thresh)
+                keep = nms_per_query(refined, z, index[i], self.cascade.nms_thresh)
                 keep = keep[index[i][keep].argsort(stable=True)]
                 boxes[i], scores[i], index[i] = refined[keep], z[keep].sigmoid(), index[i][keep]
 
@@ -357,7 +436,7 @@ class SPNetROIHeads(nn.Module):
 
 def _refine_pairs(samples: Samples, targets: Targets) -> Samples:
     """
-    The last round's refined boxes of every pair and, behind them, the person's own box.
+    The last stage's refined boxes of every pair and, behind them, the person's own box.
 
     They are labelled anew by their IoU with that box. It is empty in negative pairs: one more
     background box, as in the authors' code, which adds one per pair whatever its kind. Background
@@ -385,6 +464,6 @@ def _refine_pairs(samples: Samples, targets: Targets) -> Samples:
 
 
 def _refine(samples: Samples, sizes: Tensor) -> Tensor:
-    """Boxes (M, 4) after a round's deltas, clipped to their images, without gradient."""
+    """Boxes (M, 4) after a stage's deltas, clipped to their images, without gradient."""
     boxes = BOX_TRANSFORM.apply_deltas(samples.deltas.detach(), samples.boxes)
     return clip_to_images(boxes, sizes[samples.image_index])

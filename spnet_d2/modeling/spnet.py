@@ -48,7 +48,7 @@ _TRAINING_FIELDS = ("gt_boxes", "gt_person_ids", "gt_identities")
 @META_ARCH_REGISTRY.register()
 class SPNet(nn.Module):
     """
-    Backbone, proposal generator (first round), RoI heads (further rounds and re-id).
+    Backbone, proposal generator (anchors), RoI heads (cascade stages and re-id).
 
     The input of ``forward`` is Detectron2's ``list[dict]``:
 
@@ -88,12 +88,12 @@ class SPNet(nn.Module):
         Args:
             backbone: image -> pyramid.
             proposal_generator: pyramid -> samples and losses, or proposals.
-            roi_heads: the rounds after it.
+            roi_heads: the cascade stages after it, and re-id.
             pixel_mean, pixel_std: RGB statistics on the 0..255 scale.
             pathway: "OC" or "QC", of training.
             test_pathway: of inference, default the same. "QC" detects only what it is asked
                 for by ``queries``.
-            twin: momentum twin for the re-id loss.
+            twin: momentum encoder for the re-id loss.
             lwf: learning without forgetting.
             reid_only: train re-id alone.
             queries_per_chunk: queries of an image searched at a time.
@@ -119,7 +119,8 @@ class SPNet(nn.Module):
         self.pathway = pathway
         self.test_pathway = test_pathway
         self.twin = twin
-        # False where the trainer moves the twin, with the optimiser's steps.
+        # The momentum encoder is moved in every forward pass that trains, so that any training loop
+        # will do. False: the trainer calls ``move_twin`` with the optimiser's steps instead.
         self.update_twin = True
         self.reid_only = reid_only
         self.backbone = backbone
@@ -225,7 +226,7 @@ class SPNet(nn.Module):
             return self._inference(batched_inputs)
 
     def move_twin(self) -> None:
-        """One step of the momentum twin, if there is one, towards the weights as they are."""
+        """One step of the momentum encoder, if there is one, towards the weights as they are."""
         if self.twin is not None:
             self.twin.update(self.backbone, self.roi_heads.reid_embedder)
 
@@ -238,8 +239,8 @@ class SPNet(nn.Module):
         people, rows, queries, pairs = targets, None, None, None
         if query_centric:
             masks = unique_people(given)
-            asked = make_queries(given, masks, None, self.roi_heads.id_field)
-            pairs = self.proposal_generator.sample_pairs(asked, len(given))
+            people_sought = make_queries(given, masks, None, self.roi_heads.id_field)
+            pairs = self.proposal_generator.sample_pairs(people_sought, len(given))
             people = self._collect(batched_inputs, [t[mask] for t, mask in zip(given, masks)])
             rows = torch.cat(masks).nonzero()[:, 0]
         images, targets, people, rows, pairs = move(
@@ -250,20 +251,20 @@ class SPNet(nn.Module):
         features = with_roi_map(self.backbone.pyramid(maps))
         gt = self.roi_heads.embed_boxes(features, targets.rois, with_loc=query_centric)
         if query_centric:
-            queries, gt["reid"] = gt["loc"][rows], gt["reid"][rows]
+            queries = gt.loc[rows]
         samples, losses = self.proposal_generator(batch, features, people, queries, pairs)
         teacher = None
         if self.twin is not None:
             p3 = RoiMap.of(self.twin.features(batch.tensor, self.backbone, maps))
             teacher = partial(self.twin.embed, p3)
             # All boxes, those of people annotated twice as well, are one batch to its norms.
-            gt["teacher"] = teacher(targets.rois)
-            if query_centric:
-                gt["teacher"] = gt["teacher"][rows]
+            gt.teacher = teacher(targets.rois)
+        if query_centric:
+            gt = gt.of_queries(rows)
         losses.update(self.roi_heads.losses(features, samples, people, gt, teacher))
         if self.lwf is not None and not self.reid_only:
             losses["loss_lwf"] = self.lwf(batch.tensor, maps[-1])
-        if self.update_twin:
+        if self.update_twin and torch.is_grad_enabled():
             # After the forward pass, before the optimiser's step: from the last step's weights.
             self.move_twin()
         if self.reid_only:
@@ -327,7 +328,7 @@ class SPNet(nn.Module):
             boxes = [x.boxes for x in inputs]
             counts = [len(b) for b in boxes]
             embedded = self.roi_heads.embed_boxes(features, boxes)
-            reid, loc = (embedded[name].split(counts) for name in ("reid", "loc"))
+            reid, loc = (x.split(counts) for x in (embedded.reid, embedded.loc))
             for x, result, r, e in zip(inputs, results, reid, loc, strict=True):
                 if "instances" in x.given:
                     result["gt_embeddings"] = {"reid": r, "loc": e}
