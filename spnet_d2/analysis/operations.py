@@ -65,7 +65,7 @@ def inference_parts(model: Any, size: tuple[int, int], boxes: int) -> list[Part]
             pyramid = model.backbone.pyramid(maps)
             levels = [pyramid[name] for name in FEATURES]
             x_a = generator.anchor_embedder(levels)
-            offsets = x_a[0, : generator.pre_topk]
+            offsets = x_a[0, : generator.selection.pre_topk]
             parts = [
                 _part("trunk", model.backbone.trunk, image),
                 _part("FPN", model.backbone.fpn, dict(zip(FEATURES, maps, strict=False))),

@@ -74,7 +74,8 @@ def _positions(start: Tensor, end: Tensor, bins: int, size: int) -> tuple[Tensor
     within = torch.arange(_SAMPLES, device=start.device, dtype=start.dtype) + 0.5
     at = start[:, None, None] + steps * bin_size + within * bin_size / _SAMPLES
     inside = (at >= -1.0) & (at <= size)
-    at = at.clamp(0.0, size - 1.0)
+    # Finite sides may lie infinitely far apart in float32: no such position is inside, and none is read.
+    at = at.nan_to_num(0.0).clamp(0.0, size - 1.0)
     low = at.long()
     share = at - low
     high = (low + 1).clamp(max=size - 1)
