@@ -74,7 +74,7 @@ def _positions(start: Tensor, end: Tensor, bins: int, size: int) -> tuple[Tensor
     within = torch.arange(_SAMPLES, device=start.device, dtype=start.dtype) + 0.5
     at = start[:, None, None] + steps * bin_size + within * bin_size / _SAMPLES
     inside = (at >= -1.0) & (at <= size)
-    # Finite sides may lie infinitely far apart in float32: no such position is inside, and none is read.
+    # Finite sides may lie infinitely far apart in float32: such positions are not inside.
     at = at.nan_to_num(0.0).clamp(0.0, size - 1.0)
     low = at.long()
     share = at - low
