@@ -4,7 +4,7 @@ import dis
 import logging
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -100,3 +100,23 @@ def without_traceback(record: logging.LogRecord) -> bool:
 
 # Detectron2 logs whatever stops a training.
 TRAIN_LOOP = "detectron2.engine.train_loop"
+
+
+def exit_status(tool: str, run: Callable[[], object]) -> int:
+    """
+    Run a command-line tool that keeps what it has done when it is stopped.
+
+    Returns:
+        0; 1 after an error of the user's, which is one line on stderr; 130 after Ctrl-C.
+    """
+    try:
+        run()
+    except Exception as error:
+        if not is_users(error):
+            raise
+        print(f"{tool}: {one_line(error)}", file=sys.stderr)  # noqa: T201
+        return 1
+    except KeyboardInterrupt:
+        print(f"{tool}: stopped", file=sys.stderr)  # noqa: T201
+        return 130
+    return 0

@@ -32,7 +32,7 @@ import spnet_d2  # noqa: F401  (before PyTorch: see spnet_d2/process.py)
 from spnet_d2.config_reader import read_config
 from spnet_d2.data.person_search_json import load_person_search_table
 from spnet_d2.data.tracklets import LinkRules
-from spnet_d2.errors import is_users, one_line
+from spnet_d2.errors import exit_status
 from spnet_d2.search import Gallery, open_frames
 from spnet_d2.search.autolabel import (
     Choices,
@@ -132,17 +132,7 @@ def main(argv: list[str] | None = None) -> int:
     make_output_safe()
     args = parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        run(args)
-    except Exception as error:
-        if not is_users(error):
-            raise
-        print(f"autolabel: {one_line(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("autolabel: stopped", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status("autolabel", lambda: run(args))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from spnet_d2.config_reader import read_config
 from spnet_d2.data.catalog import EVALUATOR_TYPE
-from spnet_d2.errors import UserError, is_users, one_line
+from spnet_d2.errors import UserError, exit_status
 from spnet_d2.evaluation.predict import predict_dataset
 from spnet_d2.search.choose import add_predictor_options, build_predictor, least_score
 from spnet_d2.utils.text import make_output_safe
@@ -93,17 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     make_output_safe()
     args = parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        run(args)
-    except Exception as error:
-        if not is_users(error):
-            raise
-        print(f"predict: {one_line(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("predict: stopped", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status("predict", lambda: run(args))
 
 
 if __name__ == "__main__":
