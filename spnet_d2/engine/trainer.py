@@ -12,7 +12,6 @@ from detectron2.engine import (
     DefaultTrainer,
     HookBase,
     TrainerBase,
-    create_ddp_model,
     hooks,
 )
 from detectron2.evaluation import DatasetEvaluator, print_csv_format
@@ -27,6 +26,7 @@ from spnet_d2.data.corrupt_images import SkipCounter
 from spnet_d2.data.loaders import build_test_loader, build_train_loader
 from spnet_d2.engine import random_state
 from spnet_d2.engine.bad_batches import BadBatchError
+from spnet_d2.engine.distribute import distribute
 from spnet_d2.engine.hooks import AverageBatchNorms, Backups, RandomState
 from spnet_d2.engine.job_config import resolve_config
 from spnet_d2.engine.optimizer import build_optimizer
@@ -339,20 +339,6 @@ class Trainer(DefaultTrainer):
                 if comm.is_main_process():
                     print_csv_format(results[name])
             return next(iter(results.values())) if len(results) == 1 else results
-
-
-def distribute(model: nn.Module, cfg: CfgNode) -> nn.Module:
-    """
-    Let processes train one model together; with one process, the model itself.
-
-    Buffers are not broadcast before every step: those of re-id memories are the same on all
-    processes by themselves, and running statistics of batch norms are averaged where they are used
-    (:class:`~spnet_d2.engine.hooks.AverageBatchNorms`). Parameters that nothing trains, as
-    many an ablation leaves some, are looked for: otherwise they would stop the run, and must keep
-    having no gradient, or weight decay would shrink them.
-    """
-    more = {"device_ids": None} if cfg.MODEL.DEVICE == "cpu" else {}
-    return create_ddp_model(model, broadcast_buffers=False, find_unused_parameters=True, **more)
 
 
 def _show_log() -> None:

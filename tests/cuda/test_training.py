@@ -10,7 +10,7 @@ from detectron2.utils import comm
 from torch.testing import assert_close
 
 from spnet_d2.engine import random_state
-from spnet_d2.engine.trainer import distribute
+from spnet_d2.engine.distribute import distribute
 from spnet_d2.testing import deterministic_sampling
 from tests.cuda.devices import needs_gpu, needs_two_gpus, on_every_device
 from tests.cuda.steps import KINDS, build, counted_synchronisations, people_batch, run

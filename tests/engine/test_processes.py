@@ -16,7 +16,7 @@ from torch.testing import assert_close
 
 from spnet_d2.data.catalog import register_person_search
 from spnet_d2.engine import Trainer, setup
-from spnet_d2.engine.trainer import distribute
+from spnet_d2.engine.distribute import distribute
 from spnet_d2.engine.validation_loss import validation_losses
 from spnet_d2.modeling import whole_batch
 from spnet_d2.modeling.fixed_norm import SafeBatchNorm1d
