@@ -15,7 +15,7 @@ from detectron2.engine import create_ddp_model
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from spnet_d2.modeling import SPNet
+from spnet_d2.modeling import SPNet, SPNetROIHeads, SwapPathProposalGenerator
 from spnet_d2.modeling.backbone import PyramidBackbone
 
 # Pixels of the image that finds out which of a backbone's parameters its pyramid depends on.
@@ -68,6 +68,7 @@ def _is_own(model: nn.Module) -> bool:
 def _with_gradient(model: SPNet) -> Iterator[nn.Parameter]:
     """The parameters that a loss depends on."""
     heads, generator = model.roi_heads, model.proposal_generator
+    assert isinstance(heads, SPNetROIHeads) and isinstance(generator, SwapPathProposalGenerator)
     yield from _of_pyramid(model.backbone, p3_alone=model.reid_only)
     yield from heads.reid_embedder.parameters()
     if model.reid_only:
@@ -97,7 +98,8 @@ def _of_pyramid(backbone: PyramidBackbone, p3_alone: bool) -> list[nn.Parameter]
             image = torch.zeros(1, 3, _SIDE, _SIDE, device=next(backbone.parameters()).device)
             maps = backbone.trunk_maps(image)
             levels = [backbone.finest(maps)] if p3_alone else backbone.pyramid(maps).values()
-            gradients = _gradients(sum(level.float().sum() for level in levels), parameters)
+            total = torch.stack([level.float().sum() for level in levels]).sum()
+            gradients = _gradients(total, parameters)
     finally:
         for module, mode in training.items():
             module.training = mode

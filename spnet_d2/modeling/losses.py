@@ -6,7 +6,7 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import Tensor
 from torchvision.ops import nms, sigmoid_focal_loss
 
-from . import whole_batch
+from .whole_batch import Share
 
 # Faster R-CNN's deltas; sizes are clamped to exp(log(1000 / 16)).
 BOX_TRANSFORM = Box2BoxTransform(weights=(1.0, 1.0, 1.0, 1.0))
@@ -14,11 +14,11 @@ BOX_TRANSFORM = Box2BoxTransform(weights=(1.0, 1.0, 1.0, 1.0))
 _SMALLEST_AREA = 1e-7
 
 
-def anchor_loss(logits: Tensor, labels: Tensor, alpha: float = 0.5, gamma: float = 1.0) -> Tensor:
+def anchor_loss(logits: Tensor, labels: Tensor, alpha: float = 0.5, gamma: float = 1.0) -> Share:
     """
     Focal loss over all anchors that are not ignored, summed, over the number of positives.
 
-    Here and below, numbers are the whole batch's: see :mod:`.whole_batch`.
+    Here and below, what is divided by is the whole batch's number: see :mod:`.whole_batch`.
 
     Args:
         logits: any shape.
@@ -29,19 +29,19 @@ def anchor_loss(logits: Tensor, labels: Tensor, alpha: float = 0.5, gamma: float
     ignored, positive = labels < 0, labels == 1
     logits = logits.masked_fill(ignored, 0.0)
     losses = sigmoid_focal_loss(logits, positive.to(logits.dtype), alpha, gamma)
-    return whole_batch.mean(losses.masked_fill(ignored, 0.0).sum(), positive.sum())
+    return Share(losses.masked_fill(ignored, 0.0).sum(), positive.sum())
 
 
-def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def class_loss(logits: Tensor, labels: Tensor) -> Share:
     """Logistic loss of refined boxes (M,), summed, over the number of positives."""
     ignored, positive = labels < 0, labels == 1
     logits = logits.masked_fill(ignored, 0.0)
     targets = positive.to(logits.dtype)
     losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    return whole_batch.mean(losses.masked_fill(ignored, 0.0).sum(), positive.sum())
+    return Share(losses.masked_fill(ignored, 0.0).sum(), positive.sum())
 
 
-def box_loss(deltas: Tensor, boxes: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
+def box_loss(deltas: Tensor, boxes: Tensor, targets: Tensor, labels: Tensor) -> Share:
     """
     Generalised IoU loss, mean over the positives; 0 (with a graph) without any.
 
@@ -56,7 +56,7 @@ def box_loss(deltas: Tensor, boxes: Tensor, targets: Tensor, labels: Tensor) -> 
     others = ~positive[:, None]
     deltas, boxes, targets = (x.masked_fill(others, 0.0) for x in (deltas, boxes, targets))
     losses = giou_loss(BOX_TRANSFORM.apply_deltas(deltas, boxes), targets)
-    return whole_batch.mean(losses.masked_fill(~positive, 0.0).sum(), positive.sum())
+    return Share(losses.masked_fill(~positive, 0.0).sum(), positive.sum())
 
 
 def giou_loss(boxes: Tensor, targets: Tensor) -> Tensor:

@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoint.pretrained import downloading, hub_url
-from . import whole_batch
 from .backbone import PyramidBackbone, weight_options
 from .precision import full_precision
+from .whole_batch import Share
 
 
-def lwf_loss(logits: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
+def lwf_loss(logits: Tensor, teacher: Tensor, temperature: float = 2.0) -> Share:
     """
     Distance of class logits from the teacher's, as the authors compute it.
 
@@ -37,7 +37,7 @@ def lwf_loss(logits: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tenso
         inputs = F.log_softmax(logits.float() / temperature, dim=1)
         targets = F.softmax(teacher.float() / temperature, dim=1)
         means = F.binary_cross_entropy_with_logits(inputs, targets, reduction="none").mean(dim=1)
-        return whole_batch.mean(means.sum(), len(means))
+        return Share(means.sum(), torch.full((), len(means), device=means.device))
 
 
 def imagenet_classifier(name: str, pretrained: str | dict[str, Tensor] = "hub") -> nn.Sequential:
@@ -99,7 +99,7 @@ class LearningWithoutForgetting(nn.Module):
         for module in (self.teacher, self.teacher_classifier):
             module.requires_grad_(False)
 
-    def forward(self, images: Tensor, c5: Tensor) -> Tensor:
+    def forward(self, images: Tensor, c5: Tensor) -> Share:
         """
         Args:
             images: (N, 3, H, W), normalised.

@@ -327,7 +327,7 @@ class SwapPathProposalGenerator(nn.Module):
         targets: Targets | None = None,
         queries: list[Tensor] | Tensor | None = None,
         pairs: Pairs | None = None,
-    ) -> tuple[Samples | list[Instances], dict[str, Tensor]]:
+    ) -> tuple[Samples | list[Instances], dict[str, whole_batch.Share]]:
         """
         Args:
             images: the padded batch.
@@ -339,9 +339,9 @@ class SwapPathProposalGenerator(nn.Module):
 
         Returns:
             In training, the sampled anchors with their predictions, and ``loss_anchor`` and
-            ``loss_box_0``. At inference no losses, and per image ``Instances`` with
-            ``proposal_boxes`` and ``scores``, best first; with queries also ``query_index``,
-            ascending, and best first within each query.
+            ``loss_box_0``, not divided yet (:func:`.whole_batch.means`). At inference no losses,
+            and per image ``Instances`` with ``proposal_boxes`` and ``scores``, best first; with
+            queries also ``query_index``, ascending, and best first within each query.
         """
         sizes = images.image_sizes
         if queries is None:
@@ -454,7 +454,9 @@ class SwapPathProposalGenerator(nn.Module):
                 mean = (labels == label).sum() / max(1, number)
                 statistics.record(**{f"num_{name}_anchors": mean})
 
-    def _losses(self, logits: Tensor, labels: Tensor, samples: Samples) -> dict[str, Tensor]:
+    def _losses(
+        self, logits: Tensor, labels: Tensor, samples: Samples
+    ) -> dict[str, whole_batch.Share]:
         """Of all anchors' logits and labels, and of the sampled anchors' predictions."""
         box = box_loss(samples.deltas, samples.boxes, samples.target_boxes, samples.labels)
         return {

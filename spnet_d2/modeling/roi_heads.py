@@ -41,6 +41,7 @@ from .reid_losses import ReidLoss, build_reid_loss
 from .sampling import sample_labels
 from .swap_path import SwapPath, bridge_kind
 from .targets import Targets
+from .whole_batch import Share
 
 # Beside the levels, p3 as RoI pooling takes it: made once for all stages.
 ROI_MAP = "roi_map"
@@ -279,7 +280,7 @@ class SPNetROIHeads(nn.Module):
         targets: Targets,
         gt: GroundTruthEmbeddings,
         teacher: Callable[[Tensor], Tensor] | None = None,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Tensor | Share]:
         """
         Train the stages and re-id.
 
@@ -292,10 +293,11 @@ class SPNetROIHeads(nn.Module):
             teacher: the momentum encoder's embeddings of RoIs (n, 5).
 
         Returns:
-            ``loss_box_t`` and ``loss_cls_t`` for t = 1 .. T, and ``loss_reid``.
+            ``loss_box_t`` and ``loss_cls_t`` for t = 1 .. T, not divided yet
+            (:func:`.whole_batch.means`), and ``loss_reid``.
         """
         p3 = roi_map(features)
-        losses = {}
+        losses: dict[str, Tensor | Share] = {}
         for t in range(1, self.num_cascades + 1):
             if self.query_centric:
                 samples = _refine_pairs(samples, targets)

@@ -27,6 +27,7 @@ from ..checkpoint.untrained import (
     refuse_untrained,
 )
 from ..config_checks import check_config
+from . import whole_batch
 from .backbone import FEATURES, pretrained_of
 from .box_embedder import RoiMap
 from .compiling import compile_networks
@@ -268,8 +269,8 @@ class SPNet(nn.Module):
             # After the forward pass, before the optimiser's step: from the last step's weights.
             self.move_twin()
         if self.reid_only:
-            return {"loss_reid": losses["loss_reid"]}
-        return losses
+            losses = {"loss_reid": losses["loss_reid"]}
+        return whole_batch.means(losses)
 
     def _collect(self, batched_inputs: list[dict], given: list[Instances]) -> Targets:
         """Ground truth of a training batch, on the host."""

@@ -13,8 +13,10 @@ Collective operations happen in the forward pass: all processes must call the mo
 image or more, equally often.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
@@ -107,24 +109,81 @@ def in_last_pass() -> bool:
     return _parts is None or not _parts.counting
 
 
-def mean(total: Tensor, count: Tensor | int) -> Tensor:
+@dataclass(frozen=True)
+class Share:
     """
-    This share's part of a mean over the whole batch.
+    A mean over the whole batch that is not divided yet, so that several are in one exchange.
+
+    Attributes:
+        total: sum over the share's rows, a scalar.
+        count: number of rows to divide by, of the share alone, a scalar.
+        weight: factor on the mean.
+    """
+
+    total: Tensor
+    count: Tensor
+    weight: float = 1.0
+
+    def __mul__(self, factor: float) -> "Share":
+        return replace(self, weight=self.weight * factor)
+
+    def mean(self) -> Tensor:
+        """Of this one alone."""
+        return means({"": self})[""]
+
+
+def means(losses: "Mapping[str, Share | Tensor]") -> dict[str, Tensor]:
+    """
+    This share's parts of means over the whole batch, by one exchange for all of them.
+
+    Args:
+        losses: by name; tensors stay what they are.
+
+    Returns:
+        Of each ``total`` x shares / the whole batch's count (at least 1): its mean over shares is
+        the whole batch's mean.
+    """
+    shares = {name: x for name, x in losses.items() if isinstance(x, Share)}
+    if not shares:
+        return dict(losses)
+    counts = _whole_counts([x.count for x in shares.values()])
+    found = {
+        name: x.total * _num_shares() / count.clamp(min=1) * x.weight
+        for (name, x), count in zip(shares.items(), counts, strict=True)
+    }
+    return {name: found.get(name, x) for name, x in losses.items()}
+
+
+def mean(total: Tensor, count: Tensor | int, whole: Tensor | int | None = None) -> Tensor:
+    """
+    The same of one sum, at once.
 
     Args:
         total: sum over the share's rows, a scalar.
         count: number of rows to divide by, of the share alone.
-
-    Returns:
-        ``total`` x shares / the whole batch's count (at least 1): its mean over shares is the
-        whole batch's mean.
+        whole: the sum of ``count`` over processes, where it is known, which saves the exchange.
     """
-    if not isinstance(count, Tensor):
-        count = torch.full((), count, device=total.device)
-    if _parts is None:
-        return total * num_processes() / over_processes(count).clamp(min=1)
-    whole = _parts.total(count).clamp(min=1)
-    return total * (num_processes() * _parts.number) / whole
+    count, whole = (_scalar(x, total) for x in (count, whole))
+    if whole is None or _parts is not None:
+        return Share(total, count).mean()
+    return total * _num_shares() / whole.clamp(min=1)
+
+
+def _scalar(x, like: Tensor):
+    return torch.full((), x, device=like.device) if isinstance(x, int) else x
+
+
+def _num_shares() -> int:
+    return num_processes() * (1 if _parts is None else _parts.number)
+
+
+def _whole_counts(counts: list[Tensor]) -> list[Tensor]:
+    """The whole batch's numbers of what this share has ``counts`` of."""
+    if _parts is not None:
+        return [_parts.total(count) for count in counts]
+    if num_processes() == 1:
+        return counts
+    return list(over_processes(torch.stack(counts)))
 
 
 def share_of(limit: int) -> int:
@@ -156,36 +215,64 @@ def whole_rows(num_last: int, *tensors: Tensor) -> list[Tensor] | None:
         groups = joined
     if num_processes() == 1:
         return [torch.cat(parts) for parts in zip(*groups)]
-    # One exchange of all counts, then one per tensor.
+    # One exchange of all counts, and one of the rows of all tensors.
     counts = torch.tensor([len(group[0]) for group in groups], device=tensors[0].device)
     sizes = _gathered(counts)
-    rows = []
-    for parts in zip(*groups):
-        whole = _gather_uneven(torch.cat(parts), [sum(s) for s in sizes])
-        split = [_cut(w, s[1]) for w, s in zip(whole, sizes)]
-        rows.append(torch.cat([part for group in zip(*split) for part in group]))
-    return rows
+    joined = [torch.cat(parts) for parts in zip(*groups)]
+    whole = _gather_uneven(_as_bytes(joined), [sum(s) for s in sizes])
+    split = [_cut(w, s[1]) for w, s in zip(whole, sizes)]
+    return _from_bytes(torch.cat([part for group in zip(*split) for part in group]), joined)
 
 
-def rows_with_gradient(num_last: int, tensor: Tensor) -> Tensor:
+def _as_bytes(tensors: list[Tensor]) -> Tensor:
+    """Tensors (n, ...) of any types, row beside row: (n, bytes)."""
+    rows = [t.contiguous().reshape(len(t), math.prod(t.shape[1:])) for t in tensors]
+    return torch.cat([row.view(torch.uint8) for row in rows], dim=1)
+
+
+def _from_bytes(rows: Tensor, like: list[Tensor]) -> list[Tensor]:
+    """Rows (n, bytes) of :func:`_as_bytes` as tensors, of the types and widths of ``like``."""
+    widths = [t.element_size() * math.prod(t.shape[1:]) for t in like]
+    return [
+        # Contiguous: numbers must start where their type may.
+        part.clone(memory_format=torch.contiguous_format)
+        .view(t.dtype)
+        .reshape(len(rows), *t.shape[1:])
+        for part, t in zip(rows.split(widths, dim=1), like, strict=True)
+    ]
+
+
+def rows_with_gradient(num_last: int, tensor: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, int]:
     """
     Rows of all processes in the order of :func:`whole_rows`, through which gradients flow back.
 
     Parts of a batch do not see one another's. Every process has to compute the same loss of them.
 
     Args:
-        num_last, tensor: as for :func:`whole_rows`.
+        num_last: as for :func:`whole_rows`.
+        tensor: (n, ...) rows.
+        labels: (n,) numbers of them, without gradient.
+
+    Returns:
+        Rows, labels and number of last rows, of all processes.
     """
     if num_processes() == 1:
-        return tensor
+        return tensor, labels, num_last
     counts = torch.tensor([len(tensor) - num_last, num_last], device=tensor.device)
     sizes = _gathered(counts)
+    rows = sum_with_gradient(_between(tensor, num_last, sizes))
+    whole = over_processes(_between(labels, num_last, sizes))
+    return rows, whole, sum(size[1] for size in sizes)
+
+
+def _between(tensor: Tensor, num_last: int, sizes: list[list[int]]) -> Tensor:
+    """This process's rows in their places among all processes', which are zeros."""
     rank = comm.get_rank()
     # Boxes of all processes, then ground truth of all; each process fills in its own rows.
     lengths = [size[group] for group in (0, 1) for size in sizes]
     blocks = [tensor.new_zeros(length, *tensor.shape[1:]) for length in lengths]
     blocks[rank], blocks[len(sizes) + rank] = _cut(tensor, num_last)
-    return sum_with_gradient(torch.cat(blocks))
+    return torch.cat(blocks)
 
 
 class _Sum(torch.autograd.Function):

@@ -1,5 +1,6 @@
 """Two processes with batches of b against one with 2b: losses, gradients, memories, parameters."""
 
+import contextlib
 import shutil
 from argparse import Namespace
 from itertools import product
@@ -8,6 +9,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
@@ -213,6 +215,10 @@ PATHWAYS = {
 }
 
 
+# Counts of all detection losses; numbers of rows and rows, or rows and people.
+EXCHANGES = {"oim": 3, "momentum_queue": 3, "nt_xent": 4}
+
+
 def gradients(pathway, crowd, ranks):
     """Losses and gradients of a step on the images of ``ranks``."""
     model = tiny_model("MODEL.SPNET.SYNC_BN", True, *PATHWAYS[pathway]).train()
@@ -232,12 +238,34 @@ def gradients(pathway, crowd, ranks):
     )
 
 
+def exchanges(reid_loss):
+    """How many collective operations a forward pass makes, with two stages."""
+    more = QUEUE if reid_loss == "momentum_queue" else ("MODEL.SPNET.REID.LOSS", reid_loss)
+    model = tiny_model("MODEL.SPNET.NUM_CASCADES", 2, *more).train()
+    calls = []
+    with contextlib.ExitStack() as stack:
+        for name in ("all_reduce", "all_gather"):
+            spy = mock.patch.object(dist, name, counted(getattr(dist, name), calls))
+            stack.enter_context(spy)
+        model([tiny_input(comm.get_rank(), *BOXES)])
+    return len(calls)
+
+
+def counted(function, calls):
+    def call(*args, **kwargs):
+        calls.append(function)
+        return function(*args, **kwargs)
+
+    return call
+
+
 def pair_work(corpus, opts, folder):
     """Everything that two processes do, once."""
     for name in ("tiny_train", "tiny_test"):
         if name not in DatasetCatalog:
             register_person_search(name, corpus / "people.json", corpus, corpus / "all_pairs.json")
     results = {"memory": memory_steps([comm.get_rank()]), "norm": norm_steps()}
+    results["exchanges"] = {name: exchanges(name) for name in EXCHANGES}
     results["share"] = whole_batch.share_of(7)
     with deterministic_sampling():
         for number, (name, more) in enumerate(RUNS.items()):
@@ -321,6 +349,11 @@ def test_synchronised_norms_are_those_of_the_joined_batch(pair):
         for rank in found:
             for name, expected in norm.state_dict().items():
                 assert_close(torch.from_numpy(np.asarray(rank[3][name])), expected, msg=name)
+
+
+def test_exchanges_of_a_forward_pass(pair):
+    """Whatever the number of losses."""
+    assert [results["exchanges"] for results in pair] == [EXCHANGES] * 2
 
 
 def test_shares_of_a_budget_add_up(pair):

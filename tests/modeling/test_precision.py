@@ -115,10 +115,13 @@ def test_offsets_logits_boxes_and_losses(dtype, norm, kind, bridge):
     with torch.autocast("cpu", dtype):
         offsets = path.object_centric(x_a)
         logits, deltas = detector(offsets)
-        losses = [class_loss(logits, labels), box_loss(deltas, boxes, boxes + 3, labels)]
+        losses = [
+            class_loss(logits, labels).mean(),
+            box_loss(deltas, boxes, boxes + 3, labels).mean(),
+        ]
         if kind != "mlp":
             z = NormLogits(128, kind)(offset_norm(offsets))
-            losses.append(anchor_loss(z, labels))
+            losses.append(anchor_loss(z, labels).mean())
     assert offsets.dtype == dtype
     assert {x.dtype for x in (logits, deltas, *losses)} == {torch.float32}
     sum(losses).backward()
@@ -136,7 +139,7 @@ def test_distances_from_queries(dtype, norm):
     labels = torch.tensor([[1, 0, 0, 0, 0, -1]]).repeat(2, 1)
     with torch.autocast("cpu", dtype):
         w = query_distances(x_q, x_a)
-        loss = anchor_loss(NormLogits(128)(w), labels)
+        loss = anchor_loss(NormLogits(128)(w), labels).mean()
         loss = loss + offset_norm(SwapPath.query_centric(x_q[:, None], x_a)).sum()
     assert w.dtype == loss.dtype == torch.float32 and w[0, 0] == 0
     loss.backward()
@@ -146,7 +149,7 @@ def test_distances_from_queries(dtype, norm):
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 1.5, 2.0])
 def test_focal_loss_of_logits_beyond_all_bounds(gamma):
     logits = torch.tensor([-1e4, 1e4, -1e4, 1e4], requires_grad=True)
-    loss = anchor_loss(logits, torch.tensor([1, 1, 0, 0]), gamma=gamma)
+    loss = anchor_loss(logits, torch.tensor([1, 1, 0, 0]), gamma=gamma).mean()
     loss.backward()
     assert_finite(loss, logits.grad)
 
@@ -206,7 +209,7 @@ def test_rows_without_a_direction():
 def test_learning_without_forgetting(dtype, size):
     student = (size * torch.tensor([[1.0, -1.0, 0.5]])).to(dtype).requires_grad_()
     with torch.autocast("cpu", dtype):
-        loss = lwf_loss(student, -student.detach())
+        loss = lwf_loss(student, -student.detach()).mean()
     loss.backward()
     assert loss.dtype == torch.float32
     assert_finite(loss, student.grad)
@@ -272,7 +275,7 @@ def test_decoding_the_largest_deltas():
     deltas = torch.tensor([[1e4, -1e4, 1e4, -1e4], [0.0, 0.0, -1e4, 0.0]], requires_grad=True)
     boxes = torch.tensor([[0.0, 0.0, 500.0, 500.0]]).repeat(2, 1)
     assert_finite(BOX_TRANSFORM.apply_deltas(deltas, boxes))
-    loss = box_loss(deltas, boxes, boxes, torch.ones(2))
+    loss = box_loss(deltas, boxes, boxes, torch.ones(2)).mean()
     loss.backward()
     assert_finite(loss, deltas.grad)
 

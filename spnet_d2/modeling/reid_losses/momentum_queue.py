@@ -82,11 +82,14 @@ class MomentumQueueLoss(ReidLoss):
             ValueError: more people in the batch than the queue has rows.
         """
         teacher = embeddings if teacher is None else teacher
+        rows = None
         if whole_batch.in_first_pass():
             rows = whole_batch.whole_rows(num_gt, teacher.float(), person_ids)
             if rows is not None:
                 self.update(*rows)
-        return whole_batch.mean(self._summed(embeddings, person_ids), len(embeddings))
+        total = self._summed(embeddings, person_ids)
+        whole = None if rows is None else len(rows[0])
+        return whole_batch.mean(total, len(embeddings), whole=whole)
 
     def _summed(self, embeddings: Tensor, person_ids: Tensor) -> Tensor:
         """The loss of all rows together."""

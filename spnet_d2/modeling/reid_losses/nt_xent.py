@@ -64,13 +64,11 @@ class NTXentLoss(ReidLoss):
         Returns:
             Scalar; 0 (with a graph) where no row has a negative.
         """
-        embeddings = whole_batch.rows_with_gradient(num_gt, embeddings.float())
-        person_ids = whole_batch.rows_with_gradient(num_gt, person_ids)
-        if whole_batch.num_processes() > 1:
-            count = torch.tensor(num_gt, device=person_ids.device)
-            num_gt = int(whole_batch.over_processes(count))
+        embeddings, person_ids, num_gt = whole_batch.rows_with_gradient(
+            num_gt, embeddings.float(), person_ids
+        )
         if num_gt == 0:
-            return whole_batch.mean(embeddings.sum() * 0.0, 0)
+            return whole_batch.mean(embeddings.sum() * 0.0, 0, whole=0)
         with full_precision(embeddings):
             boxes, gt = embeddings.tensor_split([len(embeddings) - num_gt])
             box_ids, gt_ids = person_ids.tensor_split([len(embeddings) - num_gt])
@@ -94,4 +92,6 @@ class NTXentLoss(ReidLoss):
             margin = (negative - positive[:, 0]).masked_fill(without, 0.0)
             losses = F.softplus(self.scale * margin).masked_fill(without, 0.0)
             # Of all processes' rows, so every process gives the same number.
-            return whole_batch.mean(losses.sum(), (~without).sum())
+            count = (~without).sum()
+            whole = count * whole_batch.num_processes()
+            return whole_batch.mean(losses.sum(), count, whole=whole)

@@ -99,11 +99,12 @@ class OIMLoss(ReidLoss):
             # Rows of unknown people are in no term of the sum, but go into the memory: one that
             # isn't finite must show in the loss, too.
             total = total + 0.0 * x.detach().sum()
+        rows = None
         if whole_batch.in_last_pass():
             rows = whole_batch.whole_rows(num_gt, x, identities)
             if rows is not None:
                 self.update(*rows)
-        return whole_batch.mean(total, len(x))
+        return whole_batch.mean(total, len(x), whole=None if rows is None else len(rows[0]))
 
     @torch.no_grad()
     def _similarities(self, x: Tensor, identities: Tensor) -> Tensor:
