@@ -60,8 +60,10 @@ EXTRAS = {
         # The two readers' extras, which tests use.
         "pillow-heif>=0.18",
         "simplejpeg>=1.7",
-        # Both runtimes of two-stage predictors.
+        # Both runtimes of two-stage predictors and exported models, and the exporter.
+        "onnx>=1.17",
         "onnxruntime>=1.18",
+        "onnxscript>=0.5",
         "openvino>=2024.4",
         "pytest>=8.2",
         "pytest-timeout>=2.1",
@@ -74,8 +76,10 @@ EXTRAS = {
     # Finds JPEGs that are damaged in their middle: Pillow and OpenCV keep libjpeg's warnings to
     # themselves.
     "jpeg": ["simplejpeg>=1.7"],
-    # Networks of two-stage predictors, as OpenVINO's files and as ONNX: both runtimes take one
-    # without the code it was made with.
+    # Writes trained models as ONNX (tools/export.py).
+    "export": ["onnx>=1.17", "onnxruntime>=1.18", "onnxscript>=0.5"],
+    # Exported models, and networks of two-stage predictors: both runtimes take one without the code
+    # it was made with.
     "openvino": ["openvino>=2024.4"],
     "onnx": ["onnxruntime>=1.18"],
     # Galleries of millions of people (engine lancedb); pylance compacts to files of a given size.
@@ -95,6 +99,7 @@ COMMANDS = [
     "spnet-train = spnet_d2.cli.train_net:run",
     "spnet-search = spnet_d2.cli.search:main",
     "spnet-evaluate = spnet_d2.cli.evaluate:main",
+    "spnet-export = spnet_d2.cli.export:main",
     "spnet-visualize-results = spnet_d2.cli.visualize_results:main",
     "spnet-convert-checkpoint = spnet_d2.cli.convert_llnl_checkpoint:main",
     "spnet-convert-predictions = spnet_d2.cli.convert_predictions:main",

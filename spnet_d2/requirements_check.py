@@ -5,6 +5,7 @@ their absence is the one thing a new user runs into. It is checked here, before 
 """
 
 import importlib
+import importlib.util
 import shlex
 import sys
 import sysconfig
@@ -39,6 +40,28 @@ def _require(module: str, title: str, pip_arguments: list[str]) -> None:
         ) from None
 
 
+def runs_exported_models_only() -> bool:
+    """Whether there is neither PyTorch nor Detectron2, as where models that were exported run."""
+    return not (_is_there("torch") or _is_there("detectron2"))
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def require_opencv() -> None:
+    """
+    Check that OpenCV is importable.
+
+    Raises:
+        ImportError: it is missing. The message ends with the command that installs it.
+    """
+    _require("cv2", "OpenCV", ["opencv-python-headless"])
+
+
 def require_detectron2() -> None:
     """
     Check that Detectron2 and OpenCV are importable; the compiled part of Detectron2 is not needed.
@@ -49,4 +72,4 @@ def require_detectron2() -> None:
     tags = "--no-deps --only-binary=:all: --python-version 3.10 --implementation cp"
     target = ["--platform", "linux_x86_64", "--target", sysconfig.get_path("purelib")]
     _require("detectron2.config", "Detectron2", [*tags.split(), *target, _DETECTRON2_WHEEL])
-    _require("cv2", "OpenCV", ["opencv-python-headless"])
+    require_opencv()

@@ -14,6 +14,10 @@ import argparse
 import sys
 from pathlib import Path
 
+# First: says what is missing, where exported models alone run.
+from spnet_d2 import add_spnet_config  # noqa: F401
+
+# isort: split
 import torch
 from detectron2.config import CfgNode
 from tabulate import tabulate

@@ -23,17 +23,17 @@ import logging
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from detectron2.config import CfgNode
 from tabulate import tabulate
 
 from spnet_d2.config_files import find_config_file, project_root
-from spnet_d2.config_reader import ConfigError, read_config
 from spnet_d2.data.own_images import write_own_image
+from spnet_d2.errors import UserError
 from spnet_d2.search import (
     Gallery,
     Match,
-    PersonSearchPredictor,
+    OnnxPredictor,
     SearchInputError,
     box_warnings,
     clip_query_box,
@@ -42,6 +42,7 @@ from spnet_d2.search import (
     open_gallery,
     read_image_bgr,
 )
+from spnet_d2.search.choose import add_exported_options
 from spnet_d2.search.frames import describe_left_out
 from spnet_d2.search.query import box_to_json
 from spnet_d2.search.suggestion import Suggestion, find_suggestion
@@ -66,6 +67,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder for the results")
     parser.add_argument("--config-file", type=Path, help="default: the demo's")
     parser.add_argument("--weights", type=Path, help="default: the demo's, or MODEL.WEIGHTS")
+    add_exported_options(parser)
     parser.add_argument("--topk", type=int, default=10, help="most matches (%(default)s)")
     parser.add_argument(
         "--every", type=int, metavar="N", help="take each N-th frame (all, or all of gallery.npz)"
@@ -113,8 +115,11 @@ def _box(text: str) -> tuple[float, ...]:
     return x, y, w, h
 
 
-def load_config(args: argparse.Namespace) -> tuple[CfgNode, str]:
+def load_config(args: argparse.Namespace):
     """The config and the path of the weights, the demo's if none are named."""
+    # Not above: exported models do without Detectron2.
+    from spnet_d2.config_reader import ConfigError, read_config
+
     config_file, weights = args.config_file, args.weights
     if config_file is None and weights is None:
         config_file, weights = DEMO / "config.yaml", DEMO / "model_final.pth"
@@ -159,10 +164,8 @@ def run(args: argparse.Namespace) -> list[Match]:
     for warning in box_warnings(args.box, image.shape[:2]):
         logger.warning("%s: %s", args.query.name, warning)
     source = open_gallery(args.gallery, args.every, exclude=[args.output / "search.png"])
-    cfg, weights = load_config(args)
-    make_folder(args.output)
-
-    predictor = PersonSearchPredictor(cfg, weights=weights, allow_untrained=args.allow_untrained)
+    make_predictor: Any = make_exported if args.exported else make_spnet
+    predictor, training = make_predictor(args)
     query = predictor.query(image, box)
     gallery = gallery_for(
         predictor,
@@ -174,7 +177,7 @@ def run(args: argparse.Namespace) -> list[Match]:
         index=args.output / "gallery.npz",
     )
     matches = gallery.rank(query.reid, args.topk, args.min_similarity)
-    suggestion = find_suggestion(weights, cfg.DATASETS.TEST)
+    suggestion = find_suggestion(*training) if training else None
 
     # What can fail for its looks comes after what was searched for.
     report = make_report(args, box, gallery, matches, suggestion)
@@ -185,6 +188,34 @@ def run(args: argparse.Namespace) -> list[Match]:
     draw(args, image, box, gallery, matches)
     print(f"results: {args.output / 'matches.json'}, {args.output / 'search.png'}")
     return matches
+
+
+def make_spnet(args: argparse.Namespace):
+    """The model as it was trained; and its weights and test sets, which tell of its evaluation."""
+    cfg, weights = load_config(args)
+    make_folder(args.output)
+    predictor = build_spnet(cfg, weights=weights, allow_untrained=args.allow_untrained)
+    return predictor, (weights, cfg.DATASETS.TEST)
+
+
+def build_spnet(cfg, **options):
+    """Build and load it, which needs PyTorch and Detectron2."""
+    from spnet_d2.search import PersonSearchPredictor
+
+    return PersonSearchPredictor(cfg, **options)
+
+
+def make_exported(args: argparse.Namespace) -> tuple[OnnxPredictor, None]:
+    """The exported model."""
+    if args.config_file or args.weights or args.opts:
+        raise SearchInputError(
+            "--exported is a model with all of its settings; leave out --config-file, --weights "
+            "and KEY VALUE."
+        )
+    predictor = OnnxPredictor(args.exported, args.runtime)
+    predictor.min_score = min(predictor.min_score, args.min_score)
+    make_folder(args.output)
+    return predictor, None
 
 
 def make_folder(folder: Path) -> None:
@@ -288,7 +319,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run(args)
     # A disk may fill up, or a folder go away, while frames are searched.
-    except (SearchInputError, OSError) as error:
+    except (UserError, OSError, ImportError) as error:
         print(f"search: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

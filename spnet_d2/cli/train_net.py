@@ -15,6 +15,10 @@ on the CPU: the same with MODEL.DEVICE cpu. docs/multi_gpu.md has more.
 
 from functools import partial
 
+# First: says what is missing, where exported models alone run.
+from spnet_d2 import add_spnet_config  # noqa: F401
+
+# isort: split
 from detectron2.engine import default_argument_parser
 
 from spnet_d2.config_reader import read_config

@@ -83,6 +83,10 @@ def convolve(maps: list[Tensor], weight: Tensor, bias: Tensor) -> list[Tensor]:
 
 def pays(x: Tensor, weight: Tensor) -> bool:
     """Whether a convolution of ``x`` with ``weight`` gains, and can be done this way at all."""
+    # Exported models keep to the operator that every runtime knows, whatever their sizes, which a
+    # comparison would fix.
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return False
     height, width = x.shape[-2:]
     return (
         x.device.type == "cpu"
@@ -92,9 +96,6 @@ def pays(x: Tensor, weight: Tensor) -> bool:
         and x.is_contiguous(memory_format=torch.channels_last)
         and min(weight.shape[:2]) >= _MIN_CHANNELS
         and len(x) * -(-height // TILE) * -(-width // TILE) >= _MIN_TILES
-        # Exported models keep to the operator that every runtime knows.
-        and not torch.jit.is_tracing()
-        and not torch.compiler.is_compiling()
     )
 
 

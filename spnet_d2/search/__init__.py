@@ -21,6 +21,8 @@ from .two_stage import TwoStagePredictor
 from .visualize import draw_search
 
 if TYPE_CHECKING:
+    from spnet_d2.export.predictor import OnnxPredictor
+
     from .predictor import PersonSearchPredictor
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "GalleryStore",
     "ImageFolder",
     "Match",
+    "OnnxPredictor",
     "PersonDetections",
     "PersonQuery",
     "PersonSearchPredictor",
@@ -48,8 +51,14 @@ __all__ = [
 ]
 
 
+# PyTorch and Detectron2 are imported for an SPNet as it was trained only.
+_LATER = {
+    "PersonSearchPredictor": "spnet_d2.search.predictor",
+    "OnnxPredictor": "spnet_d2.export.predictor",
+}
+
+
 def __getattr__(name: str):
-    """PyTorch and Detectron2 are imported for an SPNet only."""
-    if name == "PersonSearchPredictor":
-        return import_module(f"{__name__}.predictor").PersonSearchPredictor
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,9 +1,14 @@
-"""Command-line options that choose a predictor: an SPNet, or a detector with a re-id model."""
+"""
+Command-line options that choose a predictor: an SPNet, as it was trained or exported, or a detector
+with a re-id model.
+"""
 
 import argparse
 from pathlib import Path
 
 from spnet_d2.errors import UserError
+from spnet_d2.export.graph_files import RUNTIMES
+from spnet_d2.export.predictor import OnnxPredictor
 
 from .two_stage import NetworkDetector, ReidModel, TwoStagePredictor
 
@@ -31,10 +36,23 @@ def add_predictor_options(parser: argparse.ArgumentParser, settings: bool = True
         help="a detector in an ONNX or OpenVINO file (docs/two_stage.md), or torchvision:NAME, "
         "one of torchvision's COCO detectors",
     )
+    add_exported_options(parser)
     add("--reid", type=Path, metavar="YAML", help="the re-id model that goes with --detector")
     add("--min-score", type=float, help="least detection score, instead of the model's own")
     if settings:
         add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings")
+
+
+def add_exported_options(parser: argparse.ArgumentParser) -> None:
+    """Those of a model in a folder of ``tools/export.py``."""
+    add = parser.add_argument
+    add("--exported", type=Path, metavar="DIR", help="an SPNet of tools/export.py instead")
+    add(
+        "--runtime",
+        choices=RUNTIMES,
+        default=RUNTIMES[0],
+        help="what --exported runs in (%(default)s)",
+    )
 
 
 def build_predictor(args: argparse.Namespace, cfg, needs_reid: bool = True):
@@ -51,6 +69,8 @@ def build_predictor(args: argparse.Namespace, cfg, needs_reid: bool = True):
     """
     if args.min_score is not None and not 0 <= args.min_score <= 1:
         raise PredictorChoiceError(f"--min-score must lie between 0 and 1, found {args.min_score}.")
+    if args.exported:
+        return _build_exported(args)
     if args.detector is None:
         return _build_spnet(args, cfg)
     if args.config_file or args.weights:
@@ -65,6 +85,8 @@ def least_score(args: argparse.Namespace, cfg, predictor) -> float:
     """What :func:`build_predictor`'s predictor finds has this score at least."""
     if args.min_score is not None:
         return args.min_score
+    if isinstance(predictor, OnnxPredictor):
+        return predictor.min_score
     if isinstance(predictor, TwoStagePredictor):
         return predictor.detector.min_score
     return cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
@@ -79,11 +101,22 @@ def _build_detector(name: str, min_score: float | None):
     return TorchvisionDetector.load(name.removeprefix(TORCHVISION), min_score)
 
 
+def _build_exported(args: argparse.Namespace) -> OnnxPredictor:
+    # Settings at the end may be those of data sets.
+    given = [n for n in ("config_file", "weights", "detector", "reid") if getattr(args, n)]
+    if given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise PredictorChoiceError(
+            f"--exported is a model with all of its settings; leave out {options}."
+        )
+    return OnnxPredictor(args.exported, args.runtime, args.min_score)
+
+
 def _build_spnet(args: argparse.Namespace, cfg):
     if args.config_file is None:
         raise PredictorChoiceError(
-            "No predictor: give --config-file and --weights of an SPNet, or --detector YAML and "
-            "--reid YAML (docs/two_stage.md)."
+            "No predictor: give --config-file and --weights of an SPNet, --exported DIR "
+            "(docs/export.md), or --detector YAML and --reid YAML (docs/two_stage.md)."
         )
     if args.reid:
         raise PredictorChoiceError("--reid belongs to --detector; an SPNet embeds people itself.")

@@ -1,5 +1,6 @@
 """People as every predictor gives them; this needs neither PyTorch nor Detectron2."""
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,3 +42,36 @@ class PersonQuery:
 
     reid: np.ndarray
     loc: np.ndarray
+
+
+def check_image(image) -> None:
+    """
+    See that an image is one that predictors take.
+
+    Raises:
+        ValueError: it is not a non-empty (H, W, 3) uint8 array.
+    """
+    if not isinstance(image, np.ndarray):
+        raise ValueError(
+            "Expected an image as a non-empty (H, W, 3) uint8 array, found "
+            f"{type(image).__name__}{_hint(image)}."
+        )
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise ValueError(
+            f"Expected an image as a non-empty (H, W, 3) uint8 array, found {image.dtype} "
+            f"{image.shape}."
+        )
+
+
+def _hint(image) -> str:
+    """What to do about an image that is no array."""
+    if image is None:
+        return ": cv2.imread gives None for a file that it can't read"
+    if isinstance(image, str | os.PathLike):
+        return f" ({os.fspath(image)!r}): read it with spnet_d2.search.read_image_bgr first"
+    if type(image).__module__.startswith("PIL"):
+        return (
+            ": give np.asarray(image.convert('RGB')) to a predictor of image_format='RGB', or read "
+            "the file with spnet_d2.search.read_image_bgr"
+        )
+    return ""

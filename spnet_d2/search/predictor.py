@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -22,7 +21,7 @@ from spnet_d2.data.transforms import build_augmentation
 from spnet_d2.engine.serve import find_weights, serve
 from spnet_d2.errors import SearchInputError
 
-from .people import PersonDetections, PersonQuery
+from .people import PersonDetections, PersonQuery, check_image
 
 logger = logging.getLogger(__name__)
 
@@ -193,16 +192,7 @@ class PersonSearchPredictor:
     def _input(self, image: np.ndarray, boxes: np.ndarray | None = None) -> dict:
         """The model's input for one image, as the evaluation's mapper makes it; with ``boxes``
         (N, 4), only these are embedded."""
-        if not isinstance(image, np.ndarray):
-            raise ValueError(
-                "Expected an image as a non-empty (H, W, 3) uint8 array, found "
-                f"{type(image).__name__}{_hint(image)}."
-            )
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-            raise ValueError(
-                f"Expected an image as a non-empty (H, W, 3) uint8 array, found {image.dtype} "
-                f"{image.shape}."
-            )
+        check_image(image)
         height, width = image.shape[:2]
         none = np.zeros((0, 4))
         view = self.augmentation((height, width), none, np.zeros(0, bool), None)
@@ -282,20 +272,6 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if "reid_loss." not in name and not name.endswith("num_batches_tracked"):
             yield name, tensor
-
-
-def _hint(image) -> str:
-    """What to do about an image that is no array."""
-    if image is None:
-        return ": cv2.imread gives None for a file that it can't read"
-    if isinstance(image, str | os.PathLike):
-        return f" ({os.fspath(image)!r}): read it with spnet_d2.search.read_image_bgr first"
-    if type(image).__module__.startswith("PIL"):
-        return (
-            ": give np.asarray(image.convert('RGB')) to a predictor of image_format='RGB', or read "
-            "the file with spnet_d2.search.read_image_bgr"
-        )
-    return ""
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def folder(tmp_path):
 @pytest.fixture
 def run(tool, folder, monkeypatch, capsys):
     """Call the tool with the query's defaults; returns (status, text, report)."""
-    monkeypatch.setattr(tool, "PersonSearchPredictor", lambda cfg, **kwargs: make_predictor())
+    monkeypatch.setattr(tool, "build_spnet", lambda cfg, **kwargs: make_predictor())
     (folder / "config.yaml").write_text("VERSION: 2\n")
     (folder / "model_final.pth").write_bytes(b"")
 
@@ -105,7 +105,7 @@ def test_saved_gallery_of_another_model(run, tool, monkeypatch):
             predictor.model.weight.mul_(2)
         return predictor
 
-    monkeypatch.setattr(tool, "PersonSearchPredictor", other)
+    monkeypatch.setattr(tool, "build_spnet", other)
     status, text, _ = run(gallery="out/gallery.npz", output="again")
     assert status == 1 and "made with other weights" in text
 
@@ -244,7 +244,7 @@ def test_min_score_reaches_the_model(tool, run, folder, monkeypatch):
         assert not allow_untrained
         return make_predictor()
 
-    monkeypatch.setattr(tool, "PersonSearchPredictor", record)
+    monkeypatch.setattr(tool, "build_spnet", record)
     for score in (0.2, 0.7):
         run("--min-score", score)
     assert seen == [(0.2, str(folder / "model_final.pth")), (0.5, str(folder / "model_final.pth"))]

@@ -1,13 +1,13 @@
 """Run a network file: ONNX Runtime for ``.onnx``, OpenVINO for its own ``.xml``."""
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
+from spnet_d2.search.runtimes import import_runtime, thread_count
 
 from .settings import ModelFileError
 
@@ -34,7 +34,7 @@ class OnnxNetwork:
     """An ``.onnx`` file in ONNX Runtime, on the CPU."""
 
     def __init__(self, file: Path):
-        runtime = _runtime("onnxruntime", "onnx", file)
+        runtime = import_runtime("onnxruntime", "onnx", file)
         with _reading(file, "ONNX Runtime"):
             self._session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
         inputs = self._session.get_inputs()
@@ -50,11 +50,11 @@ class OpenVinoNetwork:
     """An ``.xml`` file with its ``.bin`` beside it in OpenVINO, on the CPU."""
 
     def __init__(self, file: Path):
-        runtime = _runtime("openvino", "openvino", file)
+        runtime = import_runtime("openvino", "openvino", file)
         if not file.with_suffix(".bin").is_file():
             raise ModelFileError(f"{file}: its weights {file.with_suffix('.bin').name} are missing")
         with _reading(file, "OpenVINO"):
-            settings = {"INFERENCE_NUM_THREADS": _threads()} if _threads() else {}
+            settings = {"INFERENCE_NUM_THREADS": threads} if (threads := thread_count()) else {}
             self._model = runtime.Core().compile_model(str(file), "CPU", settings)
         self.input_shape = _check_inputs(
             [
@@ -109,21 +109,6 @@ def content_hash(file: Path) -> str:
             while piece := opened.read(_PIECE):
                 digest.update(piece)
     return digest.hexdigest()[:16]
-
-
-def _runtime(package: str, extra: str, file: Path):
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise ImportError(
-            f"{file.name} needs {package}: pip install {package}, or spnet_d2[{extra}]."
-        ) from error
-
-
-def _threads() -> int:
-    """As many as OMP_NUM_THREADS says, which PyTorch obeys, too; 0: the runtime's own choice."""
-    value = os.environ.get("OMP_NUM_THREADS", "")
-    return int(value) if value.isdecimal() else 0
 
 
 class _reading:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from spnet_d2.search.people import PersonDetections, PersonQuery
+from spnet_d2.search.people import PersonDetections, PersonQuery, check_image
 
 from .detector import NetworkDetector, PersonDetector
 from .reid import ReidModel
@@ -93,7 +93,7 @@ class TwoStagePredictor:
         return [self._detect(image) for image in images]
 
     def _detect(self, image: np.ndarray) -> PersonDetections:
-        _check_image(image)
+        check_image(image)
         boxes, scores = self.detector.detect(image, self.image_format)
         embeddings = np.zeros((len(boxes), 0), np.float32)
         if self.reid:
@@ -114,7 +114,7 @@ class TwoStagePredictor:
         Raises:
             ModelFileError: there is no re-id model.
         """
-        _check_image(image)
+        check_image(image)
         if self.reid is None:
             raise ModelFileError("This predictor has no re-id model, so it can't embed: give one.")
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
@@ -139,14 +139,3 @@ class TwoStagePredictor:
         and of ``settings``. The least score does not change it."""
         text = json.dumps(self.settings, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _check_image(image) -> None:
-    good = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size
-    if not good or image.ndim != 3 or image.shape[2] != 3:
-        found = (
-            f"{image.dtype} {image.shape}"
-            if isinstance(image, np.ndarray)
-            else type(image).__name__
-        )
-        raise ValueError(f"Expected an image as a non-empty (H, W, 3) uint8 array, found {found}.")
