@@ -77,7 +77,7 @@ class Description:
         stage_nms_threshold: IoU after every stage.
         embedding_dim, localisation_dim: D_r and D.
         classes: of the boxes.
-        precision: "float32", "float16" or "int8".
+        precision: "float32" or "float16".
         fingerprint: equal where boxes and embeddings can be compared, also with the PyTorch model
             if the precision is float32.
         settings: plain values, besides the weights, that boxes and embeddings depend on.

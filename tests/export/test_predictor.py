@@ -1,6 +1,9 @@
 """An exported model gives what the model in PyTorch gives."""
 
+import importlib.util
 import json
+import shutil
+import subprocess
 
 import cv2
 import numpy as np
@@ -8,10 +11,13 @@ import pytest
 
 from spnet_d2.errors import SearchInputError
 from spnet_d2.export.description import ExportedModelError
+from spnet_d2.export.precision import to_float16
 from spnet_d2.export.predictor import OnnxPredictor
 from spnet_d2.export.single_file import add_single_file
+from spnet_d2.search import PersonDetections
 
 from .agreement import assert_same_direction, assert_same_people, people, scenes
+from .cpp import compiled
 from .test_without_pytorch import run_without
 
 # Sizes of images; none is what the graphs were traced with.
@@ -143,3 +149,71 @@ def test_a_single_file_agrees(exported):
         np.testing.assert_allclose(boxes[mine], expected.boxes, atol=1e-3)
         np.testing.assert_allclose(scores[mine], expected.scores, atol=1e-5)
         assert_same_direction(embeddings[mine], expected.embeddings)
+
+
+def test_float16_is_close_and_has_a_fingerprint_of_its_own(exported, tmp_path):
+    predictor, folder = exported
+    half = tmp_path / "half"
+    shutil.copytree(folder, half)
+    assert to_float16(half).precision == "float16"
+    other = OnnxPredictor(half)
+    assert other.fingerprint != predictor.fingerprint
+    assert other.settings != OnnxPredictor(folder).settings
+    size = (half / "detector.onnx").stat().st_size
+    assert size < 0.75 * (folder / "detector.onnx").stat().st_size
+    (image,) = scenes([(96, 160)])
+    boxes = [[3, 4, 30, 80], [20, 10, 60, 90]]
+    found, expected = other.embed(image, boxes), predictor.embed(image, boxes)
+    np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(expected).max())
+    assert np.abs(found - expected).max() > 0
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_the_examples_in_cpp_find_the_same_people(runtime, exported, tmp_path):
+    predictor, folder = exported
+    if predictor.query_centric:
+        return
+    program = compiled(runtime, tmp_path)
+    add_single_file(folder)
+    (image,) = scenes([(96, 160)], seed=1)
+    pixels = np.ascontiguousarray(OnnxPredictor(folder).pixels(image).transpose(1, 2, 0))
+    (tmp_path / "scene.ppm").write_bytes(b"P6 160 96 255\n" + pixels.tobytes())
+    arguments = [program, folder / "search.onnx", tmp_path / "scene.ppm"]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    found = np.array([line.split() for line in done.stdout.splitlines()], np.float64)
+    expected = predictor.detect([image])[0]
+    assert len(found) == len(expected) > 1
+    # Printed with six digits.
+    np.testing.assert_allclose(found[:, 0], expected.scores, atol=1e-4)
+    np.testing.assert_allclose(found[:, 1:], expected.boxes, atol=0.01)
+
+
+IN_OPENVINO = """
+import numpy as np
+from spnet_d2.search import OnnxPredictor
+predictor = OnnxPredictor(sys.argv[1], runtime="openvino")
+with np.load(sys.argv[2]) as given:
+    image, box = given["image"], given["box"]
+query = predictor.query(image, box)
+people = predictor.detect([image], query if predictor.query_centric else None)[0]
+np.savez(sys.argv[3], reid=query.reid, **vars(people))
+"""
+
+
+def test_openvino_finds_the_same_people_without_pytorch(exported, tmp_path):
+    """In a process of its own: OpenVINO spoils those in which PyTorch's loaders forked."""
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("needs openvino (extra [openvino])")
+    predictor, folder = exported
+    for i, image in enumerate(scenes(SIZES)):
+        given, result = tmp_path / f"given_{i}.npz", tmp_path / f"found_{i}.npz"
+        np.savez(given, image=image, box=[5, 8, 30, 38])
+        done = run_without(IN_OPENVINO, str(folder), str(given), str(result))
+        assert done.returncode == 0, done.stderr
+        with np.load(result) as found:
+            people_found = PersonDetections(found["boxes"], found["scores"], found["embeddings"])
+            reid = found["reid"]
+        expected = people(predictor, image)
+        assert len(expected) > 1
+        assert_same_people(people_found, expected)
+        assert_same_direction(reid[None], predictor.query(image, [5, 8, 30, 38]).reid[None])
