@@ -10,7 +10,9 @@ from spnet_d2.search.runtimes import import_runtime, thread_count
 
 from .description import ExportedModelError
 
-RUNTIMES = ("onnxruntime", "openvino")
+# OpenVINO in bfloat16 is for CPUs that multiply matrices in it (amx_bf16).
+BFLOAT16 = "openvino-bfloat16"
+RUNTIMES = ("onnxruntime", "openvino", BFLOAT16)
 
 
 class Graph(Protocol):
@@ -81,7 +83,9 @@ def open_graph(file: Path, runtime: str = "onnxruntime") -> Graph:
     if not file.is_file():
         raise ExportedModelError(f"No graph at {file}; export the model again.")
     try:
-        return OnnxGraph(file) if runtime == "onnxruntime" else OpenVinoGraph(file)
+        if runtime == "onnxruntime":
+            return OnnxGraph(file)
+        return OpenVinoGraph(file, "bf16" if runtime == BFLOAT16 else "f32")
     except ImportError:
         raise
     except Exception as error:

@@ -15,7 +15,7 @@ from spnet_d2.search.people import PersonDetections, PersonQuery, check_image
 
 from .boxes import nms, nms_per_query, sigmoid
 from .description import Description
-from .graph_files import Graph, open_graph
+from .graph_files import BFLOAT16, Graph, open_graph
 
 # Boxes that are embedded at a time: bounds the memory of images with many.
 _CHUNK = 512
@@ -48,7 +48,8 @@ class OnnxPredictor:
         """
         Args:
             folder: of the exported model.
-            runtime: "onnxruntime" or "openvino".
+            runtime: "onnxruntime", "openvino", or "openvino-bfloat16", whose detector's graph is in
+                bfloat16.
             min_score: instead of the model's own.
             image_format: see above.
 
@@ -84,12 +85,16 @@ class OnnxPredictor:
     @property
     def fingerprint(self) -> str:
         """Text that is equal where boxes and embeddings can be compared."""
-        return self.description.fingerprint
+        if self._runtime != BFLOAT16:
+            return self.description.fingerprint
+        return hashlib.sha256(f"{self.description.fingerprint} bfloat16".encode()).hexdigest()[:16]
 
     @property
     def settings(self) -> dict[str, object]:
         """Plain values that boxes and embeddings depend on, besides the weights."""
-        return self.description.settings
+        if self._runtime != BFLOAT16:
+            return self.description.settings
+        return {**self.description.settings, "exported_precision": "bfloat16"}
 
     def detect(
         self, images: Iterable[np.ndarray], query: PersonQuery | None = None
@@ -245,5 +250,8 @@ class OnnxPredictor:
 
     def _graph(self, name: str) -> Graph:
         if name not in self._graphs:
-            self._graphs[name] = open_graph(self.folder / name, self._runtime)
+            # Embeddings and refined boxes stay float32.
+            exact = self._runtime == BFLOAT16 and name != self.description.detector
+            runtime = "openvino" if exact else self._runtime
+            self._graphs[name] = open_graph(self.folder / name, runtime)
         return self._graphs[name]

@@ -32,7 +32,8 @@ def detecting(model, cfg) -> PersonSearchPredictor:
                 module.norm.running_mean.fill_(module.mean)
         # Deltas of some pixels.
         for detector in (generator.box_detector, *model.roi_heads.box_detectors):
-            detector.box_head[-1].weight.normal_(std=0.3)
+            last = detector.box_head[-1]
+            last.weight.normal_(std=1.2 * last.in_features**-0.5)
     return PersonSearchPredictor(
         model=model,
         augmentation=build_augmentation(cfg, is_train=False),

@@ -192,9 +192,14 @@ IN_OPENVINO = """
 import numpy as np
 from spnet_d2.search import OnnxPredictor
 predictor = OnnxPredictor(sys.argv[1], runtime="openvino")
+half = OnnxPredictor(sys.argv[1], runtime="openvino-bfloat16")
+assert half.fingerprint != predictor.fingerprint and half.settings != predictor.settings
 with np.load(sys.argv[2]) as given:
     image, box = given["image"], given["box"]
 query = predictor.query(image, box)
+close = half.query(image, box).reid
+# The same where the CPU has no bfloat16.
+assert np.abs(close - query.reid).max() <= 0.1 * np.abs(query.reid).max()
 people = predictor.detect([image], query if predictor.query_centric else None)[0]
 np.savez(sys.argv[3], reid=query.reid, **vars(people))
 """

@@ -3,19 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from timm.models.swin_transformer import SwinTransformerStage
 
 from spnet_d2.export.convert import write_graph
 from spnet_d2.export.free_size import for_any_size
 from spnet_d2.modeling.backbone import FEATURES, TimmFPN, create_trunk
 from tests.fixtures import thin_trunks
 
-TRUNKS = [
-    thin_trunks.CONVNEXT,
-    thin_trunks.SWIN,
-    thin_trunks.SOLIDER,
-    "resnet18",
-    "test_efficientnet",
-]
+# Half a minute each, which is the exporter's. Swins would take minutes: of them, blocks.
+TRUNKS = [thin_trunks.CONVNEXT, "resnet18", "test_efficientnet"]
 
 
 class Levels(torch.nn.Module):
@@ -27,7 +23,6 @@ class Levels(torch.nn.Module):
         return tuple(self.backbone(x)[name] for name in FEATURES)
 
 
-# The exporter takes its time.
 @pytest.mark.parametrize("name", TRUNKS)
 def test_pyramids_agree_at_any_size(name, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -43,7 +38,6 @@ def test_pyramids_agree_at_any_size(name, tmp_path):
         FEATURES,
     )
     session = onnxruntime.InferenceSession(str(file))
-    # Smaller than a window of Swin's last stage, and larger along one side or both.
     for shape in [(1, 3, 96, 64), (3, 3, 64, 320), (1, 3, 256, 288)]:
         x = torch.rand(shape)
         with torch.no_grad():
@@ -61,3 +55,25 @@ def test_layers_of_free_size_are_the_models(name, size):
     with torch.no_grad():
         for found, expected in zip(for_any_size(trunk)(x), trunk(x), strict=True):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [thin_trunks.SWIN, thin_trunks.SOLIDER])
+def test_swin_blocks_agree_at_any_size(name, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    with thin_trunks.known_trunks():
+        trunk = create_trunk(name, pretrained="").eval()
+    # Two blocks; the second one shifts its windows.
+    stage = [m for m in trunk.modules() if isinstance(m, SwinTransformerStage)][1]
+    channels = stage.blocks[0].dim
+    file = tmp_path / "blocks.onnx"
+    free = {"x": {0: "batch", 1: "height", 2: "width"}}
+    write_graph(file, for_any_size(stage.blocks), {"x": torch.rand(2, 30, 46, channels)}, free, "y")
+    session = onnxruntime.InferenceSession(str(file))
+    # Smaller than a window along both sides or one, a window, and larger.
+    for shape in [(1, 4, 6), (2, 5, 20), (1, 7, 7), (3, 16, 23)]:
+        x = torch.rand(*shape, channels)
+        with torch.no_grad():
+            expected = stage.blocks(x)
+        (found,) = session.run(None, {"x": x.numpy()})
+        np.testing.assert_allclose(found, expected.numpy(), atol=2e-5)
