@@ -51,16 +51,14 @@ def without_gradient(model: nn.Module) -> list[nn.Parameter] | None:
     Returns:
         None where classes that are not this package's don't let it be known.
     """
-    if not _is_own(model):
+    if not (isinstance(model, SPNet) and _is_own(model)):
         return None
     used = {id(p) for p in _with_gradient(model)}
     return [p for p in model.parameters() if p.requires_grad and id(p) not in used]
 
 
-def _is_own(model: nn.Module) -> bool:
+def _is_own(model: SPNet) -> bool:
     """Whether proposal generator, RoI heads and re-id loss are this package's, not a user's."""
-    if not isinstance(model, SPNet):
-        return False
     parts = [model, model.proposal_generator, model.roi_heads, model.roi_heads.reid_loss]
     return all(type(part).__module__.startswith("spnet_d2.") for part in parts)
 

@@ -4,7 +4,8 @@
 resumed run are those of training without parts (gradient accumulation). Losses and re-id memories
 are those of the whole batch, too (:mod:`spnet_d2.modeling.whole_batch`). They depend on all parts,
 so every part passes twice: first without gradients, to count, then with the same random numbers, to
-train. That takes a forward pass more. Left to the parts are statistics of batch norms, (query,
+train. That takes a forward pass more, unless annotations alone give the counts
+(:mod:`spnet_d2.modeling.known_counts`). Left to the parts are statistics of batch norms, (query,
 image) pairs, padding of images of different sizes, and the people that NT-Xent compares.
 """
 

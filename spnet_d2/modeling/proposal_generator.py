@@ -18,7 +18,7 @@ from torchvision.ops import nms
 
 from . import training_statistics as statistics
 from . import whole_batch
-from .backbone import FEATURES
+from .backbone import FEATURES, STRIDES
 from .box_detector import BoxDetector
 from .fixed_norm import NormLogits, offset_norm
 from .losses import BOX_TRANSFORM, anchor_loss, box_loss, clip_to_images, nms_per_query
@@ -163,6 +163,15 @@ def grid_anchors(padded_size: tuple[int, int], features: list[Tensor]) -> Tensor
     return _anchors(tuple(map(int, padded_size)), sizes, features[0].device)
 
 
+def anchors_of_size(padded_size: tuple[int, int], device: torch.device) -> Tensor:
+    """:func:`grid_anchors` of a size that p5's stride divides, before there are feature maps."""
+    sizes, (height, width) = [], (side // STRIDES[0] for side in padded_size)
+    for _ in FEATURES:
+        sizes.append((height, width))
+        height, width = -(-height // 2), -(-width // 2)
+    return _anchors(tuple(map(int, padded_size)), tuple(sizes), device)
+
+
 # Sizes of images repeat. Made on the host once, where their steps and shapes are.
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)
@@ -173,6 +182,16 @@ def _anchors(
     generator = AnchorGenerator(ANCHOR_SIZES, (ASPECT_RATIOS,) * len(ANCHOR_SIZES))
     strides = [[torch.tensor(p // s) for p, s in zip(padded_size, size)] for size in sizes]
     return torch.cat(generator.grid_anchors([list(s) for s in sizes], strides)).to(device)
+
+
+def match_anchors(anchors: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+    """Labels and matched ground truth (N, A) of anchors (A, 4), see :func:`.match_boxes`."""
+    found = [
+        match_boxes(anchors, boxes, ANCHOR_MATCHER, ignore)
+        for boxes, ignore in zip(targets.of_images(), targets.ignored(), strict=True)
+    ]
+    labels, matched = (torch.stack(column) for column in zip(*found))
+    return labels, matched
 
 
 @dataclass(frozen=True)
@@ -396,10 +415,7 @@ class SwapPathProposalGenerator(nn.Module):
 
     def _train(self, anchors: Tensor, offsets: Tensor, targets: Targets):
         """Label all anchors, take the anchor loss over all, and sample K per image."""
-        found = []
-        for boxes, ignore in zip(targets.of_images(), targets.ignored(), strict=True):
-            found.append(match_boxes(anchors, boxes, ANCHOR_MATCHER, ignore))
-        labels, matched = (torch.stack(column) for column in zip(*found))
+        labels, matched = match_anchors(anchors, targets)
         self._record(labels, len(targets))
         logits = self.anchor_logits(offset_norm(offsets))
         image, chosen = sample_labels(labels, self.anchors_per_image)

@@ -28,8 +28,12 @@ def random_subset(indices: Tensor, count: int) -> Tensor:
     return indices[torch.randperm(len(indices), device=indices.device)[:count]]
 
 
+# Of the samples of an image, at most this share is foreground.
+_POSITIVE_FRACTION = 0.5
+
+
 def sample_labels(
-    labels: Tensor, count: int, positive_fraction: float = 0.5
+    labels: Tensor, count: int, positive_fraction: float = _POSITIVE_FRACTION
 ) -> tuple[Tensor, Tensor]:
     """
     Sample positives and negatives of every image, as Faster R-CNN does.
@@ -53,6 +57,12 @@ def sample_labels(
     chosen = chosen.masked_fill(~torch.cat([drawn, more], dim=1), size).sort(dim=1).values
     image, place = (chosen < size).nonzero(as_tuple=True)
     return image, chosen[image, place]
+
+
+def num_sampled_positives(labels: Tensor, count: int) -> Tensor:
+    """How many positives :func:`sample_labels` takes of all images, whichever they are."""
+    most = int(count * _POSITIVE_FRACTION)
+    return (labels == 1).sum(dim=1).clamp(max=most).sum()
 
 
 def _priorities(labels: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ from .backbone import FEATURES, pretrained_of
 from .box_embedder import RoiMap
 from .compiling import compile_networks
 from .device_copies import move
+from .known_counts import known_counts
 from .lwf import LearningWithoutForgetting, imagenet_classifier
 from .momentum_encoder import MomentumTwin
 from .pair_sampler import make_queries, unique_people
@@ -248,6 +249,10 @@ class SPNet(nn.Module):
             (images, targets, people, rows, pairs), self.device
         )
         batch = self._batch(images)
+        if not whole_batch.in_last_pass():
+            counts = known_counts(self, batch.tensor.shape[-2:], targets)
+            if counts is not None:
+                return whole_batch.means(counts)
         maps = self.backbone.trunk_maps(batch.tensor)
         features = with_roi_map(self.backbone.pyramid(maps))
         gt = self.roi_heads.embed_boxes(features, targets.rois, with_loc=query_centric)

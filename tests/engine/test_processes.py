@@ -189,7 +189,11 @@ RUNS = {
         *("DATALOADER.VIEWS_PER_IMAGE", 2, "INPUT.SSL_BOXES", "basic", "INPUT.SSL_NUM_BOXES", 3),
     ),
 }
-PARTS_RUNS = {"OIM in parts": (), "momentum queue in parts": QUEUE}
+PARTS_RUNS = {
+    "OIM in parts": (),
+    "momentum queue in parts": QUEUE,
+    "counted by annotations": ("MODEL.SPNET.REID.GT_ONLY", True, "MODEL.SPNET.NUM_CASCADES", 0),
+}
 
 
 def with_running_statistics(norm, x):

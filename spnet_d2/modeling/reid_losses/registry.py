@@ -22,10 +22,13 @@ class ReidLoss(nn.Module):
             apart) or ``gt_identities`` (rows of a table, -1 for unknown people).
         takes: ``num_gt``, how many rows are ground truth; ``teacher``, the momentum encoder's
             embeddings (n, D_r) of the same boxes.
+        divides_by_rows: the sum over rows is divided by their number, and needs nothing of the
+            batch's other parts: with gradient accumulation, ground truth then needs no counting.
     """
 
     id_field: ClassVar[str] = "gt_person_ids"
     takes: ClassVar[tuple[str, ...]] = ()
+    divides_by_rows: ClassVar[bool] = False
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "ReidLoss":
