@@ -65,6 +65,14 @@ EXTRAS = {
         "onnxruntime>=1.18",
         "onnxscript>=0.5",
         "openvino>=2024.4",
+        # Videos by their own time stamps, the web page, its client and its tests.
+        "av>=12.0",
+        "fastapi>=0.115",
+        "fastapi-offline>=1.7",
+        "httpx>=0.27",
+        "playwright>=1.45",
+        "schemathesis>=4.0",
+        "uvicorn>=0.30",
         "pytest>=8.2",
         "pytest-timeout>=2.1",
         "pytest-xdist>=3.5",
@@ -84,6 +92,10 @@ EXTRAS = {
     "onnx": ["onnxruntime>=1.18"],
     # Galleries of millions of people (engine lancedb); pylance compacts to files of a given size.
     "index": ["lancedb>=0.40", "pylance>=14.0"],
+    # Videos and streams by their own time stamps (OpenCV's are a fallback).
+    "video": ["av>=12.0"],
+    # The web page (`spnet-gallery serve`); fastapi-offline: /docs without a network.
+    "web": ["fastapi>=0.115", "fastapi-offline>=1.7", "uvicorn>=0.30"],
     "opencv": ["opencv-python>=4.8.1.78"],
     # Figures and tables of tools/plot_results.py.
     "plot": ["matplotlib>=3.8"],
@@ -98,6 +110,7 @@ CONFIGS = "spnet_d2.projects_configs"
 COMMANDS = [
     "spnet-train = spnet_d2.cli.train_net:run",
     "spnet-search = spnet_d2.cli.search:main",
+    "spnet-gallery = spnet_d2.cli.gallery:main",
     "spnet-evaluate = spnet_d2.cli.evaluate:main",
     "spnet-export = spnet_d2.cli.export:main",
     "spnet-visualize-results = spnet_d2.cli.visualize_results:main",
@@ -122,7 +135,7 @@ setup(
     packages=[*find_packages(include=["spnet_d2", "spnet_d2.*"]), CONFIGS],
     # The configs lie beside the package; a wheel has them inside (spnet_d2/config_files.py).
     package_dir={CONFIGS: "projects_configs"},
-    package_data={CONFIGS: ["**/*.yaml"]},
+    package_data={CONFIGS: ["**/*.yaml"], "spnet_d2.web": ["static/*"]},
     entry_points={"console_scripts": COMMANDS},
     install_requires=OWN + DETECTRON2,
     extras_require=EXTRAS,

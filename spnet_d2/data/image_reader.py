@@ -20,7 +20,9 @@ import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -86,30 +88,62 @@ def read_image(path: str | os.PathLike, refuse_damaged: bool = False) -> np.ndar
         CorruptImageError: if the file is damaged, no image, or of a mode that is refused.
         OSError: if the system doesn't let it be read.
     """
-    _open_heif()
     try:
-        with open(path, "rb") as file, Image.open(file) as image:
-            _say_once_if_several_frames(path, image)
-            # First: reading a PNG's EXIF data decodes it.
-            deep = _deep_colour(image)
-            before = _orientation(image)
-            if before > 1:
-                _say_once_if_turned(os.path.dirname(path), path)
-            if deep:
-                return _upright(_read_deep_colour(path), before)
-            pixels = _eight_bits(image)
-            # Pillow turns TIFF files itself.
-            pixels = _upright(pixels, _orientation(image))
-            if refuse_damaged and image.format in ("JPEG", "MPO"):
-                _check_jpeg(path)
-            return pixels
+        with open(path, "rb") as file:
+            return _decode(file, path, refuse_damaged)
     except FileNotFoundError:
         raise FileNotFoundError(
             f"No image at {path}. Check DETECTRON2_DATASETS and the image folder of the data set "
             "(datasets/README.md shows the layout)."
         ) from None
+    except CorruptImageError:
+        raise
+    # Those of the system have a number, and say nothing about the image.
+    except OSError as error:
+        raise OSError(f"Cannot read {path}: {error}.") from error
+
+
+def decode_image(data: bytes, max_pixels: int | None = None) -> np.ndarray:
+    """As :func:`read_image`, from a file's bytes.
+
+    Args:
+        data: all of the file.
+        max_pixels: refuse images that have more by their header, before anything is decoded; None:
+            Pillow's own limit.
+
+    Raises:
+        CorruptImageError: damaged, no image, of a mode that is refused, or too large.
+    """
+    return _decode(BytesIO(data), "the picture", max_pixels=max_pixels)
+
+
+def _decode(
+    file: BinaryIO,
+    name: str | os.PathLike,
+    refuse_damaged: bool = False,
+    max_pixels: int | None = None,
+) -> np.ndarray:
+    """The image in an open file; ``name`` is for messages."""
+    _open_heif()
+    try:
+        with Image.open(file) as image:
+            _check_pixels(image, max_pixels)
+            _say_once_if_several_frames(name, image)
+            # First: reading a PNG's EXIF data decodes it.
+            deep = _deep_colour(image)
+            before = _orientation(image)
+            if before > 1:
+                _say_once_if_turned(os.path.dirname(name), name)
+            if deep:
+                return _upright(_read_deep_colour(file), before)
+            pixels = _eight_bits(image)
+            # Pillow turns TIFF files itself.
+            pixels = _upright(pixels, _orientation(image))
+            if refuse_damaged and image.format in ("JPEG", "MPO"):
+                _check_jpeg(file)
+            return pixels
     except CorruptImageError as error:
-        raise _corrupt(path, str(error), "") from None
+        raise _corrupt(name, str(error), "") from None
     # Pillow's readers report damage in all of these ways.
     except (
         Image.DecompressionBombError,
@@ -124,10 +158,19 @@ def read_image(path: str | os.PathLike, refuse_damaged: bool = False) -> np.ndar
         TypeError,
         AttributeError,
     ) as error:
-        # Those of the system have a number, and say nothing about the image.
+        # The system's: see read_image.
         if getattr(error, "errno", None) is not None:
-            raise OSError(f"Cannot read {path}: {error}.") from error
-        raise _corrupt(path, _reason(path, error), " Fetch the file again.") from error
+            raise
+        raise _corrupt(name, _reason(file, error), " Fetch the file again.") from error
+
+
+def _check_pixels(image: Image.Image, max_pixels: int | None) -> None:
+    width, height = image.size
+    if max_pixels is not None and width * height > max_pixels:
+        raise CorruptImageError(
+            f"it has {width} x {height} pixels, and {max_pixels / 1e6:.0f} million are the limit; "
+            "send a smaller copy"
+        )
 
 
 def read_image_bgr(path: str | os.PathLike, refuse_damaged: bool = False) -> np.ndarray:
@@ -248,9 +291,9 @@ def _deep_colour(image: Image.Image) -> bool:
     return isinstance(raw, str) and ";16" in raw
 
 
-def _read_deep_colour(path: str | os.PathLike) -> np.ndarray:
+def _read_deep_colour(file: BinaryIO) -> np.ndarray:
     flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(np.fromfile(path, np.uint8), flags)
+    pixels = cv2.imdecode(np.frombuffer(_all_bytes(file), np.uint8), flags)
     if pixels is None or pixels.dtype != np.uint16:
         raise CorruptImageError("OpenCV can't decode its 16 bits per channel, or it is damaged")
     return _divide_by_257(np.ascontiguousarray(pixels[:, :, ::-1]))
@@ -279,13 +322,13 @@ def _say_once_if_several_frames(path: str | os.PathLike, image: Image.Image) -> 
         _say_once(f"{path} holds {frames} frames; the first one is read.")
 
 
-def _check_jpeg(path: str | os.PathLike) -> None:
+def _check_jpeg(file: BinaryIO) -> None:
     try:
         import simplejpeg
     except ImportError:
         return
     try:
-        simplejpeg.decode_jpeg(Path(path).read_bytes(), strict=True)
+        simplejpeg.decode_jpeg(_all_bytes(file), strict=True)
     except ValueError as error:
         message = str(error)
         extra = re.search(r"(\d+) extraneous bytes", message)
@@ -305,10 +348,14 @@ def _open_heif() -> None:
     register_heif_opener()
 
 
-def _reason(path: str | os.PathLike, error: Exception) -> str:
+def _all_bytes(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read()
+
+
+def _reason(file: BinaryIO, error: Exception) -> str:
     """What is wrong; for images whose decoder is not installed, how to get it."""
-    with open(path, "rb") as file:
-        head = file.read(12)
+    head = _all_bytes(file)[:12]
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
         return "HEIC needs a decoder: pip install pillow-heif, or spnet_d2[heif]"
     if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis"):

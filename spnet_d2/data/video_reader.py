@@ -34,6 +34,7 @@ class VideoReader:
     Attributes:
         num_frames: of the video, where the container states it (MP4, MOV, AVI); otherwise 0.
             Others state a duration, of which OpenCV makes a number by the average rate.
+        duration: seconds, as the header announces; 0 where it doesn't.
         problem: why the last pass ended before the end that the header announces; "" if it
             didn't.
     """
@@ -66,7 +67,7 @@ class VideoReader:
         self.has_times = (len(times) == 1 or max(times) > times[0]) and not _is_jpeg_stream(head)
         self.num_frames = int(count) if _states_count(head) and 0 < count < 2**31 else 0
         announced = np.isfinite(fps) and fps > 0 and 0 < count < 2**31
-        self._duration = count / fps if announced and self.has_times else 0.0
+        self.duration = count / fps if announced and self.has_times else 0.0
 
     def frames(self, wanted=lambda number: True) -> Iterator[VideoFrame]:
         """
@@ -104,8 +105,8 @@ class VideoReader:
             if number < self.num_frames:
                 return f"read {number} of the {self.num_frames} frames that its header announces"
         # The last frame may be shown for a while.
-        elif time is not None and time < 0.9 * self._duration - 1:
-            return f"ends after {time:.1f} of the {self._duration:.1f} s that its header announces"
+        elif time is not None and time < 0.9 * self.duration - 1:
+            return f"ends after {time:.1f} of the {self.duration:.1f} s that its header announces"
         return ""
 
 

@@ -171,6 +171,12 @@ class PersonSearchPredictor:
         return getattr(self.model, "test_pathway", "OC") == "QC"
 
     @cached_property
+    def embedding_dim(self) -> int:
+        """D_r, length of the re-id embeddings."""
+        # Any model says it by what it gives, also one that is not an SPNet.
+        return self.embed(np.zeros((64, 64, 3), np.uint8), [[16, 8, 48, 56]]).shape[1]
+
+    @cached_property
     def fingerprint(self) -> str:
         """
         Text that is equal where boxes and embeddings can be compared.

@@ -1,0 +1,144 @@
+"""``spnet-gallery index``: footage into a gallery, what is new of it."""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from spnet_d2.gallery import GalleryError, GallerySettings
+from spnet_d2.gallery.address import ENGINES
+from spnet_d2.ingestion import (
+    GalleryHome,
+    Options,
+    Progress,
+    Source,
+    index_sources,
+    parse_source,
+    read_cameras,
+)
+from spnet_d2.ingestion.home import exists
+from spnet_d2.ingestion.run import SEGMENT_SECONDS
+from spnet_d2.ingestion.sources import parse_time
+from spnet_d2.search.choose import add_predictor_options
+from spnet_d2.search.opened import OpenedPredictor
+from spnet_d2.search.people import PersonDetections
+
+
+def add(commands) -> None:
+    parser = commands.add_parser(
+        "index",
+        help="index footage, what is new of it",
+        description="Index folders, videos and streams. Run it again for what is new, or after it "
+        "was stopped; several processes may work on one gallery.",
+    )
+    option = parser.add_argument
+    option("--gallery", type=Path, required=True, metavar="DIR", help="made if it isn't there")
+    option(
+        "--source",
+        action="append",
+        default=[],
+        metavar="NAME=PLACE",
+        help="a folder of images, a video, or a stream's address (rtsp://, http://)",
+    )
+    option("--sources", type=Path, metavar="YAML", help="a file of sources (docs/gallery.md)")
+    option("--start", metavar="TIME", help="of --source's first frame: 2026-05-01T08:00:00+02:00")
+    option("--camera", metavar="NAME", help="of --source, default: the source's name")
+    option("--fps", type=float, default=1.0, help="of --source, frames taken a second (1)")
+    option("--engine", choices=ENGINES, default="exact", help="of a new gallery (%(default)s)")
+    option(
+        "--segment",
+        type=float,
+        default=SEGMENT_SECONDS,
+        metavar="SECONDS",
+        help="of video that are kept or done again as a whole (%(default)g)",
+    )
+    option("--per-tracklet", type=int, default=3, metavar="N", help="best pictures kept (3)")
+    option("--every-detection", action="store_true", help="keep all pictures of a tracklet")
+    option("--drop-removed", action="store_true", help="forget images gone from their folder")
+    add_predictor_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> Progress:
+    """
+    Raises:
+        UserError: something given can't be used; what was indexed stays.
+    """
+    sources = _sources(args)
+    per_tracklet = 0 if args.every_detection else args.per_tracklet
+    options = Options(per_tracklet, args.segment, args.drop_removed)
+    home, predictor = open_home(args)
+
+    def detect(image: np.ndarray) -> PersonDetections:
+        return predictor.detect([image])[0]
+
+    try:
+        # Not only for terminals: logs and the web page read it, at longer intervals.
+        with tqdm(unit=" frames", mininterval=0.2 if sys.stderr.isatty() else 2.0) as bar:
+            progress = Progress(show=lambda progress: _show(bar, progress))
+            index_sources(home, sources, detect, options, progress)
+        print(  # noqa: T201
+            f"{progress.frames} frames, {progress.found} people found, {progress.rows} pictures "
+            f"added in {progress.seconds:.0f} s; the gallery has {home.store.count()}."
+        )
+        return progress
+    finally:
+        home.close()
+
+
+def open_home(args: argparse.Namespace) -> tuple[GalleryHome, Any]:
+    """
+    The gallery, made if it isn't there, and the predictor that it is or will be made with.
+
+    Raises:
+        UserError: the gallery was made with another model or a higher score floor, or something
+            can't be used.
+    """
+    there = exists(args.gallery)
+    named = args.config_file or args.weights or args.detector or args.exported
+    if there and not named:
+        home = GalleryHome(args.gallery)
+        if args.min_score is not None:
+            home.settings.check_score(args.min_score, str(home.path))
+        return home, OpenedPredictor.again(home.model, home.settings.fingerprint).predictor
+    opened = OpenedPredictor.of(args)
+    settings = GallerySettings(
+        opened.predictor.embedding_dim, opened.predictor.fingerprint, opened.min_score
+    )
+    if not there:
+        return GalleryHome.create(
+            args.gallery, settings, opened.model, args.engine
+        ), opened.predictor
+    home = GalleryHome(args.gallery)
+    home.settings.check_serves(settings, str(home.path))
+    return home, opened.predictor
+
+
+def _sources(args: argparse.Namespace) -> list[Source]:
+    if (args.start or args.camera) and len(args.source) > 1:
+        raise GalleryError("--start and --camera are for one --source; write a --sources YAML.")
+    start = parse_time(args.start, "--start")
+    sources = [parse_source(text, start, args.fps) for text in args.source]
+    if args.camera:
+        sources = [replace(source, camera=args.camera) for source in sources]
+    sources += read_cameras(args.sources) if args.sources else []
+    if not sources:
+        raise GalleryError("Nothing to index: give --source NAME=PLACE or --sources cameras.yaml.")
+    names = [source.name for source in sources]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise GalleryError(f"Two sources are called {', '.join(twice)}: give them names.")
+    return sources
+
+
+def _show(bar: tqdm, progress: Progress) -> None:
+    bar.update(progress.frames - bar.n)
+    left = progress.seconds_left
+    rest = "" if left is None else f", {left / 60:.0f} min left"
+    bar.set_postfix_str(
+        f"{progress.found} people, {progress.done} of {progress.units} units{rest}", refresh=False
+    )

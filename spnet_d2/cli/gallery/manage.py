@@ -1,0 +1,109 @@
+"""``spnet-gallery info``, ``delete``, ``compact``, ``verify``: look after a gallery."""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from tabulate import tabulate
+
+from spnet_d2.gallery import Filter, GalleryError
+from spnet_d2.ingestion import GalleryHome
+from spnet_d2.ingestion.sources import parse_time
+
+
+def add(commands) -> None:
+    _command(commands, "info", "what is in a gallery", info)
+    delete = _command(commands, "delete", "remove people, with thumbnails and boxes", remove)
+    option = delete.add_argument
+    option("--source", metavar="NAME", help="everything of a source; the footage stays")
+    option("--camera", metavar="NAME")
+    option("--before", metavar="TIME", help="earlier than this: 2026-05-01T08:00:00+02:00")
+    option("--person", type=int, action="append", metavar="ID", help="rows, as search prints them")
+    _command(commands, "compact", "give back the space of deleted people", compact)
+    _command(commands, "verify", "look for damage, and say what to do", verify)
+
+
+def _command(commands, name: str, help: str, run) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
+    parser.add_argument("--gallery", type=Path, required=True, metavar="DIR")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def info(args: argparse.Namespace) -> None:
+    """Print what is in it."""
+    home = GalleryHome(args.gallery)
+    people, sources = home.store.count(), home.sources()
+    counts = {name: home.store.count(Filter(sources=name)) for name in sources}
+    rows = [
+        (
+            s.name,
+            s.camera,
+            s.kind,
+            counts[s.name],
+            s.start or "",
+            s.place if s.available else "gone",
+        )
+        for s in sources.values()
+    ]
+    print(f"{people} pictures of people in {home.path}")  # noqa: T201
+    print(tabulate(rows, ["source", "camera", "kind", "pictures", "start", "footage"]))  # noqa: T201
+    model = {k: v for k, v in home.model.items() if v}
+    print(f"model: {model}, fingerprint {home.settings.fingerprint}")  # noqa: T201
+    frames, found = _looked_at(home)
+    if people and found:
+        print(f"{frames} frames, {found} people found, {people / found:.0%} kept")  # noqa: T201
+
+
+def _looked_at(home: GalleryHome) -> tuple[int, int]:
+    total: Counter[str] = Counter()
+    for name in home.sources():
+        scenes = home.scenes(name)
+        total.update(frames=len(scenes), found=sum(len(s.boxes) for s in scenes))
+    return total["frames"], total["found"]
+
+
+def remove(args: argparse.Namespace) -> None:
+    """
+    Remove whom the options name.
+
+    Raises:
+        GalleryError: nobody is named, or by a source and something else.
+    """
+    home = GalleryHome(args.gallery)
+    before = parse_time(args.before, "--before")
+    others = args.camera or before or args.person
+    if args.source and others:
+        raise GalleryError("--source removes all of a source: give it alone.")
+    if args.source:
+        count = home.delete_source(args.source)
+    elif others:
+        ids = None if args.person is None else np.array(args.person)
+        count = home.delete(Filter(cameras=args.camera, before=before, ids=ids))
+    else:
+        raise GalleryError("Say who is to be removed: --source, --camera, --before or --person.")
+    print(f"{count} pictures of people removed; {home.store.count()} are left.")  # noqa: T201
+
+
+def compact(args: argparse.Namespace) -> None:
+    home = GalleryHome(args.gallery)
+    with home.writing() as store:
+        home.commit(store)
+        store.compact()
+
+
+def verify(args: argparse.Namespace) -> None:
+    """
+    Print what is damaged.
+
+    Raises:
+        GalleryError: something is.
+    """
+    home = GalleryHome(args.gallery)
+    problems = home.problems()
+    for problem in problems:
+        print(problem)  # noqa: T201
+    if problems:
+        raise GalleryError(f"{len(problems)} parts of {home.path} are damaged; see above.")
+    print(f"{home.path} is whole: {home.store.count()} pictures of people.")  # noqa: T201

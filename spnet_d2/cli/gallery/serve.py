@@ -1,0 +1,58 @@
+"""``spnet-gallery serve``: the web page over a gallery."""
+
+import argparse
+from pathlib import Path
+
+from spnet_d2.errors import UserError
+
+
+def add(commands) -> None:
+    parser = commands.add_parser(
+        "serve",
+        help="search in a browser",
+        description="A web page over a gallery, for this machine. With another --host it is "
+        "reachable from the network, and asks for the token of the printed link.",
+    )
+    option = parser.add_argument
+    option("--gallery", type=Path, required=True, metavar="DIR")
+    option("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    option("--port", type=int, default=8080, help="0: any free one (%(default)s)")
+    option("--allow-host", action="append", default=[], metavar="NAME", help="behind a proxy")
+    option("--user-header", metavar="NAME", help="header with a proxy's user, for the audit log")
+    option(
+        "--footage",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="videos and folders in it can be added from the page",
+    )
+    option("--token", action="store_true", help="ask for the token on this machine, too")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """
+    Serve until stopped.
+
+    Raises:
+        UserError: a package is missing, or there is no gallery.
+    """
+    try:
+        from spnet_d2.web.server import ServeOptions, serve
+    except ImportError as error:
+        raise UserError(
+            f"The web page needs more packages ({error.name} is missing): "
+            "pip install 'spnet_d2[web]'."
+        ) from error
+    serve(
+        args.gallery,
+        ServeOptions(
+            host=args.host,
+            port=args.port,
+            allowed_hosts=tuple(args.allow_host),
+            user_header=args.user_header,
+            footage=tuple(path.resolve() for path in args.footage),
+            always_token=args.token,
+        ),
+    )

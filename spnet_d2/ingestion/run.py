@@ -1,0 +1,258 @@
+"""Index sources: plan units of work, look at each, put what was found into the gallery."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import numpy as np
+
+from spnet_d2.gallery import Filter, GalleryError
+from spnet_d2.gallery.errors import storage_errors
+from spnet_d2.search.people import PersonDetections
+
+from . import clips
+from .home import GalleryHome
+from .leases import Leases
+from .look import Choices, Shot, ahead, look, summarise
+from .sources import Source, check_there
+from .thumbnails import make_thumbnail
+from .units import Picture, Unit, plan_folder, plan_video
+
+logger = logging.getLogger(__name__)
+
+SEGMENT_SECONDS = 120.0
+Detect = Callable[[np.ndarray], PersonDetections]
+
+
+@dataclass
+class Progress:
+    """
+    How far it is; :attr:`show` is called after each frame and each unit.
+
+    Attributes:
+        units, done: of the units planned, those that are finished.
+        frames, found, rows: frames looked at, people in them, rows added.
+        seconds: since the start.
+    """
+
+    units: int = 0
+    done: int = 0
+    frames: int = 0
+    found: int = 0
+    rows: int = 0
+    started: float = field(default_factory=time.monotonic)
+    show: Callable[["Progress"], None] = lambda progress: None
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    @property
+    def seconds_left(self) -> float | None:
+        """By the units done so far; None before the first one."""
+        if not self.done:
+            return None
+        return self.seconds / self.done * (self.units - self.done)
+
+    def add_frame(self, people: int) -> None:
+        self.frames += 1
+        self.found += people
+        self.show(self)
+
+
+@dataclass(frozen=True)
+class Options:
+    """
+    Attributes:
+        per_tracklet: see :class:`~.look.Choices`.
+        segment_seconds: of a video's units.
+        drop_removed: forget people of images that are gone from their folder.
+    """
+
+    per_tracklet: int = 3
+    segment_seconds: float = SEGMENT_SECONDS
+    drop_removed: bool = False
+
+    def __post_init__(self):
+        if not 1 <= self.segment_seconds <= 86400:
+            raise GalleryError(f"A segment has 1 to 86400 seconds, found {self.segment_seconds:g}.")
+        if self.per_tracklet < 0:
+            raise GalleryError(f"Rows per tracklet can't be negative, found {self.per_tracklet}.")
+
+
+def index_sources(
+    home: GalleryHome,
+    sources: Iterable[Source],
+    detect: Detect,
+    options: Options | None = None,
+    progress: Progress | None = None,
+) -> Progress:
+    """
+    Index what is not indexed yet.
+
+    Several processes may do this at once for one gallery: each unit is looked at by one of them,
+    and whoever finishes one while nobody writes puts all finished ones into the store.
+
+    Args:
+        home: the gallery; made for the model behind ``detect``.
+        sources: footage; the gallery knows them from then on.
+        detect: people of an image (H, W, 3) uint8 BGR.
+        options: None: the default ones.
+        progress: None: nothing is shown.
+
+    Returns:
+        ``progress``.
+
+    Raises:
+        GalleryError: a source is not there or can't be read; what was finished stays.
+    """
+    options, progress = options or Options(), progress or Progress()
+    sources = list(sources)
+    for source in sources:
+        check_there(source)
+        home.add_source(source)
+    leases = Leases(home.path / "leases")
+    job = _Job(home, detect, options, progress, leases)
+    try:
+        work = [(s, u) for s in sources if s.kind != "stream" for u in job.plan(s)]
+        progress.units = len(work)
+        for source, unit in work:
+            job.do(unit, source)
+        for source in sources:
+            if source.kind == "stream":
+                job.follow(source)
+    finally:
+        leases.close()
+        job.commit(wait=True)
+    return progress
+
+
+@dataclass
+class _Job:
+    home: GalleryHome
+    detect: Detect
+    options: Options
+    progress: Progress
+    leases: Leases
+
+    def plan(self, source: Source) -> list[Unit]:
+        """Units that aren't done; earlier rows of changed and of removed images go."""
+        if source.kind == "video":
+            units = plan_video(source, self._settings, self.options.segment_seconds)
+            return [u for u in units if not self.home.is_done(u.key)]
+        units, changed, gone = plan_folder(source, self._settings, self.home.units(source.name))
+        if gone and not self.options.drop_removed:
+            logger.warning(
+                '%d images of "%s" are gone; their people stay in the gallery (--drop-removed '
+                "forgets them).",
+                len(gone),
+                source.name,
+            )
+        drop = [*changed, *(gone if self.options.drop_removed else [])]
+        if drop:
+            self._drop(source, drop)
+        return units
+
+    @property
+    def _settings(self) -> str:
+        made_with = [self.home.settings.fingerprint, self.home.settings.score_floor]
+        return json.dumps([*made_with, self.options.per_tracklet, self.options.segment_seconds])
+
+    @property
+    def _choices(self) -> Choices:
+        return Choices(self.home.settings.score_floor, self.options.per_tracklet)
+
+    def _drop(self, source: Source, pictures: list[Picture]) -> None:
+        frames = np.array([picture.frame for picture in pictures])
+        self.commit(wait=True)
+        with self.home.writing() as store:
+            ids = store.find(Filter(sources=source.name))
+            gone = ids[np.isin(store.fetch(ids).frames, frames)]
+        if len(gone):
+            self.home.delete(Filter(ids=gone))
+
+    def do(self, unit: Unit, source: Source) -> None:
+        """One unit, if nobody else has done it or is doing it."""
+        if self.home.is_done(unit.key) or not self.leases.take(unit.key):
+            self.progress.done += 1
+            return
+        try:
+            if not self.home.is_done(unit.key):
+                findings = look(unit, source, self.detect, self._choices, self.progress.add_frame)
+                self._keep(findings)
+        finally:
+            self.leases.release(unit.key)
+        self.commit()
+        self.progress.done += 1
+        self.progress.show(self.progress)
+
+    def _keep(self, findings) -> None:
+        for reason in findings.skipped:
+            logger.warning("Skipped: %s", reason)
+        with storage_errors(self.home.path, "adding people to"):
+            findings.save(self.home.ready_file(findings.unit.key))
+        self.progress.rows += len(findings.people)
+
+    def commit(self, wait: bool = False) -> None:
+        """Put finished units into the store, if nobody else writes; else the writer does it."""
+        while any((self.home.path / "ready").glob("*.npz")):
+            try:
+                with self.home.writing() as store:
+                    self.home.commit(store)
+                return
+            except GalleryError as error:
+                if "Another program writes" not in str(error):
+                    raise
+                if not wait:
+                    return
+                time.sleep(0.2)
+
+    def follow(self, source: Source) -> None:
+        """A stream, until it ends or the program is stopped; every segment is kept."""
+        opened = datetime.now(timezone.utc)
+        source = source if source.start is not None else replace(source, start=opened)
+        shots = ahead(_live(source))
+        index = 0
+        while True:
+            since = index * self.options.segment_seconds
+            before = since + self.options.segment_seconds
+            key = f"{opened:%Y%m%d%H%M%S%f}{index:04x}"[:24].rjust(24, "0")
+            unit = Unit(key, source.name, since, before)
+            looked: list[Any] = []
+            try:
+                ended = self._watch(shots, before, looked)
+            except BaseException:
+                self._finish(unit, source, looked)
+                raise
+            self._finish(unit, source, looked)
+            if ended:
+                return
+            index += 1
+
+    def _watch(self, shots: Iterator[Shot], before: float, looked: list[Any]) -> bool:
+        """Frames up to a time; whether the stream ended."""
+        for shot in shots:
+            found = self.detect(shot.image).above(self._choices.min_score)
+            crops = [make_thumbnail(shot.image, box) for box in found.boxes]
+            height, width = shot.image.shape[:2]
+            looked.append((shot.frame, shot.time, "", (width, height), found, crops))
+            self.progress.add_frame(len(found))
+            if shot.frame / 1000 >= before:
+                return False
+        return True
+
+    def _finish(self, unit: Unit, source: Source, looked: list[Any]) -> None:
+        if looked:
+            self._keep(summarise(unit, source, looked, self._choices, []))
+            self.commit()
+
+
+def _live(source: Source) -> Iterator[Shot]:
+    for frame in clips.read_span(source.place, fps=source.fps):
+        assert source.start is not None
+        time = (source.start + timedelta(seconds=frame.time)).astimezone(timezone.utc)
+        yield Shot(round(frame.time * 1000), time, "", frame.image)

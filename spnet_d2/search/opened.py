@@ -1,0 +1,107 @@
+"""A predictor and how it was opened, as plain values that an index keeps to open it again."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import spnet_d2
+from spnet_d2.config_files import project_root
+
+from .choose import PredictorChoiceError, build_predictor, least_score
+
+DEMO = project_root() / "outputs" / "demo"
+# Of the options, those that name a model.
+_FILES = ("config_file", "weights", "detector", "reid", "exported")
+
+
+class OpenedPredictor:
+    """
+    A predictor with what opened it.
+
+    Attributes:
+        predictor: finds and embeds people.
+        model: plain values, for :meth:`again`.
+        min_score: what it finds has this score at least.
+    """
+
+    def __init__(self, predictor: Any, model: dict[str, Any], min_score: float):
+        self.predictor = predictor
+        self.model = model
+        self.min_score = min_score
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> "OpenedPredictor":
+        """
+        Open what the options of :func:`~.choose.add_predictor_options` name, else the demo's model.
+
+        Raises:
+            UserError: the options don't fit together, or something they name can't be used.
+        """
+        if not any(getattr(args, name) for name in _FILES):
+            args = _with_demo(args)
+        if args.weights and not args.config_file:
+            args = _with(args, config_file=Path(args.weights).parent / "config.yaml")
+        predictor, score = _build(args)
+        model = {name: _absolute(getattr(args, name)) for name in (*_FILES, "runtime")}
+        model |= {"opts": [str(word) for word in args.opts], "version": spnet_d2.__version__}
+        return cls(predictor, {**model, "min_score": score}, score)
+
+    @classmethod
+    def again(cls, model: dict[str, Any], fingerprint: str) -> "OpenedPredictor":
+        """
+        Open the predictor of an index.
+
+        Args:
+            model: of :attr:`model`.
+            fingerprint: that the predictor must have.
+
+        Raises:
+            UserError: its files are gone, or are not what they were.
+        """
+        names = (*_FILES, "runtime", "opts", "min_score")
+        args = argparse.Namespace(**{name: model[name] for name in names})
+        opened = cls.of(args)
+        if opened.predictor.fingerprint != fingerprint:
+            named = ", ".join(str(model[name]) for name in _FILES if model[name])
+            raise PredictorChoiceError(
+                f"The model's files ({named}) are not those the gallery was made with, so "
+                "similarities would mean nothing. Put them back, or index into another gallery."
+            )
+        return opened
+
+
+def _build(args: argparse.Namespace) -> tuple[Any, float]:
+    """The predictor, and the least score of what it finds."""
+    cfg = None
+    if not args.exported:
+        # Not above: exported models need neither PyTorch nor Detectron2.
+        from spnet_d2.config_reader import read_config
+
+        cfg = read_config(args.config_file, args.opts)
+        if args.min_score is not None:
+            # The model drops what it is unsure of, too.
+            cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = args.min_score
+    predictor = build_predictor(args, cfg)
+    return predictor, least_score(args, cfg, predictor)
+
+
+def _with_demo(args: argparse.Namespace) -> argparse.Namespace:
+    config_file, weights = DEMO / "config.yaml", DEMO / "model_final.pth"
+    if not (config_file.is_file() and weights.is_file()):
+        raise PredictorChoiceError(
+            f"No model: {DEMO} holds no trained demo. Run `make demo` once, or give --config-file "
+            "and --weights of an SPNet, or --detector and --reid (docs/two_stage.md)."
+        )
+    return _with(args, config_file=config_file, weights=weights)
+
+
+def _with(args: argparse.Namespace, **changes: Any) -> argparse.Namespace:
+    return argparse.Namespace(**{**vars(args), **changes})
+
+
+def _absolute(value: Any) -> str | None:
+    """Paths stay valid in other folders; names of networks are no paths."""
+    if value is None:
+        return None
+    path = Path(str(value))
+    return str(path.resolve()) if path.exists() else str(value)
