@@ -67,6 +67,7 @@ EXTRAS = {
         "openvino>=2024.4",
         # Videos by their own time stamps, the web page, its client and its tests.
         "av>=12.0",
+        "axe-playwright-python>=0.1.4",
         "fastapi>=0.115",
         "fastapi-offline>=1.7",
         "httpx>=0.27",

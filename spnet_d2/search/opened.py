@@ -70,6 +70,13 @@ class OpenedPredictor:
         return opened
 
 
+def files_there(model: dict[str, Any]) -> bool:
+    """Whether the files of :attr:`OpenedPredictor.model` are still where they were."""
+    paths = [Path(str(model[name])) for name in _FILES if model.get(name)]
+    # Names of networks are no paths.
+    return all(path.exists() for path in paths if path.is_absolute())
+
+
 def _build(args: argparse.Namespace) -> tuple[Any, float]:
     """The predictor, and the least score of what it finds."""
     cfg = None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
@@ -119,9 +120,20 @@ def _handle_errors(app: FastAPI) -> None:
 
         return handle
 
+    app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(TooLargeError, handler(413))
     for kind, status in _STATUS:
         app.add_exception_handler(kind, handler(status))
+
+
+async def _invalid(_: Request, error: Any) -> JSONResponse:
+    """What does not fit the documented types: where, what was found, in one sentence."""
+    found = []
+    for problem in error.errors():
+        place = ".".join(str(part) for part in problem["loc"][1:]) or "body"
+        message = str(problem["msg"]).removeprefix("Value error, ")
+        found.append(f"{place}: {message[0].lower()}{message[1:]}")
+    return JSONResponse({"detail": " ".join(f"{'; '.join(found)}.".split())}, 422)
 
 
 def _add_pages(app: FastAPI) -> None:

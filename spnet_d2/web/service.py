@@ -4,7 +4,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -17,7 +16,7 @@ from spnet_d2.gallery.calibration import RATES, Calibration
 from spnet_d2.gallery.finding import Sighting, find_person, sighting
 from spnet_d2.ingestion import GalleryHome
 from spnet_d2.ingestion.thumbnails import make_thumbnail
-from spnet_d2.search.opened import OpenedPredictor
+from spnet_d2.search.opened import OpenedPredictor, files_there
 from spnet_d2.search.query import clip_query_box
 
 from . import schemas
@@ -64,9 +63,7 @@ class Service:
 
     @cached_property
     def _model_files_there(self) -> bool:
-        names = ("config_file", "weights", "detector", "reid")
-        files = [Path(str(self.home.model[n])) for n in names if self.home.model.get(n)]
-        return all(file.is_file() for file in files)
+        return files_there(self.home.model)
 
     def info(self) -> schemas.GalleryInfo:
         """The gallery as a whole."""

@@ -14,6 +14,7 @@ const results = new Results({
   open: tried(openScene),
   marked: tried((hit, kind) => cases.decide(hit, kind, wanted.positives.map((item) => item.example))),
   decisions: () => cases.decisions(),
+  deciding: () => cases.open !== null,
 });
 const picking = startPicking();
 

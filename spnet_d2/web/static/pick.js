@@ -44,6 +44,8 @@ export function startPicking() {
     if (!buttons.length) buttons.push(h("p", { class: "quiet" }, "No scene with people here; choose another camera or time."));
     strip.replaceChildren(...buttons);
     strip.scrollLeft = 0;
+    if (scenes.length) await showScene(scenes[0], buttons[offset ? 1 : 0]);
+    else picker.clear();
   }
 
   const page = (text, offset) =>

@@ -9,10 +9,12 @@ const PAGE = 50;
 
 export class Results {
   // open(hit): show its scene; marked(hit, kind): a decision was made.
-  constructor({ open, marked, decisions }) {
+  // decisions(): those of the open case; deciding(): whether one is open.
+  constructor({ open, marked, decisions, deciding }) {
     this.open = open;
     this.marked = marked;
     this.decisions = decisions;
+    this.deciding = deciding;
     this.hits = [];
     this.thresholds = [];
     this.running = null;
@@ -143,7 +145,9 @@ export class Results {
     const state = { right: " confirmed", wrong: " rejected" }[kind] ?? "";
     const item = () => ({ example: { person: hit.id }, picture: thumbnail(hit.id), label: `${hit.camera} ${time(hit.time)}` });
     const press = (pressed) => () => {
-      const next = kind === pressed ? null : pressed;
+      // Who is looked for counts as right; a case keeps it when the user says so.
+      const decided = kept !== undefined || !this.deciding();
+      const next = kind === pressed && decided ? null : pressed;
       this.marked(hit, next);
       mark(item(), next);
     };

@@ -75,7 +75,7 @@ export class SceneView {
     this.hint.textContent = "Drag over the person; or arrow keys move the box, Shift and arrows size it, Enter takes it.";
     const { width, height } = this.size;
     this.#set([width * 0.4, height * 0.3, width * 0.2, height * 0.4]);
-    Object.assign(this.drawn, { tabIndex: 0, role: "group" });
+    this.drawn.tabIndex = 0;
     this.drawn.setAttribute("role", "group");
     this.drawn.setAttribute("aria-label", "Box: arrow keys move it, Shift and arrow keys size it, Enter looks for it");
     this.drawn.focus();

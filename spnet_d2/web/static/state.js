@@ -39,7 +39,10 @@ export function markOf(person) {
 
 export function mark(item, kind) {
   const { person } = item.example;
-  wanted.positives = wanted.positives.filter((other) => !same(person)(other));
+  const others = wanted.positives.filter((other) => !same(person)(other));
+  // Who is looked for stays, however often the mark is taken back.
+  if (kind === null && !others.length && markOf(person) === "right") return;
+  wanted.positives = others;
   wanted.negatives = wanted.negatives.filter((other) => !same(person)(other));
   if (kind === "right") wanted.positives.push(item);
   if (kind === "wrong") wanted.negatives.push(item);
