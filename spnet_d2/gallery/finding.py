@@ -167,7 +167,8 @@ def _less_negatives(people: People, similarities: np.ndarray, others: np.ndarray
     if not len(others) or not len(people):
         return similarities
     to_others = (unit_vectors(people.embeddings.astype(np.float32)) @ others.T).max(axis=1)
-    return similarities - np.maximum(0, to_others - similarities)
+    # No similarity is below -1, so that a least one of -1 leaves nobody out.
+    return np.maximum(-1, similarities - np.maximum(0, to_others - similarities))
 
 
 def _best_of_tracklets(people: People, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

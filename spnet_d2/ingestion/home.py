@@ -327,12 +327,23 @@ class GalleryHome:
             self.commit(store)
             count = store.delete(Filter(sources=name))
             store.compact()
-        for file, unit, _ in list(self._unit_files()):
-            if unit.source == name:
-                self.thumbnails.delete_unit(unit.key)
-                file.unlink()
+        self._forget_units({unit.key for _, unit, _ in self._unit_files() if unit.source == name})
         self._write_sources(sources)
         return count
+
+    def delete_units(self, keys: set[str]) -> int:
+        """Remove units of work with their people, as if they had never been done."""
+        with self.writing() as store:
+            self.commit(store)
+            count = store.delete(Filter(batches=sorted(keys)))
+            store.compact()
+        self._forget_units(keys)
+        return count
+
+    def _forget_units(self, keys: set[str]) -> None:
+        for key in keys:
+            self.thumbnails.delete_unit(key)
+            self.unit_file(key).unlink(missing_ok=True)
 
     def problems(self) -> list[str]:
         """What is damaged, one sentence each, with what to do; [] for a whole gallery."""

@@ -143,6 +143,7 @@ class _Job:
         """Units that aren't done; earlier rows of changed and of removed images go."""
         if source.kind == "video":
             units = plan_video(source, self._settings, self.options.segment_seconds)
+            self._replace(source, units)
             return [u for u in units if not self.home.is_done(u.key)]
         units, changed, gone = plan_folder(source, self._settings, self.home.units(source.name))
         if gone and not self.options.drop_removed:
@@ -156,6 +157,20 @@ class _Job:
         if drop:
             self._drop(source, drop)
         return units
+
+    def _replace(self, source: Source, units: list[Unit]) -> None:
+        """What came of other contents of a video, or of other settings, goes: no frame twice."""
+        old = {unit.key for unit in self.home.units(source.name)} - {unit.key for unit in units}
+        if not old:
+            return
+        self.commit(wait=True)
+        count = self.home.delete_units(old)
+        logger.warning(
+            '"%s" or the settings have changed since it was indexed: its %d pictures of people '
+            "are replaced.",
+            source.name,
+            count,
+        )
 
     @property
     def _settings(self) -> str:

@@ -78,7 +78,7 @@ class Source:
         return cls(**{**content, "start": when})
 
 
-def parse_source(text: str, start: datetime | None = None, fps: float = 1.0) -> Source:
+def parse_source(text: str) -> Source:
     """
     A source as ``NAME=PATH_OR_URL``, or ``PATH_OR_URL``, whose last part is its name then.
 
@@ -93,7 +93,7 @@ def parse_source(text: str, start: datetime | None = None, fps: float = 1.0) -> 
         name, place = "", text
     place = _absolute(place, Path.cwd())
     name = name or Path(place.rstrip("/")).stem
-    return Source(name=name, place=place, camera=name, start=start, fps=fps)
+    return Source(name=name, place=place, camera=name)
 
 
 def read_cameras(path: str | os.PathLike) -> list[Source]:

@@ -46,8 +46,8 @@ def add(commands) -> None:
     )
     option("--sources", type=Path, metavar="YAML", help="a file of sources (docs/gallery.md)")
     option("--start", metavar="TIME", help="of --source's first frame: 2026-05-01T08:00:00+02:00")
-    option("--camera", metavar="NAME", help="of --source, default: the source's name")
-    option("--fps", type=float, default=1.0, help="of --source, frames taken a second (1)")
+    option("--camera", metavar="NAME", help="of --source (the source's name)")
+    option("--fps", type=float, help="of --source, frames taken a second (as before, else 1)")
     option("--engine", choices=ENGINES, default="exact", help="of a new gallery (%(default)s)")
     option(
         "--segment",
@@ -121,10 +121,7 @@ def open_home(args: argparse.Namespace) -> tuple[GalleryHome, Any]:
 def _sources(args: argparse.Namespace) -> list[Source]:
     if (args.start or args.camera) and len(args.source) > 1:
         raise GalleryError("--start and --camera are for one --source; write a --sources YAML.")
-    start = parse_time(args.start, "--start")
-    sources = [parse_source(text, start, args.fps) for text in args.source]
-    if args.camera:
-        sources = [replace(source, camera=args.camera) for source in sources]
+    sources = _given(args)
     sources += read_cameras(args.sources) if args.sources else []
     if not sources:
         raise GalleryError("Nothing to index: give --source NAME=PLACE or --sources cameras.yaml.")
@@ -132,6 +129,22 @@ def _sources(args: argparse.Namespace) -> list[Source]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise GalleryError(f"Two sources are called {', '.join(twice)}: give them names.")
+    return sources
+
+
+def _given(args: argparse.Namespace) -> list[Source]:
+    """Those of --source; what isn't said of one the gallery knows is as it was."""
+    known = GalleryHome(args.gallery).sources() if exists(args.gallery) else {}
+    start = parse_time(args.start, "--start")
+    sources = []
+    for text in args.source:
+        source = parse_source(text)
+        before = known.get(source.name, source)
+        camera = before.camera if args.camera is None else args.camera
+        fps = before.fps if args.fps is None else args.fps
+        sources.append(
+            replace(source, camera=camera, fps=fps, start=before.start if start is None else start)
+        )
     return sources
 
 
