@@ -22,11 +22,14 @@ class LinkRules:
         min_similarity: cosine of a box's embedding and the track's mean one; boxes without
             embeddings are linked by IoU alone.
         max_gap: frames until a track that finds no box ends.
+        reach: boxes with embeddings need not overlap if their centre is as near to the expected
+            one, in heights of the person per frame; 0: they must overlap.
     """
 
     min_iou: float = 0.3
     min_similarity: float = 0.6
     max_gap: int = 2
+    reach: float = 0.0
 
 
 @dataclass
@@ -95,11 +98,24 @@ def _assign(
     allowed, gain = ious >= rules.min_iou, ious
     if vectors.shape[1]:
         similarities = _unit(np.array([track.embedding for track in tracks])) @ vectors.T
+        if rules.reach:
+            allowed = allowed | (_distances(tracks, expected, boxes, frame) <= rules.reach)
         allowed = allowed & (similarities >= rules.min_similarity)
         gain = ious + similarities
     gain = np.where(allowed, gain, 0)
     rows, columns = linear_sum_assignment(gain, maximize=True)
     return [(r, c) for r, c in zip(rows.tolist(), columns.tolist()) if allowed[r, c]]
+
+
+def _distances(
+    tracks: list[_Track], expected: np.ndarray, boxes: np.ndarray, frame: int
+) -> np.ndarray:
+    """(T, N) between centres, in heights of the track per frame."""
+    centres = (expected[:, None, :2] + expected[:, None, 2:]) / 2
+    apart = np.linalg.norm(centres - (boxes[None, :, :2] + boxes[None, :, 2:]) / 2, axis=2)
+    frames = np.array([frame - track.frame for track in tracks])
+    heights = np.maximum(expected[:, 3] - expected[:, 1], 1)
+    return apart / (heights * frames)[:, None]
 
 
 def _unit(vectors) -> np.ndarray:

@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -23,8 +23,12 @@ from .units import Unit
 
 # Frames that are decoded while the model works.
 _AHEAD = 4
-# At one frame a second people move by more than their width: the re-id embedding decides.
-_LINKING = LinkRules(min_iou=0.1, min_similarity=0.6, max_gap=2)
+# Who walks goes about 0.8 of their own height in a second, far more than their width: at one frame
+# a second boxes of one person don't overlap, and the re-id embedding has to be surer. Of PETS09's
+# and MOT15's people at one frame a second, with OSNet: 61 tracklets instead of 313, of which 99.8 %
+# of the boxes are right (docs/gallery.md).
+_REACH_PER_SECOND = 1.0
+_LINKING = LinkRules(min_iou=0.1, min_similarity=0.7, max_gap=2)
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def summarise(unit, source, looked, choices: Choices, skipped: list[str]) -> Fin
         detections.append(found)
         crops.append(thumbnails)
     frame_of = np.repeat(np.arange(len(scenes)), [len(d) for d in detections])
-    tracklets = _tracklets(unit, detections, choices)
+    tracklets = _tracklets(unit, detections, source.fps)
     scores = np.concatenate([np.zeros(0), *(d.scores for d in detections)])
     rows = best_rows(tracklets, scores, choices.per_tracklet)
     dimension = detections[0].embeddings.shape[1] if detections else 1
@@ -139,11 +143,11 @@ def best_rows(tracklets: np.ndarray, scores: np.ndarray, count: int) -> np.ndarr
     return np.sort(order[(place < count) | alone])
 
 
-def _tracklets(unit: Unit, detections: list[PersonDetections], choices: Choices) -> np.ndarray:
+def _tracklets(unit: Unit, detections: list[PersonDetections], fps: float) -> np.ndarray:
     """(N,) numbers that no other unit has."""
-    numbers = link_boxes(
-        [d.boxes for d in detections], [d.embeddings for d in detections], _LINKING
-    )
+    # Seldom frames: farther than a height nobody is linked, who could be anybody.
+    rules = replace(_LINKING, reach=min(_REACH_PER_SECOND / fps, 1.0))
+    numbers = link_boxes([d.boxes for d in detections], [d.embeddings for d in detections], rules)
     joined = np.concatenate([np.zeros(0, np.int64), *numbers])
     # 40 bits of the key; a unit has less than 2^22 tracklets.
     return joined + (int(unit.key[:10], 16) << 22)

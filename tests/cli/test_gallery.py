@@ -2,6 +2,7 @@
 
 import csv
 import json
+import zipfile
 
 import cv2
 import pytest
@@ -184,3 +185,34 @@ def test_higher_floor_than_indexed_is_refused(run, gallery, tmp_path):
     words = ("--source", video, "--gallery", gallery, "--min-score", "0.3")
     status, text = run("index", *words)
     assert status == 1 and "0.3" in text and "0.5" in text
+
+
+def test_export_and_import(run, gallery, query, tmp_path):
+    """The same hits, crops and scenes; going on indexing adds nothing."""
+    status, text = run("export", "--gallery", gallery, "--output", tmp_path / "g.zip")
+    assert status == 0 and "pictures of people" in text
+    copy = tmp_path / "copy"
+    assert run("import", "--archive", tmp_path / "g.zip", "--gallery", copy)[0] == 0
+    hits = []
+    for number, place in enumerate((gallery, copy)):
+        out = tmp_path / str(number)
+        words = ("--query", query, "--box", "30,20,20,60", "--output", out)
+        assert run("search", "--gallery", place, *words)[0] == 0
+        hits.append(found(out)["hits"])
+        assert (out / "found.html").read_text().count("data:image/jpeg") >= len(hits[-1])
+    assert hits[0] == hits[1]
+    video = f"yard={tmp_path / 'yard.avi'}"
+    status, text = run("index", "--source", video, "--gallery", copy)
+    assert status == 0 and "0 pictures added" in text
+    assert run("verify", "--gallery", copy)[0] == 0
+
+
+def test_import_of_what_is_no_export(run, tmp_path):
+    (tmp_path / "no.zip").write_bytes(b"no zip")
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("../evil.json", "{}")
+    for name, expected in (("no.zip", "damaged"), ("other.zip", "damaged"), ("x.zip", "No file")):
+        words = ("--archive", tmp_path / name, "--gallery", tmp_path / "copy")
+        status, text = run("import", *words)
+        assert status == 1 and expected in text
+    assert not (tmp_path / "copy").exists() and not (tmp_path.parent / "evil.json").exists()

@@ -102,3 +102,18 @@ def test_quality_against_a_loop():
 def test_quality_of_nothing():
     nothing = tracklet_quality(np.zeros(0, int), np.zeros(0, int))
     assert math.isnan(nothing.purity) and nothing.boxes == 0
+
+
+def test_reach_links_boxes_that_do_not_overlap():
+    """A walker moves by 0.8 of their height a frame; somebody else of other looks stands near."""
+    walker = [np.array([[80.0 * i, 0, 80.0 * i + 30, 100]]) for i in range(4)]
+    other = np.array([[100.0, 10, 130, 110]])
+    boxes = [np.concatenate([box, other]) for box in walker]
+    looks = [np.array([[1.0, 0], [0, 1]])] * 4
+    apart = link_boxes(boxes, looks, LinkRules(0.1, 0.6, 2, 0.0))
+    assert len(np.unique(np.concatenate(apart)[::2])) == 4
+    linked = link_boxes(boxes, looks, LinkRules(0.1, 0.6, 2, 1.0))
+    assert [frame.tolist() for frame in linked] == [[0, 1]] * 4
+    # Who stands still and looks alike, but is farther than that, is somebody else.
+    far = link_boxes([walker[0], walker[2]], [looks[0][:1]] * 2, LinkRules(0.1, 0.6, 2, 1.0))
+    assert far[1].tolist() == [1]

@@ -1,4 +1,4 @@
-"""``spnet-gallery info``, ``delete``, ``compact``, ``verify``: look after a gallery."""
+"""``spnet-gallery info``, ``delete``, ``compact``, ``verify``, ``export``, ``import``."""
 
 import argparse
 from collections import Counter
@@ -8,7 +8,9 @@ import numpy as np
 from tabulate import tabulate
 
 from spnet_d2.gallery import Filter, GalleryError
+from spnet_d2.gallery.address import ENGINES
 from spnet_d2.ingestion import GalleryHome
+from spnet_d2.ingestion.archive import export_gallery, import_gallery
 from spnet_d2.ingestion.sources import parse_time
 
 
@@ -22,6 +24,12 @@ def add(commands) -> None:
     option("--person", type=int, action="append", metavar="ID", help="rows, as search prints them")
     _command(commands, "compact", "give back the space of deleted people", compact)
     _command(commands, "verify", "look for damage, and say what to do", verify)
+    out = _command(commands, "export", "write a gallery into one ZIP", export)
+    out.add_argument("--output", type=Path, required=True, metavar="ZIP")
+    out.add_argument("--no-thumbnails", action="store_true", help="without crops of people")
+    into = _command(commands, "import", "make a gallery of such a ZIP", take_in)
+    into.add_argument("--archive", type=Path, required=True, metavar="ZIP")
+    into.add_argument("--engine", choices=ENGINES, default="exact", help="(%(default)s)")
 
 
 def _command(commands, name: str, help: str, run) -> argparse.ArgumentParser:
@@ -107,3 +115,28 @@ def verify(args: argparse.Namespace) -> None:
     if problems:
         raise GalleryError(f"{len(problems)} parts of {home.path} are damaged; see above.")
     print(f"{home.path} is whole: {home.store.count()} pictures of people.")  # noqa: T201
+
+
+def export(args: argparse.Namespace) -> None:
+    """
+    Write a gallery into a ZIP, without cases and audit log.
+
+    Raises:
+        GalleryError: it can't be written.
+    """
+    home = GalleryHome(args.gallery)
+    count = export_gallery(home, args.output, not args.no_thumbnails)
+    size = args.output.stat().st_size / 1e6
+    print(f"{count} pictures of people in {args.output}, {size:.1f} MB")  # noqa: T201
+
+
+def take_in(args: argparse.Namespace) -> None:
+    """
+    Make a gallery of an exported one.
+
+    Raises:
+        GalleryError: the ZIP can't be used, or there is a gallery already.
+    """
+    home = import_gallery(args.archive, args.gallery, args.engine)
+    print(f"{home.store.count()} pictures of people in {home.path}")  # noqa: T201
+    home.close()
