@@ -4,6 +4,7 @@
 # make wheel-check   the wheel works in an environment of its own
 # make fuzz      wrong input of every kind, made up anew with FUZZ_ARGS="--seed 7"
 # make demo      train, evaluate and search on real footage; results in outputs/demo
+# make web       the demo's video in a browser, after make demo
 # make gpu-check   test and measure on this machine's GPU; results in docs/gpu.md
 # make experiment-pets   what pre-training adds, measured; results in outputs/experiment_pets
 #
@@ -17,6 +18,7 @@ VENV_ARGS ?=
 PYTEST_PROCESSES ?= auto
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+WEB_ARGS ?=
 FUZZ_ARGS ?=
 GPU_CHECK_ARGS ?=
 EXPERIMENT_ARGS ?=
@@ -28,7 +30,7 @@ INPUTS := setup.py constraints.txt Makefile tools/install_detectron2.py
 
 DOCS_STAMP := $(VENV)/.spnet_d2_docs_installed
 
-.PHONY: install test fuzz lint format docs wheel-check demo experiment-pets gpu-check clean
+.PHONY: install test fuzz lint format docs wheel-check demo web experiment-pets gpu-check clean
 
 install: $(STAMP)
 
@@ -76,6 +78,10 @@ gpu-check: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/python tools/demo.py $(DEMO_ARGS)
+
+web: $(STAMP)
+	$(BIN)/python tools/gallery.py index --gallery outputs/gallery --source yard=datasets/pets09/vtest.avi --fps 2
+	$(BIN)/python tools/gallery.py serve --gallery outputs/gallery --footage datasets $(WEB_ARGS)
 
 experiment-pets: $(STAMP)
 	$(BIN)/python tools/experiment_pets.py $(EXPERIMENT_ARGS)

@@ -243,6 +243,7 @@ def run_demo(args: argparse.Namespace) -> None:
     write_json(args.output / "results.json", results, indent=2)
     print(summary(results))
     print(f"results: {args.output / 'results.json'}, {args.output / 'search.png'}")
+    print("search in a browser: make web, then http://127.0.0.1:8080/")
     if not all(beats_baseline(results, name) for name in PROTOCOLS):
         logger.warning("The model should beat the colour histogram on both protocols.")
 

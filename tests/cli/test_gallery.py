@@ -2,16 +2,21 @@
 
 import csv
 import json
+import re
+import shlex
 import zipfile
+from pathlib import Path
 
 import cv2
 import pytest
 
-from spnet_d2.cli.gallery import index, main
+from spnet_d2.cli.gallery import index, main, make_parser
 from spnet_d2.cli.gallery import search as search_command
 from spnet_d2.gallery import Filter
 from spnet_d2.ingestion import GalleryHome
 from tests.fixtures.painted import PaintedPredictor, scene, walk, write_folder, write_video
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Opened:
@@ -216,3 +221,26 @@ def test_import_of_what_is_no_export(run, tmp_path):
         status, text = run("import", *words)
         assert status == 1 and expected in text
     assert not (tmp_path / "copy").exists() and not (tmp_path.parent / "evil.json").exists()
+
+
+def documented() -> list[list[str]]:
+    """Words of every ``spnet-gallery`` command in the documentation."""
+    found = []
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                if words and words[0].endswith("spnet-gallery"):
+                    found.append(words[1:])
+    return found
+
+
+@pytest.mark.parametrize("words", documented(), ids=" ".join)
+def test_documented_commands_are_understood(words):
+    assert callable(make_parser().parse_args(words).run)
+
+
+def test_every_command_is_documented():
+    commands = {words[0] for words in documented()}
+    everything = "index search calibrate serve info delete compact verify export import"
+    assert commands == set(everything.split())

@@ -1,5 +1,6 @@
 """A served gallery of painted people: two cameras, of which one is a video."""
 
+import threading
 from datetime import datetime, timezone
 
 import pytest
@@ -57,3 +58,22 @@ def client(service):
     app = create_app(service, hosts=frozenset({"127.0.0.1"}))
     with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as made:
         yield made
+
+
+@pytest.fixture
+def address(service):
+    """Of a server that runs."""
+    import uvicorn
+
+    from spnet_d2.web.app import create_app
+    from spnet_d2.web.server import ServeOptions, _listen
+
+    listener = _listen(ServeOptions(port=0))
+    hosts = frozenset({"127.0.0.1"})
+    config = uvicorn.Config(create_app(service, hosts=hosts), log_level="warning")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    server.should_exit = True
+    thread.join()

@@ -2,16 +2,11 @@
 
 import os
 import re
-import threading
 import time
 import zipfile
 from pathlib import Path
 
 import pytest
-import uvicorn
-
-from spnet_d2.web.app import create_app
-from spnet_d2.web.server import ServeOptions, _listen
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
@@ -30,19 +25,6 @@ def browser():
         opened = playwright.chromium.launch(executable_path=str(CHROMIUM), args=arguments)
         yield opened
         opened.close()
-
-
-@pytest.fixture
-def address(service):
-    listener = _listen(ServeOptions(port=0))
-    hosts = frozenset({"127.0.0.1"})
-    config = uvicorn.Config(create_app(service, hosts=hosts), log_level="warning")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
 
 
 @pytest.fixture

@@ -35,6 +35,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command; the exit status: 0, 1 after an error of the user's, 130 after Ctrl-C."""
     make_output_safe()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    args = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
+    return exit_status("spnet-gallery", lambda: args.run(args))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Of all commands; what it parses has the command's function as ``run``."""
     parser = argparse.ArgumentParser(
         prog="spnet-gallery",
         description=__doc__,
@@ -43,5 +49,4 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in _COMMANDS:
         add(commands)
-    args = parser.parse_args(sys.argv[1:] if argv is None else argv)
-    return exit_status("spnet-gallery", lambda: args.run(args))
+    return parser
