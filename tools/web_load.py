@@ -2,13 +2,15 @@
 
     python tools/web_load.py --people 1000000 --users 20 --seconds 30
 
-Users search by people of the gallery, one search after the other, each for somebody else; so no
-model is needed. Everything stays on this machine (loopback). Printed: searches per second, median
-and 95 % of the times, errors, and the memory of the server at its end.
+Users search by people of the gallery, each for somebody else, and look at the first page of hits
+for a second (--pause) before they search again; so no model is needed. Everything stays on this
+machine (loopback). Printed: searches per second, median and 95 % of the times, errors, and the
+memory of the server at its end.
 """
 
 import argparse
 import json
+import random
 import re
 import subprocess
 import sys
@@ -29,6 +31,8 @@ from spnet_d2.ingestion import GalleryHome
 ROOT = Path(__file__).resolve().parents[1]
 _ROWS = 50_000
 _CLUSTERS = 20_000
+# Hits of the page's first request.
+_PAGE = 24
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -40,6 +44,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     option("--dimension", type=int, default=128, help="of embeddings (%(default)s)")
     option("--engine", default="lancedb", help="of the gallery (%(default)s)")
     option("--users", type=int, default=20, help="at once (%(default)s)")
+    option("--pause", type=float, default=1.0, help="seconds between searches (%(default)s)")
     option("--seconds", type=float, default=30.0, help="of load (%(default)s)")
     option("--gallery", type=Path, help="made before by this tool, or made there now")
     option("--output", type=Path, help="a JSON file with the figures")
@@ -48,16 +53,16 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def make_gallery(folder: Path, args: argparse.Namespace) -> None:
     """Clustered people of ten cameras, one a second; four rows a tracklet."""
-    random = np.random.default_rng(0)
-    centres = random.standard_normal((_CLUSTERS, args.dimension), dtype=np.float32)
+    generator = np.random.default_rng(0)
+    centres = generator.standard_normal((_CLUSTERS, args.dimension), dtype=np.float32)
     settings = GallerySettings(args.dimension, "made up", 0.5)
     home = GalleryHome.create(folder, settings, {}, args.engine)
     start = np.datetime64("2026-05-01T00:00:00", "ns")
     with home.writing() as store:
         for first in range(0, args.people, _ROWS):
             rows = np.arange(first, min(first + _ROWS, args.people))
-            near = centres[random.integers(0, _CLUSTERS, len(rows))]
-            noise = random.standard_normal(near.shape, dtype=np.float32)
+            near = centres[generator.integers(0, _CLUSTERS, len(rows))]
+            noise = generator.standard_normal(near.shape, dtype=np.float32)
             store.add(
                 People.of(
                     near + 0.5 * noise,
@@ -88,33 +93,40 @@ def start_server(gallery: Path) -> tuple[subprocess.Popen, str]:
     raise SystemExit(f"The server did not start: exit status {process.wait()}.")
 
 
-def use(address: str, ids: np.ndarray, until: float, filtered: bool) -> list[tuple[float, int]]:
+def use(
+    address: str, ids: np.ndarray, until: float, pause: float, filtered: bool
+) -> list[tuple[float, int]]:
     """One user's searches: seconds and status of each."""
     found = []
     with httpx.Client(base_url=address, timeout=60, trust_env=False) as client:
         for person in ids.tolist():
             if time.monotonic() > until:
                 break
-            body = {"positives": [{"person": person}]}
+            body = {"positives": [{"person": person}], "limit": _PAGE}
             if filtered:
                 body["where"] = {"cameras": [f"camera {person % 10}"]}
             started = time.perf_counter()
             status = client.post("/api/search", json=body).status_code
             found.append((time.perf_counter() - started, status))
+            time.sleep(pause * random.uniform(0.5, 1.5))
     return found
 
 
 def measure(args: argparse.Namespace, gallery: Path) -> dict:
     process, address = start_server(gallery)
     try:
-        random = np.random.default_rng(1)
-        ids = random.integers(0, args.people, (args.users, 10_000))
-        use(address, ids[0, -3:], time.monotonic() + 60, False)
+        ids = np.random.default_rng(1).integers(0, args.people, (args.users, 10_000))
+        # Files are read for the first time.
+        for filtered in (False, True):
+            use(address, ids[0, -10:], time.monotonic() + 60, 0, filtered)
         until = time.monotonic() + args.seconds
         started = time.monotonic()
         with ThreadPoolExecutor(args.users) as pool:
             # Every other user looks at one camera only.
-            jobs = [pool.submit(use, address, row, until, n % 2 == 1) for n, row in enumerate(ids)]
+            jobs = [
+                pool.submit(use, address, row, until, args.pause, n % 2 == 1)
+                for n, row in enumerate(ids)
+            ]
             answers = [answer for job in jobs for answer in job.result()]
         seconds = time.monotonic() - started
         status = Path(f"/proc/{process.pid}/status")
@@ -128,6 +140,7 @@ def measure(args: argparse.Namespace, gallery: Path) -> dict:
         "dimension": args.dimension,
         "engine": args.engine,
         "users": args.users,
+        "pause": args.pause,
         "searches": len(answers),
         "searches per second": round(len(answers) / seconds, 1),
         "median ms": round(float(np.median(times)), 1),

@@ -7,7 +7,8 @@ The box is left, top, width, height in pixels of the upright image: turned as it
 says, as viewers show it. So are all boxes of the results. Written to --output: matches.json (the
 query and its matches, most similar first), search.png (an image of them) and gallery.npz (everyone
 found; give it as --gallery to search the same frames again at once). Without --config-file and
---weights the model of `make demo` is used. Settings may follow at the end as KEY VALUE pairs.
+--weights, --exported, or --detector and --reid, the model of `make demo` is used. Settings of an
+SPNet may follow at the end as KEY VALUE pairs.
 
 Images of a folder are taken in natural order (frame2 before frame10); sub-folders, videos in a
 folder and other files are counted, not searched. When a search is stopped, the same command goes on
@@ -22,6 +23,7 @@ import json
 import logging
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,7 @@ from spnet_d2.search import (
     open_gallery,
     read_image_bgr,
 )
-from spnet_d2.search.choose import add_exported_options
+from spnet_d2.search.choose import add_exported_options, add_two_stage_options, build_predictor
 from spnet_d2.search.frames import describe_left_out
 from spnet_d2.search.query import box_to_json
 from spnet_d2.search.suggestion import Suggestion, find_suggestion
@@ -68,6 +70,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--config-file", type=Path, help="default: the demo's")
     parser.add_argument("--weights", type=Path, help="default: the demo's, or MODEL.WEIGHTS")
     add_exported_options(parser)
+    add_two_stage_options(parser)
     parser.add_argument("--topk", type=int, default=10, help="most matches (%(default)s)")
     parser.add_argument(
         "--every", type=int, metavar="N", help="take each N-th frame (all, or all of gallery.npz)"
@@ -164,8 +167,7 @@ def run(args: argparse.Namespace) -> list[Match]:
     for warning in box_warnings(args.box, image.shape[:2]):
         logger.warning("%s: %s", args.query.name, warning)
     source = open_gallery(args.gallery, args.every, exclude=[args.output / "search.png"])
-    make_predictor: Any = make_exported if args.exported else make_spnet
-    predictor, training = make_predictor(args)
+    predictor, training = predictor_maker(args)(args)
     query = predictor.query(image, box)
     gallery = gallery_for(
         predictor,
@@ -188,6 +190,24 @@ def run(args: argparse.Namespace) -> list[Match]:
     draw(args, image, box, gallery, matches)
     print(f"results: {args.output / 'matches.json'}, {args.output / 'search.png'}")
     return matches
+
+
+def predictor_maker(args: argparse.Namespace) -> Callable[[argparse.Namespace], tuple[Any, Any]]:
+    """Function that makes the predictor that the options name."""
+    if args.exported:
+        return make_exported
+    return make_two_stage if args.detector or args.reid else make_spnet
+
+
+def make_two_stage(args: argparse.Namespace) -> tuple[Any, None]:
+    """A detector with a re-id model."""
+    if args.opts:
+        raise SearchInputError("KEY VALUE settings are an SPNet's; --detector has its YAML file.")
+    if args.detector is None:
+        raise SearchInputError("--reid goes with --detector YAML (docs/two_stage.md).")
+    predictor = build_predictor(args, None)
+    make_folder(args.output)
+    return predictor, None
 
 
 def make_spnet(args: argparse.Namespace):

@@ -120,6 +120,10 @@ class ExactStore(FolderStore):
         check_all_found(ids, place >= 0, self.address)
         return concatenated(parts).rows(place) if parts else nobody(self.settings.dimension)
 
+    def tracklets(self, ids: Any) -> np.ndarray:
+        # Memory-mapped columns: reading all of them costs next to nothing.
+        return self.fetch(ids).tracklets
+
     def delete(self, where: Filter) -> int:
         self._check_writes()
         check_deletes_some(where)

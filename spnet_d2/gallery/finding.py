@@ -14,10 +14,10 @@ import numpy as np
 
 from .filter import EVERYBODY, Filter
 from .people import NO_TRACKLET, People, unit_vectors
-from .store import GalleryStore
+from .store import GalleryStore, Hits
 
-# Rows of a tracklet are neighbours: so many times the hits are fetched at first.
-_FETCHED = 4
+# Rows of a tracklet are neighbours: so many times the hits are looked for at first.
+_FETCHED = 2
 _AT_LEAST = 64
 
 
@@ -100,11 +100,12 @@ def find_person(
     fetched = max(_AT_LEAST, wanted * (_FETCHED if grouped else 1) + 8 * len(others))
     while True:
         (found,) = store.search(query, fetched, where)
-        people = store.fetch(found.ids)
-        similarities = _less_negatives(people, found.similarities, others)
+        similarities = _less_negatives(store, found, others)
         order = np.lexsort((found.ids, -similarities))
         order = order[similarities[order] >= min_similarity]
-        order, rows = _best_of_tracklets(people, order) if grouped else (order, None)
+        rows = np.ones(len(order), np.int64)
+        if grouped:
+            order, rows = _best_of_tracklets(store.tracklets(found.ids), order)
         complete = len(found) < fetched or (
             # What was not fetched is below all that was; a negative can't lift it.
             len(order) >= wanted and similarities[order[wanted - 1]] >= found.similarities[-1]
@@ -113,8 +114,10 @@ def find_person(
             break
         fetched *= 4
     chosen = order[:count]
+    # Only now all columns, and of those only that are shown: most of the time goes into them.
+    people = store.fetch(found.ids[chosen])
     sightings = [
-        sighting(people, i, int(found.ids[i]), similarities[i], 1 if rows is None else rows[n])
+        sighting(people, n, int(found.ids[i]), similarities[i], rows[n])
         for n, i in enumerate(chosen)
     ]
     return sightings, len(order) > count
@@ -162,18 +165,19 @@ def utc(stamp: np.datetime64) -> datetime | None:
     return stamp.astype("datetime64[us]").item().replace(tzinfo=timezone.utc)
 
 
-def _less_negatives(people: People, similarities: np.ndarray, others: np.ndarray) -> np.ndarray:
-    similarities = similarities.astype(np.float64)
-    if not len(others) or not len(people):
+def _less_negatives(store: GalleryStore, found: Hits, others: np.ndarray) -> np.ndarray:
+    similarities = found.similarities.astype(np.float64)
+    if not len(others) or not len(found):
         return similarities
-    to_others = (unit_vectors(people.embeddings.astype(np.float32)) @ others.T).max(axis=1)
+    embeddings = store.fetch(found.ids).embeddings
+    to_others = (unit_vectors(embeddings.astype(np.float32)) @ others.T).max(axis=1)
     # No similarity is below -1, so that a least one of -1 leaves nobody out.
     return np.maximum(-1, similarities - np.maximum(0, to_others - similarities))
 
 
-def _best_of_tracklets(people: People, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _best_of_tracklets(tracklets: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The first row of each tracklet in ``order``, and how many rows each has there."""
-    tracklets = people.tracklets[order].astype(np.int64)
+    tracklets = tracklets[order].astype(np.int64)
     alone = tracklets == NO_TRACKLET
     # Each row without one is its own group.
     groups = np.where(alone, -2 - np.arange(len(order)), tracklets)

@@ -140,6 +140,9 @@ class GalleryStore(Protocol):
     def fetch(self, ids: Any) -> People:
         """Rows of these ids, in this order; an error for ids that are not there."""
 
+    def tracklets(self, ids: Any) -> np.ndarray:
+        """(N,) int64 of these ids, in this order: that column of :meth:`fetch` alone."""
+
     def count(self, where: Filter = EVERYBODY) -> int:
         """How many people there are."""
 

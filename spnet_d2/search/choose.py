@@ -30,17 +30,23 @@ def add_predictor_options(parser: argparse.ArgumentParser, settings: bool = True
     add = parser.add_argument
     add("--config-file", type=Path, help="an SPNet's config")
     add("--weights", type=Path, help="its checkpoint (MODEL.WEIGHTS)")
+    add_exported_options(parser)
+    add_two_stage_options(parser)
+    add("--min-score", type=float, help="least detection score, instead of the model's own")
+    if settings:
+        add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings")
+
+
+def add_two_stage_options(parser: argparse.ArgumentParser) -> None:
+    """Those of a detector with a re-id model."""
+    add = parser.add_argument
     add(
         "--detector",
         metavar="YAML",
         help="a detector in an ONNX or OpenVINO file (docs/two_stage.md), or torchvision:NAME, "
         "one of torchvision's COCO detectors",
     )
-    add_exported_options(parser)
     add("--reid", type=Path, metavar="YAML", help="the re-id model that goes with --detector")
-    add("--min-score", type=float, help="least detection score, instead of the model's own")
-    if settings:
-        add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings")
 
 
 def add_exported_options(parser: argparse.ArgumentParser) -> None:

@@ -187,3 +187,21 @@ def test_people_are_added_where_the_index_cannot_be_made(store, monkeypatch, cap
     assert hits.ids.tolist() == [ids[7]]
     store.compact()
     assert store._table.index_stats("embedding_idx").num_indexed_rows == 300
+
+
+def test_rows_that_compaction_moved_are_found(store, tmp_path):
+    """A reader knows where a search's rows lie; the writer moves them meanwhile."""
+    people = made_up(600, 32)
+    ids = store.add(people)
+    with open_gallery(store.address, exact_below=256) as reader:
+        (hits,) = reader.search(people.embeddings[300].astype(np.float32), 20)
+        before = reader.fetch(hits.ids)
+        gone = np.setdiff1d(ids, hits.ids)[:200]
+        store.delete(Filter(ids=gone))
+        store.compact()
+        store.add(made_up(300, 32, seed=1))
+        assert same(reader.fetch(hits.ids), before)
+        np.testing.assert_array_equal(reader.tracklets(hits.ids), before.tracklets)
+        store.delete(Filter(ids=hits.ids[:1]))
+        with pytest.raises(GalleryError):
+            reader.fetch(hits.ids)

@@ -338,3 +338,12 @@ def test_a_reader_does_not_write(store):
     finally:
         reader.close()
     assert store.count() == 3
+
+
+def test_tracklets_alone(store):
+    ids = store.add(made_up(50))
+    wanted = ids[[7, 3, 41, 3]]
+    np.testing.assert_array_equal(store.tracklets(wanted), store.fetch(wanted).tracklets)
+    assert len(store.tracklets([])) == 0
+    with pytest.raises(GalleryError):
+        store.tracklets([10**9])

@@ -5,7 +5,7 @@ import { $, h, number, say, time, tried, withZone } from "./dom.js";
 import { changes, lookFor, mark, markOf, wanted } from "./state.js";
 import { drawTimeline } from "./timeline.js";
 
-const PAGE = 50;
+const PAGE = 24;
 
 export class Results {
   // open(hit): show its scene; marked(hit, kind): a decision was made.
