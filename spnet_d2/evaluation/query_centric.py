@@ -247,9 +247,10 @@ class QueryCentricEvaluator(PersonSearchEvaluator):
 
     Give it to :func:`evaluate_query_centric`. Per image the model must give ``query_instances``:
     for each of the input's ``queries`` an ``Instances`` with ``pred_boxes`` (pixels of the original
-    image), ``scores`` and ``reid_embeddings``; all of them in one as ``query_detections``, with
-    ``query_index``, save joining them. ``predictions.npz`` says for every detection which
-    query it belongs to, and lacks those below the score floor, which count nowhere.
+    image), ``scores`` and ``reid_embeddings``. Where all of them are in one as
+    ``query_detections``, with ``query_index``, that is read, and only the number of the others.
+    ``predictions.npz`` says for every detection which query it belongs to, and lacks those below
+    the score floor, which count nowhere.
 
     ``metrics.json`` has two more keys: ``num_query_image_pairs``, and
     ``seconds_per_query_image_pair``, the model's time of the second pass (a scene's features

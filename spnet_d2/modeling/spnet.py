@@ -37,6 +37,7 @@ from .lwf import LearningWithoutForgetting, imagenet_classifier
 from .momentum_encoder import MomentumTwin
 from .pair_sampler import make_queries, unique_people
 from .precision import autocast, inference_precision
+from .query_results import QueryInstances
 from .roi_heads import ROI_MAP
 from .swap_path import PATHWAYS
 from .sync_batch_norm import synchronise_batch_norms, synchronise_trunk
@@ -202,8 +203,9 @@ class SPNet(nn.Module):
             boxes in original-image pixels) and, if the input has ``instances``,
             ``gt_embeddings``: ``{"reid": (n, D_r), "loc": (n, D)}``. Where the input has
             ``queries``, or the test pathway is "QC", ``query_instances`` stands instead of
-            ``instances``: a list of one ``Instances`` per query; and ``query_detections``, all of
-            them in one, query by query, with the query's place as ``query_index``.
+            ``instances``: a sequence of one ``Instances`` per query, made when it is read; and
+            ``query_detections``, all of them in one, query by query, with the query's place as
+            ``query_index``.
 
         Raises:
             ValueError: an empty batch, images or boxes that can't be used.
@@ -365,7 +367,7 @@ class SPNet(nn.Module):
             if part:
                 found = to_original_size(Instances.cat(part), x.given)
                 result["query_detections"] = found
-                result["query_instances"] = split_by_query(found, len(x.queries))
+                result["query_instances"] = QueryInstances(found, len(x.queries))
         return results
 
     def _batch(self, images: list[Tensor]) -> ImageList:
@@ -456,29 +458,6 @@ def _whose(x: dict) -> str:
     """Names the image of an input in an error message."""
     known = [f"{key} {x[key]}" for key in ("image_id", "file_name") if key in x]
     return f" ({', '.join(known)})" if known else ""
-
-
-def split_by_query(found: Instances, num_queries: int) -> list[Instances]:
-    """
-    Part an image's detections by query.
-
-    Args:
-        found: with ``query_index``, ascending.
-        num_queries: Q.
-
-    Returns:
-        One ``Instances`` per query, without ``query_index``.
-    """
-    queries = torch.arange(num_queries, device=found.query_index.device)
-    ends = torch.searchsorted(found.query_index, queries, right=True).tolist()
-    counts = [end - start for start, end in zip([0, *ends], ends)]
-    boxes = [Boxes(part) for part in found.pred_boxes.tensor.split(counts)]
-    names = [n for n in found.get_fields() if n not in ("query_index", "pred_boxes")]
-    columns = [found.get(name).split(counts) for name in names]
-    return [
-        Instances(found.image_size, pred_boxes=box, **dict(zip(names, values)))
-        for box, *values in zip(boxes, *columns, strict=True)
-    ]
 
 
 def to_original_size(detections: Instances, x: dict) -> Instances:

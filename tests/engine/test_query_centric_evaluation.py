@@ -13,6 +13,7 @@ from spnet_d2.data.person_search_json import write_person_search_json, write_pro
 from spnet_d2.engine import Trainer, setup
 from spnet_d2.evaluation import Predictions, evaluate_predictions, flat_metrics
 from spnet_d2.evaluation.report import fractions
+from spnet_d2.modeling import query_results
 from tests.engine.conftest import HEIGHT, NUM_IMAGES, NUM_KNOWN, WIDTH
 from tests.evaluation.corpus import xywh
 from tests.oracles import evaluation as oracle
@@ -181,6 +182,18 @@ def test_while_training(searched_corpus, tiny_opts, tmp_path):
     saved = Predictions.load(tmp_path / "inference" / NAME / "predictions.npz")
     assert saved.is_query_centric
     assert saved.gt_embeddings.dtype == np.float16
+
+
+def test_no_instances_are_made_for_single_queries(
+    searched_corpus, tiny_opts, tmp_path, monkeypatch
+):
+    def refuse(*_):
+        raise AssertionError("Detections were cut into one Instances per query.")
+
+    monkeypatch.setattr(query_results, "split_by_query", refuse)
+    cfg = make_cfg(tiny_opts, tmp_path, "MODEL.SPNET.NUM_CASCADES", 0)
+    results = Trainer.test(cfg, make_model(cfg))
+    assert results["detection"]["AP50"] > 0
 
 
 def test_pathway_without_a_test_set(searched_corpus, tiny_opts, tmp_path):
