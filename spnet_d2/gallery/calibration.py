@@ -33,7 +33,7 @@ FILE = "calibration.json"
 # Rates offered: expected false alarms per search.
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _TAIL = 0.9
-_MIN_PAIRS = 50
+_MIN_PAIRS = 30
 # Rows looked at; more say nothing new.
 _MAX_ROWS = 20_000
 _CLIP = 0.999999

@@ -38,7 +38,7 @@ class Choices:
 
     Attributes:
         min_score: people the detector is less sure of are left out.
-        per_tracklet: rows kept of each tracklet, those of best score; 0: every detection.
+        per_tracklet: rows kept of each tracklet, see :func:`best_rows`; 0: every detection.
     """
 
     min_score: float
@@ -127,27 +127,42 @@ def summarise(unit, source, looked, choices: Choices, skipped: list[str]) -> Fin
 
 def best_rows(tracklets: np.ndarray, scores: np.ndarray, count: int) -> np.ndarray:
     """
-    Rows of the ``count`` best scores of each tracklet, rising; all rows without tracklets.
+    Rows to keep of each tracklet, rising: the best of each of ``count`` parts of its time.
+
+    Pictures of different moments show more of a person than the best ones, which are neighbours.
 
     Args:
-        tracklets: (N,) numbers, -1 for none.
+        tracklets: (N,) numbers, -1 for none; rows of one are in the order of time.
         scores: (N,).
-        count: 0: all.
+        count: 0: all rows; all rows are kept of those without a tracklet, too.
     """
     if count == 0 or not len(tracklets):
         return np.arange(len(tracklets))
-    order = np.lexsort((-scores, tracklets))
+    order = np.argsort(tracklets, kind="stable")
     starts = np.flatnonzero(np.diff(tracklets[order], prepend=np.iinfo(np.int64).min))
-    place = np.arange(len(order)) - np.repeat(starts, np.diff([*starts, len(order)]))
-    alone = tracklets[order] == NO_TRACKLET
-    return np.sort(order[(place < count) | alone])
+    sizes = np.diff([*starts, len(order)])
+    place = np.arange(len(order)) - np.repeat(starts, sizes)
+    part = place * count // np.maximum(np.repeat(sizes, sizes), count)
+    by_score = np.lexsort((-scores[order], part, tracklets[order]))
+    first = np.ones(len(order), bool)
+    same = (np.diff(tracklets[order][by_score]) == 0) & (np.diff(part[by_score]) == 0)
+    first[1:] = ~same
+    kept = np.zeros(len(order), bool)
+    kept[order[by_score[first]]] = True
+    return np.flatnonzero(kept | (tracklets == NO_TRACKLET))
+
+
+def link_rules(fps: float) -> LinkRules:
+    """The rules for so many frames a second."""
+    # Seldom frames: farther than a height nobody is linked, who could be anybody.
+    return replace(_LINKING, reach=min(_REACH_PER_SECOND / fps, 1.0))
 
 
 def _tracklets(unit: Unit, detections: list[PersonDetections], fps: float) -> np.ndarray:
     """(N,) numbers that no other unit has."""
-    # Seldom frames: farther than a height nobody is linked, who could be anybody.
-    rules = replace(_LINKING, reach=min(_REACH_PER_SECOND / fps, 1.0))
-    numbers = link_boxes([d.boxes for d in detections], [d.embeddings for d in detections], rules)
+    numbers = link_boxes(
+        [d.boxes for d in detections], [d.embeddings for d in detections], link_rules(fps)
+    )
     joined = np.concatenate([np.zeros(0, np.int64), *numbers])
     # 40 bits of the key; a unit has less than 2^22 tracklets.
     return joined + (int(unit.key[:10], 16) << 22)

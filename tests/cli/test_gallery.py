@@ -182,7 +182,7 @@ def test_info_delete_verify(run, gallery):
 
 def test_calibrate_says_what_is_missing(run, gallery):
     status, text = run("calibrate", "--gallery", gallery)
-    assert status == 1 and "50 are needed" in text
+    assert status == 1 and "30 are needed" in text
 
 
 def test_higher_floor_than_indexed_is_refused(run, gallery, tmp_path):

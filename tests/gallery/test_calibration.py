@@ -104,8 +104,8 @@ def test_kept_and_refused_for_another_model(fitted, tmp_path):
 
 
 def test_too_few_pairs(gallery):
-    gallery.add(walkers(np.random.default_rng(0), 3, 0.7)[0])
-    with pytest.raises(GalleryError, match=r"Only 3\d pairs .* 50 are needed"):
+    gallery.add(walkers(np.random.default_rng(0), 2, 0.7)[0])
+    with pytest.raises(GalleryError, match=r"Only 2\d pairs .* 30 are needed"):
         calibrate(gallery, collect_pairs(gallery))
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from spnet_d2.gallery import Filter, GalleryError
 from spnet_d2.ingestion import GalleryHome, Options, Progress, Source, index_sources
+from spnet_d2.ingestion.look import best_rows
 from tests.fixtures.painted import PaintedPredictor, scene, walk, write_folder, write_video
 from tests.ingestion.conftest import SETTINGS
 
@@ -280,3 +281,13 @@ def test_create_over_something(tmp_path):
     with pytest.raises(GalleryError, match="not empty"):
         GalleryHome.create(tmp_path, SETTINGS, {})
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_best_rows_are_spread_over_a_tracklet():
+    """Of seven rows in three parts the best of each; short tracklets and single rows are kept."""
+    tracklets = np.array([5, 5, 9, 5, 5, -1, 5, 5, 9, 5, -1])
+    scores = np.array([0.9, 0.8, 0.1, 0.5, 0.6, 0.2, 0.3, 0.4, 0.1, 0.2, 0.1])
+    # Of tracklet 5: rows 0, 1, 3 | 4, 6 | 7, 9.
+    assert best_rows(tracklets, scores, 3).tolist() == [0, 2, 4, 5, 7, 8, 10]
+    assert best_rows(tracklets, scores, 1).tolist() == [0, 2, 5, 10]
+    assert best_rows(tracklets, scores, 0).tolist() == list(range(11))
