@@ -32,6 +32,7 @@ def part_functions(model: Any) -> list[tuple[Any, str, str]]:
         (generator.swap_path, "query_centric", "swap path"),
         (proposal_generator, "query_distances", "swap path"),
         (proposal_generator, "offset_norm", "swap path"),
+        (proposal_generator, "norms_and_rows", "swap path"),
         (generator, "_train", "anchor labels, box head, losses"),
         (generator, "_train_pairs", "anchor labels, box head, losses"),
         (generator, "_propose", "top-k, box head"),

@@ -18,6 +18,7 @@ from torchvision.ops import nms
 
 from . import training_statistics as statistics
 from . import whole_batch
+from .anchor_levels import norms_and_rows, rows_of_levels
 from .backbone import FEATURES, STRIDES
 from .box_detector import BoxDetector
 from .fixed_norm import NormLogits, offset_norm
@@ -130,18 +131,6 @@ class AnchorEmbedder(nn.Module):
             weight = matrix @ self.conv.weight.view(ANCHORS_PER_CELL, self.dim, -1)
             bias = self.conv.bias.view(ANCHORS_PER_CELL, self.dim) @ matrix.T + vector
         return weight.view_as(self.conv.weight), bias.flatten()
-
-
-def rows_of_levels(levels: list[Tensor], indices: Tensor) -> Tensor:
-    """``torch.cat(levels)[indices]`` without the joined copy: (A_l, D) each, (n,) -> (n, D)."""
-    rows, first = levels[0].new_zeros(len(indices), levels[0].shape[1]), 0
-    for level in levels:
-        # Not by a mask, for whose size the host would wait.
-        places = indices - first
-        inside = (places >= 0) & (places < len(level))
-        found = level[places.clamp(0, len(level) - 1)]
-        rows, first = torch.where(inside[:, None], found, rows), first + len(level)
-    return rows
 
 
 def grid_anchors(padded_size: tuple[int, int], features: list[Tensor]) -> Tensor:
@@ -365,24 +354,23 @@ class SwapPathProposalGenerator(nn.Module):
         sizes = images.image_sizes
         if queries is None:
             # Nobody needs x_a: the bridge goes into the convolution.
+            levels = [features[name] for name in FEATURES]
+            anchors = grid_anchors(images.tensor.shape[-2:], levels)
+            offsets = self.anchor_embedder.by_level(levels, self.swap_path)
             if self.training:
-                anchors, offsets = self.embed_anchors(images, features, self.swap_path)
                 return self._train(anchors, offsets, targets)
-            return self._propose_all(images, features), {}
+            return self._propose_all(anchors, offsets, sizes), {}
         anchors, x_a = self.embed_anchors(images, features)
         if self.training:
             return self._train_pairs(anchors, x_a, targets, queries, pairs)
         return self.search(anchors, x_a, sizes, queries), {}
 
     def embed_anchors(
-        self,
-        images: ImageList,
-        features: dict[str, Tensor],
-        path: SwapPath | None = None,
+        self, images: ImageList, features: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Anchors (A, 4) and their embeddings x_a (N, A, D), or their object-centric offsets."""
+        """Anchors (A, 4) and their embeddings x_a (N, A, D)."""
         levels = [features[name] for name in FEATURES]
-        return grid_anchors(images.tensor.shape[-2:], levels), self.anchor_embedder(levels, path)
+        return grid_anchors(images.tensor.shape[-2:], levels), self.anchor_embedder(levels)
 
     def search(
         self,
@@ -413,17 +401,18 @@ class SwapPathProposalGenerator(nn.Module):
             statistics.record(**{f"num_pairs_{kind}": n for kind, n in kinds.items()})
         return pairs
 
-    def _train(self, anchors: Tensor, offsets: Tensor, targets: Targets):
+    def _train(self, anchors: Tensor, offsets: list[Tensor], targets: Targets):
         """Label all anchors, take the anchor loss over all, and sample K per image."""
         labels, matched = match_anchors(anchors, targets)
         self._record(labels, len(targets))
-        logits = self.anchor_logits(offset_norm(offsets))
         image, chosen = sample_labels(labels, self.anchors_per_image)
+        norms, sampled = norms_and_rows(offsets, image, chosen)
+        logits = self.anchor_logits(norms)
         rows = targets.rows[image, matched[image, chosen]]
         samples = gather_samples(
             anchors[chosen], image, labels[image, chosen], rows, targets, self.anchors_per_image
         )
-        samples = samples.predicted(*self.box_detector(offsets[image, chosen]))
+        samples = samples.predicted(*self.box_detector(sampled))
         return samples, self._losses(logits, labels, samples)
 
     def _train_pairs(
@@ -480,14 +469,13 @@ class SwapPathProposalGenerator(nn.Module):
             "loss_box_0": box * self.box_loss_weight,
         }
 
-    def _propose_all(self, images: ImageList, features: dict[str, Tensor]) -> list[Instances]:
-        """Proposals of every image. Offsets of all levels are never copied into one tensor."""
-        levels = [features[name] for name in FEATURES]
-        anchors = grid_anchors(images.tensor.shape[-2:], levels)
-        offsets = self.anchor_embedder.by_level(levels, self.swap_path)
+    def _propose_all(
+        self, anchors: Tensor, offsets: list[Tensor], sizes: list[tuple[int, int]]
+    ) -> list[Instances]:
+        """Proposals of every image, from offsets (N, A_l, D) of the levels."""
         return [
             self._propose(anchors, [level[i] for level in offsets], size)
-            for i, size in enumerate(images.image_sizes)
+            for i, size in enumerate(sizes)
         ]
 
     def _propose(self, anchors: Tensor, offsets: list[Tensor], size: tuple[int, int]) -> Instances:

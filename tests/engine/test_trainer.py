@@ -241,8 +241,8 @@ def test_bfloat16_on_the_cpu(tiny_opts, tmp_path):
     opts += ["MODEL.SPNET.TEST.PRECISION", "bfloat16", "INPUT.CROP_SIZE", 128]
     trainer = Trainer(make_cfg(tiny_opts, tmp_path / "half", *opts))
     kinds = set()
-    detector = trainer.model.proposal_generator
-    detector.anchor_embedder.register_forward_hook(lambda *x: kinds.add(x[-1].dtype))
+    detector = trainer.model.proposal_generator.box_detector
+    detector.register_forward_hook(lambda _, offsets, __: kinds.add(offsets[0].dtype))
     results = trainer.train()
     assert kinds == {torch.bfloat16}
     assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}

@@ -9,7 +9,7 @@ from spnet_d2.modeling.matching import (
     match_boxes,
     match_refined,
 )
-from spnet_d2.modeling.proposal_generator import AnchorEmbedder, grid_anchors, rows_of_levels
+from spnet_d2.modeling.proposal_generator import AnchorEmbedder, grid_anchors
 from spnet_d2.modeling.sampling import random_subset, sample_labels
 from spnet_d2.modeling.swap_path import BRIDGE_TYPES, SwapPath
 from spnet_d2.modeling.targets import Targets
@@ -253,10 +253,3 @@ def test_folded_weights_are_kept_at_inference_until_they_change():
     embedder.train()
     embedder(features, path).sum().backward()
     assert path.bridge.weight.grad is not None and len(folds) == 5
-
-
-def test_rows_of_levels_are_those_of_the_joined_ones():
-    levels = [torch.randn(n, 3) for n in (12, 5, 1)]
-    indices = torch.tensor([17, 0, 11, 12, 16, 3, 3])
-    assert torch.equal(rows_of_levels(levels, indices), torch.cat(levels)[indices])
-    assert rows_of_levels(levels, indices[:0]).shape == (0, 3)
