@@ -18,6 +18,7 @@ from spnet_d2.engine.output_folder import check_writable, refuse_run
 from spnet_d2.engine.schedule import resolve_schedule
 from spnet_d2.modeling.backbone import check_pretrained
 from spnet_d2.modeling.precision import inference_precision
+from spnet_d2.modeling.reid_losses import reid_loss_class
 from spnet_d2.utils.text import make_output_safe
 
 logger = logging.getLogger(__name__)
@@ -138,17 +139,19 @@ def _fit_to_data(cfg: CfgNode) -> None:
 def _set_identities(cfg: CfgNode) -> None:
     """Fill in the rows of the look-up table, or see that the data's people fit into those given."""
     reid, people = cfg.MODEL.SPNET.REID, num_identities(cfg.DATASETS.TRAIN)
-    if reid.LOSS == "oim" and reid.LOSS_WEIGHT > 0 and people == 0:
+    has_table = reid_loss_class(cfg).learns_known_people
+    if has_table and reid.LOSS_WEIGHT > 0 and people == 0:
         logger.warning(
-            "%s: nobody's identity is known (is_known), so MODEL.SPNET.REID.LOSS oim has nothing "
+            "%s: nobody's identity is known (is_known), so MODEL.SPNET.REID.LOSS %s has nothing "
             "to learn from and only detection is trained. Give person_id and is_known "
             "(datasets/README.md), or pre-train, where every box is a person of its own, with "
             "another MODEL.SPNET.REID.LOSS (projects_configs/profiles/pretrain.yaml).",
             cfg.DATASETS.TRAIN,
+            reid.LOSS,
         )
     if reid.NUM_IDENTITIES < 0:
         reid.NUM_IDENTITIES = people
-    if reid.LOSS == "oim" and reid.NUM_IDENTITIES < people:
+    if has_table and reid.NUM_IDENTITIES < people:
         raise ValueError(
             f"MODEL.SPNET.REID.NUM_IDENTITIES is {reid.NUM_IDENTITIES}, but {cfg.DATASETS.TRAIN} "
             f"has {people} known people; -1 takes their number from the data."

@@ -44,6 +44,7 @@ from spnet_d2.evaluation import (
     evaluate_query_centric,
 )
 from spnet_d2.evaluation.evaluator import choose_protocols
+from spnet_d2.modeling.reid_losses import reid_loss_class
 from spnet_d2.process import release_freed_memory
 
 logger = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ class Trainer(DefaultTrainer):
                 self.build_evaluator(cfg, name)
                 found.append(name)
             except FileNotFoundError as error:
-                if cfg.MODEL.SPNET.REID.LOSS == "oim":
+                if reid_loss_class(cfg).learns_known_people:
                     raise
                 logger.warning("Training is not evaluated on %s. %s", name, error)
         return tuple(found)

@@ -36,6 +36,7 @@ class OIMLoss(ReidLoss):
     id_field: ClassVar[str] = "gt_identities"
     takes: ClassVar[tuple[str, ...]] = ("num_gt",)
     divides_by_rows: ClassVar[bool] = True
+    learns_known_people: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -24,11 +24,14 @@ class ReidLoss(nn.Module):
             embeddings (n, D_r) of the same boxes.
         divides_by_rows: the sum over rows is divided by their number, and needs nothing of the
             batch's other parts: with gradient accumulation, ground truth then needs no counting.
+        learns_known_people: it has a row for each of ``NUM_IDENTITIES`` known people of the
+            training set, and nothing to learn from others alone.
     """
 
     id_field: ClassVar[str] = "gt_person_ids"
     takes: ClassVar[tuple[str, ...]] = ()
     divides_by_rows: ClassVar[bool] = False
+    learns_known_people: ClassVar[bool] = False
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "ReidLoss":
