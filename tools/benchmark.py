@@ -147,6 +147,7 @@ def bench_train(args: argparse.Namespace) -> dict:
         model = build_model(cfg).train()
         # Weights do not change, so that all repetitions have the same work to do.
         optimizer = build_optimizer(cfg, model)
+        model.move_twin_with(optimizer)
         for group in optimizer.param_groups:
             group["lr"] = 0.0
         lut = getattr(model.roi_heads.reid_loss, "lut", None)

@@ -36,8 +36,7 @@ def count_parts(
     Random numbers are the ones that training the parts, in the same order, will draw.
 
     Args:
-        model: in training mode, not inside of ``DistributedDataParallel``, and not moving its
-            momentum twin by itself.
+        model: in training mode, not inside of ``DistributedDataParallel``.
         inputs: of :func:`cut`.
         precision: gives the context that the model runs in.
 

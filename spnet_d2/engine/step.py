@@ -76,9 +76,7 @@ class StepTrainer(SimpleTrainer):
         if precision == "float16":
             self.grad_scaler = torch.amp.GradScaler(self.device.type)
         self.network = model.module if isinstance(model, DistributedDataParallel) else model
-        # From the last step's weights, and only if there is a step.
-        self.network.update_twin = False
-        optimizer.register_step_pre_hook(lambda *_: self.network.move_twin())
+        self.network.move_twin_with(optimizer)
         self._before = Moment(self.network)
 
     def run_step(self) -> None:

@@ -5,12 +5,15 @@ use their own statistics of its own batches, and stochastic depth is on, as in t
 """
 
 import copy
+import logging
 
 import torch
 from torch import Tensor, nn
 
 from .backbone import PyramidBackbone
 from .box_embedder import embed_boxes
+
+logger = logging.getLogger(__name__)
 
 
 class MomentumTwin(nn.Module):
@@ -27,6 +30,9 @@ class MomentumTwin(nn.Module):
         self.backbone = copy.deepcopy(backbone)
         self.reid_embedder = copy.deepcopy(reid_embedder)
         self.requires_grad_(False)
+        # Whether an optimiser moves it, see `SPNet.move_twin_with`.
+        self.follows = False
+        self._mentioned = False
         # Whether its trunk equals the student's, and of which versions of their tensors that holds.
         self._same_trunk = False
         self._compared: list[tuple[int, int]] = []
@@ -53,7 +59,7 @@ class MomentumTwin(nn.Module):
 
     @torch.no_grad()
     def update(self, backbone: nn.Module, reid_embedder: nn.Module) -> None:
-        """Move towards the student: once per training step, before the optimiser's."""
+        """Move towards the student: by ``SPNet.move_twin_with`` before the optimiser's step."""
         pairs = [(self.backbone.fpn, backbone.fpn), (self.reid_embedder, reid_embedder)]
         if not (backbone.trunk_is_constant and self._has_trunk_of(backbone)):
             # Of an equal one that stays as it is, the average is that one.
@@ -62,6 +68,17 @@ class MomentumTwin(nn.Module):
             [p.detach() for pair in pairs for p in pair[i].parameters()] for i in (0, 1)
         )
         torch._foreach_lerp_(twins, students, 1 - self.momentum)
+
+    def mention_standstill(self) -> None:
+        """Say once that nobody moves it, when gradients are taken."""
+        if self.follows or self._mentioned or not torch.is_grad_enabled():
+            return
+        self._mentioned = True
+        logger.warning(
+            "The momentum encoder follows no optimiser, so its weights stay as they are. In a "
+            "training loop of your own, call model.move_twin_with(optimizer) before it; "
+            "spnet_d2.engine.Trainer does."
+        )
 
     def _has_trunk_of(self, student: PyramidBackbone) -> bool:
         """

@@ -19,6 +19,7 @@ from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils import comm
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ..checkpoint.untrained import (
     names_of_pretrained,
@@ -122,9 +123,6 @@ class SPNet(nn.Module):
         self.pathway = pathway
         self.test_pathway = test_pathway
         self.twin = twin
-        # The momentum encoder is moved in every forward pass that trains, so that any training loop
-        # will do. False: the trainer calls ``move_twin`` with the optimiser's steps instead.
-        self.update_twin = True
         self.reid_only = reid_only
         self.backbone = backbone
         self.proposal_generator = proposal_generator
@@ -234,6 +232,17 @@ class SPNet(nn.Module):
         if self.twin is not None:
             self.twin.update(self.backbone, self.roi_heads.reid_embedder)
 
+    def move_twin_with(self, optimizer: Optimizer) -> None:
+        """
+        Move the momentum encoder right before every step of an optimiser, and only then.
+
+        It then follows the weights of the step before, and stays where no step is taken: for a bad
+        batch, and in the parts of an accumulated one. ``spnet_d2.engine.Trainer`` does this.
+        """
+        optimizer.register_step_pre_hook(lambda *_: self.move_twin())
+        if self.twin is not None:
+            self.twin.follows = True
+
     def _losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
         query_centric = self.pathway == "QC"
         # All that the host has to know of the batch, before it is on a GPU.
@@ -263,6 +272,7 @@ class SPNet(nn.Module):
         samples, losses = self.proposal_generator(batch, features, people, queries, pairs)
         teacher = None
         if self.twin is not None:
+            self.twin.mention_standstill()
             p3 = RoiMap.of(self.twin.features(batch.tensor, self.backbone, maps))
             teacher = partial(self.twin.embed, p3)
             # All boxes, those of people annotated twice as well, are one batch to its norms.
@@ -272,9 +282,6 @@ class SPNet(nn.Module):
         losses.update(self.roi_heads.losses(features, samples, people, gt, teacher))
         if self.lwf is not None and not self.reid_only:
             losses["loss_lwf"] = self.lwf(batch.tensor, maps[-1])
-        if self.update_twin and torch.is_grad_enabled():
-            # After the forward pass, before the optimiser's step: from the last step's weights.
-            self.move_twin()
         if self.reid_only:
             losses = {"loss_reid": losses["loss_reid"]}
         return whole_batch.means(losses)

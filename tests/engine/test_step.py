@@ -36,7 +36,6 @@ class Toy(nn.Module):
         self.seen, self.kinds, self.twin_moves = [], [], []
 
     def forward(self, data):
-        assert not self.update_twin
         self.seen.append(len(data))
         x = torch.stack([x["image"] for x in data])
         out, positive = self.layer(x), x[:, :1] > 0
@@ -49,8 +48,9 @@ class Toy(nn.Module):
             "loss_b": mean(out[positive].sum(), positive.sum()) + 0.0 * out.sum(),
         }
 
-    def move_twin(self):
-        self.twin_moves.append(self.layer.weight.detach().clone())
+    def move_twin_with(self, optimizer):
+        weight = self.layer.weight
+        optimizer.register_step_pre_hook(lambda *_: self.twin_moves.append(weight.detach().clone()))
 
 
 def batch(*bad: int, value: float = torch.nan) -> list[dict]:

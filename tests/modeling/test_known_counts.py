@@ -47,7 +47,6 @@ def counts(model):
 @pytest.mark.parametrize("name", KNOWN)
 def test_annotations_give_the_counts_of_the_network(name, monkeypatch):
     model = tiny_model(*KNOWN[name]).train()
-    model.update_twin = False
     found, runs = counts(model)
     assert runs == 0
     monkeypatch.setattr(spnet, "known_counts", lambda *_: None)
@@ -59,5 +58,4 @@ def test_annotations_give_the_counts_of_the_network(name, monkeypatch):
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_what_the_network_decides_takes_the_network(name):
     model = tiny_model(*UNKNOWN[name]).train()
-    model.update_twin = False
     assert counts(model)[1] == len(PARTS)

@@ -175,18 +175,39 @@ def test_re_id_only():
 
 def test_momentum_twin_follows_parameters_not_buffers():
     model = tiny_model(*PRETRAINING, "MODEL.SPNET.MOMENTUM_TWIN.MOMENTUM", 0.75)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    model.move_twin_with(optimizer)
     student = dict(model.roi_heads.reid_embedder.named_parameters())
     before = {k: v.clone() for k, v in model.twin.reid_embedder.named_parameters()}
     with torch.no_grad():
         for p in student.values():
             p.add_(1.0)
     model(views())
+    for name, now in model.twin.reid_embedder.named_parameters():
+        assert torch.equal(now, before[name]), "It moves with the optimiser alone."
+    optimizer.step()
     for name, after in model.twin.reid_embedder.named_parameters():
         assert_close(after, 0.75 * before[name] + 0.25 * student[name])
         assert not after.requires_grad
     own = model.twin.reid_embedder.projectors[0][1].running_mean
     assert own.abs().sum() > 0
     assert not torch.equal(own, model.roi_heads.reid_embedder.projectors[0][1].running_mean)
+
+
+def test_a_momentum_encoder_that_follows_no_optimiser_is_mentioned_once(caplog):
+    model = tiny_model(*PRETRAINING)
+    for _ in range(2):
+        model(views())
+    assert [r.message for r in caplog.records if "move_twin_with" in r.message] == [
+        "The momentum encoder follows no optimiser, so its weights stay as they are. In a training "
+        "loop of your own, call model.move_twin_with(optimizer) before it; spnet_d2.engine.Trainer "
+        "does."
+    ]
+    model = tiny_model(*PRETRAINING)
+    model.move_twin_with(torch.optim.SGD(model.parameters(), lr=0.0))
+    caplog.clear()
+    model(views())
+    assert "move_twin_with" not in caplog.text
 
 
 @pytest.mark.parametrize(
