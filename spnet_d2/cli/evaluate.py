@@ -61,7 +61,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--cws", action="store_true", help="also rank by similarity times detection score"
     )
     parser.add_argument(
-        "--cbgm", action="store_true", help="also rank with context bipartite graph matching"
+        "--cbgm",
+        action="store_true",
+        help="also rank with context bipartite graph matching (sum of cosines)",
+    )
+    parser.add_argument(
+        "--seqnet-cbgm",
+        action="store_true",
+        help="the same as SeqNet released it (largest edge, weighted by detection scores)",
     )
     parser.add_argument(
         "--cbgm-sizes",
@@ -102,6 +109,7 @@ def run(args: argparse.Namespace) -> Evaluation:
         ExtraMetrics(
             cws=args.cws,
             cbgm=args.cbgm,
+            seqnet_cbgm=args.seqnet_cbgm,
             cbgm_sizes=args.cbgm_sizes and tuple(args.cbgm_sizes),
             rerank=KReciprocal() if args.rerank else None,
             coco=not args.no_coco,

@@ -133,7 +133,8 @@ def write_per_query(truth: GroundTruth, evaluation: Evaluation, path: str | os.P
     (those that were hit), ``best_match_rank`` (1 is the top; empty: nothing found),
     ``best_match_similarity``, ``best_similarity`` (of any box), ``best_other_similarity`` (of the
     images without the person), ``ranked_boxes``, ``in_mean`` (0: left out, without a match) and,
-    where known, ``gt_AP``, ``cws_AP``, ``cbgm_AP``, ``rerank_AP``.
+    where known, ``gt_AP``, ``cws_AP``, ``cbgm_AP``, ``seqnet_cbgm_AP``,
+    ``rerank_AP``.
     """
     with (
         atomic_path(path) as part,

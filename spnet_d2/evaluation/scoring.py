@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from spnet_d2.evaluation.coco_metrics import coco_metrics
-from spnet_d2.evaluation.context_matching import ContextMatching, default_sizes
+from spnet_d2.evaluation.context_matching import SEQNET, ContextMatching, default_sizes
 from spnet_d2.evaluation.detection import (
     DetectionScores,
     score_detections,
@@ -43,8 +43,9 @@ class ExtraMetrics:
 
     Attributes:
         cws: ranking by cosine times detection score ("confidence weighted similarity").
-        cbgm: context bipartite graph matching, see :mod:`.context_matching`.
-        cbgm_sizes: its (k1, k2); None: by the form of the protocol.
+        cbgm: context bipartite graph matching by sums of cosines, see :mod:`.context_matching`.
+        seqnet_cbgm: the same as SeqNet's authors released it.
+        cbgm_sizes: (k1, k2) of both; None: by the form of the protocol.
         rerank: k-reciprocal re-ranking, see :mod:`.reranking`.
         coco: COCO's detection metrics, see :mod:`.coco_metrics`; query-centric
             predictions have none.
@@ -52,6 +53,7 @@ class ExtraMetrics:
 
     cws: bool = False
     cbgm: bool = False
+    seqnet_cbgm: bool = False
     cbgm_sizes: tuple[int, int] | None = None
     rerank: KReciprocal | None = None
     coco: bool = False
@@ -69,7 +71,7 @@ class Evaluation:
         gt_retrieval: per protocol, with ground-truth boxes; empty
             unless all that are searched have embeddings.
         rescored: per protocol the other rankings
-            that :class:`ExtraMetrics` names: "cws", "cbgm", "rerank".
+            that :class:`ExtraMetrics` names: "cws", "cbgm", "seqnet_cbgm", "rerank".
         coco: COCO's metrics, with ``ExtraMetrics.coco``.
     """
 
@@ -213,11 +215,12 @@ def _rescorings(
     rescorings: dict[str, Rescoring] = {}
     if extra.cws:
         rescorings["cws"] = lambda query, pool, values: values * boxes.scores[pool]
+    sizes = extra.cbgm_sizes or default_sizes(protocol)
+    matched = (truth, protocol, boxes, query_vectors, embeddings, *sizes)
     if extra.cbgm:
-        sizes = extra.cbgm_sizes or default_sizes(protocol)
-        rescorings["cbgm"] = ContextMatching(
-            truth, protocol, boxes, query_vectors, embeddings, *sizes
-        )
+        rescorings["cbgm"] = ContextMatching(*matched)
+    if extra.seqnet_cbgm:
+        rescorings["seqnet_cbgm"] = ContextMatching(*matched, SEQNET)
     if extra.rerank is not None:
         rescorings["rerank"] = Reranking(boxes, query_vectors, embeddings, extra.rerank)
     return rescorings

@@ -48,7 +48,7 @@ def metrics_of(folder):
 def test_metrics_table_and_lines_per_query(files, capsys):
     folder, found = files
     found.save(folder / "predictions.npz")
-    assert evaluate(folder, "--cws", "--cbgm", "--rerank") == 0
+    assert evaluate(folder, "--cws", "--cbgm", "--seqnet-cbgm", "--rerank") == 0
     metrics = metrics_of(folder)
     expected = {
         "AP50": 0.4583, "recall50": 0.5, "rAP50": 0.2292, "mAP": 0.25, "top1": 0, "top5": 1,
@@ -56,7 +56,7 @@ def test_metrics_table_and_lines_per_query(files, capsys):
     }  # fmt: skip
     for key, value in expected.items():
         assert metrics[key] == pytest.approx(value, abs=1e-4), key
-    assert {"cbgm_mAP", "rerank_top10", "coco_AP", "coco_AP50"} <= metrics.keys()
+    assert {"cbgm_mAP", "seqnet_cbgm_mAP", "rerank_top10", "coco_AP", "coco_AP50"} <= metrics.keys()
     assert (metrics["protocol"], metrics["protocol_variant"]) == ("plain", "original")
     assert not any(key.startswith("not_in_gallery") for key in metrics)  # the distractor leads
     assert not any(isinstance(value, dict) for value in metrics.values())
@@ -198,7 +198,7 @@ def test_inputs_with_a_defined_score(files, capsys):
     for arrays in (nothing, broken):
         arrays = {k: v for k, v in arrays.items() if v is not None}
         np.savez(folder / "predictions.npz", **arrays)
-        assert evaluate(folder, "--cws", "--cbgm", "--rerank") == 0
+        assert evaluate(folder, "--cws", "--cbgm", "--seqnet-cbgm", "--rerank") == 0
         metrics = metrics_of(folder)
         for key in ("AP50", "recall50", "rAP50", "mAP", "top1", "cbgm_mAP", "rerank_mAP"):
             assert metrics[key] == 0, key
