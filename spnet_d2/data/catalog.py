@@ -1,7 +1,6 @@
 """Person-search data sets in Detectron2's catalogs.
 
-Registering reads nothing: a JSON is opened when its data set is loaded, so the names exist
-whether or not the corpora do.
+A JSON is opened when its data set is loaded, so the names exist whether or not the corpora do.
 """
 
 import difflib
@@ -15,7 +14,12 @@ from typing import Any
 
 from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
 
-from spnet_d2.data.person_search_json import PREPARE_HINT, count_people, load_person_search_json
+from spnet_d2.data.person_search_json import (
+    PREPARE_HINT,
+    count_people,
+    load_person_search_json,
+    names_categories,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +58,7 @@ def register_person_search(
     image_root: str | os.PathLike,
     protocol: str | os.PathLike | Mapping[str, str | os.PathLike] | None = None,
     hint: str = PREPARE_HINT,
+    has_categories: bool | None = None,
 ) -> None:
     """Register a partition in the generic JSON under ``name``.
 
@@ -64,6 +69,9 @@ def register_person_search(
         protocol: a retrieval protocol (named after its file), or name to path with the default
             protocol first, or None.
         hint: what to do when ``json_file`` is missing, for the error message.
+        has_categories: whether the file has COCO's ``categories``, without which Detectron2's
+            ``COCOEvaluator`` can't read it: it then writes a file of its own into its
+            ``output_dir``. None: its bytes are searched for the word.
 
     Registering the same again does nothing.
 
@@ -78,7 +86,7 @@ def register_person_search(
         protocols = {Path(protocol).stem: os.fspath(protocol)}
     metadata = {
         "evaluator_type": EVALUATOR_TYPE,
-        "json_file": os.fspath(json_file),
+        "person_search_file": os.fspath(json_file),
         "image_root": os.fspath(image_root),
         "protocols": protocols,
         "thing_classes": ["person"],
@@ -86,6 +94,9 @@ def register_person_search(
         "thing_dataset_id_to_contiguous_id": {1: 0},
         "prepare_hint": hint,
     }
+    if has_categories if has_categories is not None else names_categories(json_file):
+        # Detectron2's COCOEvaluator reads it; without it, it writes a file of its own.
+        metadata["json_file"] = os.fspath(json_file)
     if name in DatasetCatalog:
         found = MetadataCatalog.get(name).as_dict() if name in MetadataCatalog else {}
         differing = [key for key in metadata if found.get(key) != metadata[key]]
@@ -94,7 +105,7 @@ def register_person_search(
             return
         raise ValueError(
             f"the data set {name!r} is registered already, with json_file "
-            f"{found.get('json_file')!r} instead of {metadata['json_file']!r} (differing: "
+            f"{found.get('person_search_file')!r} instead of {os.fspath(json_file)!r} (differing: "
             f"{', '.join(differing) or 'protocols'}); choose another name, or call "
             f"spnet_d2.data.catalog.unregister({name!r}) first"
         )
@@ -143,10 +154,10 @@ def register_builtin_datasets(root: str | os.PathLike | None = None) -> list[str
         if (
             name in DatasetCatalog
             and MetadataCatalog.get(name).get("evaluator_type") == EVALUATOR_TYPE
-            and MetadataCatalog.get(name).json_file != os.fspath(json_file)
+            and MetadataCatalog.get(name).person_search_file != os.fspath(json_file)
         ):
             unregister(name)
-        register_person_search(name, json_file, image_root, protocols, hint)
+        register_person_search(name, json_file, image_root, protocols, hint, True)
     return list(entries)
 
 
@@ -222,7 +233,7 @@ def num_people(name: str) -> tuple[int, int]:
     """
     if _is_person_search(name):
         metadata = MetadataCatalog.get(name)
-        json_file = metadata.json_file
+        json_file = metadata.person_search_file
         stamp = os.stat(json_file).st_mtime_ns if os.path.exists(json_file) else None
         return _count_people(json_file, stamp, metadata.prepare_hint)
     dicts = _load_foreign(name)

@@ -242,6 +242,22 @@ def _what_it_is(content: bytes) -> str | None:
 
 
 @garbage_collection_paused()
+def names_categories(path: str | os.PathLike) -> bool:
+    """Whether a file has the key ``categories``, without parsing it; True where it is missing."""
+    word = b'"categories"'
+    try:
+        with open(path, "rb") as file:
+            end = b""
+            while block := file.read(1 << 24):
+                if word in end + block:
+                    return True
+                end = block[-len(word) :]
+    except OSError:
+        # Whoever reads it will say so.
+        return True
+    return False
+
+
 def count_people(json_file: str | os.PathLike, hint: str = PREPARE_HINT) -> tuple[int, int]:
     """Count the people of a partition: (all, known ones only). Unknown people are one a box."""
     annotations = _partition(json_file, hint)[1]

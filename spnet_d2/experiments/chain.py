@@ -93,7 +93,7 @@ class Step:
         training = () if self.experiment.paper.evaluate else cfg.DATASETS.TRAIN
         for name in dict.fromkeys([*training, *cfg.DATASETS.TEST]):
             metadata = MetadataCatalog.get(name) if name in DatasetCatalog else None
-            json_file = metadata.get("json_file", "") if metadata else ""
+            json_file = metadata.get("person_search_file", "") if metadata else ""
             if metadata is None:
                 missing.append(f"data set {name} is not registered")
             elif json_file and not os.path.isfile(json_file):

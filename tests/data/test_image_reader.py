@@ -1,14 +1,17 @@
 """One reader, one rule per mode, one frame of coordinates."""
 
 import io
+import re
 import struct
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
+import spnet_d2
 from spnet_d2.data import image_reader
 from spnet_d2.data.image_reader import (
     CorruptImageError,
@@ -233,3 +236,17 @@ def test_heic(tmp_path):
     image = read_image(tmp_path / "a.heic")
     assert image.shape == (48, 64, 3)
     np.testing.assert_allclose(image[24, 32], (200, 100, 0), atol=8)
+
+
+def test_no_other_code_decodes_images():
+    """One reader, so one rule for depth, colour, orientation and damage."""
+    root = Path(spnet_d2.__file__).parents[1]
+    decoders = re.compile(r"\bImage\.open\(|\bimread\(|\bimdecode\(|exif_transpose|getexif\(")
+    folders = ("spnet_d2", "tools", "datasets")
+    files = [path for folder in folders for path in (root / folder).rglob("*.py")]
+    found = {
+        str(path.relative_to(root))
+        for path in files
+        if any(decoders.search(line.split("#")[0]) for line in path.read_text().splitlines())
+    }
+    assert found == {"spnet_d2/data/image_reader.py"}

@@ -12,6 +12,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.visualizer import Visualizer
 
 from spnet_d2.data.catalog import (
+    num_people,
     register_builtin_datasets,
     register_person_search,
     unregister,
@@ -78,6 +79,23 @@ def test_ground_truth_fed_back_is_perfect(people, tmp_path):
     theirs, ours, coco = evaluate(people, tmp_path, [0] * 10)
     assert theirs["AP"] == theirs["AP50"] == pytest.approx(100)
     assert ours["AP50"] == ours["recall50"] == 100 and coco["coco_AP"] == pytest.approx(1)
+
+
+def test_a_file_without_categories_is_converted(people, tmp_path):
+    """As exporters leave them out; ids of images and numbers stay the file's."""
+    path = tmp_path / "people.json"
+    content = json.loads(path.read_text())
+    del content["categories"]
+    path.write_text(json.dumps(content))
+    unregister(NAME)
+    register_person_search(NAME, path, tmp_path)
+    moves = [0, 5, 10, 15, 3, 70, 8, 12, 1, 80]
+    theirs, _, coco = evaluate(people, tmp_path, moves)
+    assert 0 < theirs["AP"] < theirs["AP50"] < 100
+    assert 100 * coco["coco_AP"] == pytest.approx(theirs["AP"], abs=1e-6)
+    # Detectron2 wrote down its file's name in the catalog: people are still counted in ours.
+    assert num_people(NAME) == (3, 3)
+    register_person_search(NAME, path, tmp_path)
 
 
 def test_it_agrees_with_ours(people, tmp_path):
