@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Reproduce an experiment of the paper: pre-train, fine-tune, compare with what was published.
 
-    python tools/reproduce.py --list                 all experiments
+    python tools/reproduce.py --list                 all experiments, and what others publish
+    python tools/reproduce.py --list field           only what others publish
     python tools/reproduce.py table5/prw_qc          the whole chain; repeat to continue or compare
     python tools/reproduce.py table5/prw_qc --scale mini     the same on toy data, in a minute
 
@@ -24,6 +25,8 @@ from spnet_d2.engine.launch import launch_job
 from spnet_d2.errors import errors_in_one_line
 from spnet_d2.experiments import miniature
 from spnet_d2.experiments.chain import check_chain, plan, run_chain
+from spnet_d2.experiments.field import GPU_OF_SPEED, field_markdown, field_table
+from spnet_d2.experiments.field import NAME as FIELD
 from spnet_d2.experiments.index import OUTPUT_ROOT, Index, load_index
 from spnet_d2.experiments.page import markdown_page
 from spnet_d2.experiments.results import reached
@@ -44,7 +47,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--markdown",
         action="store_true",
-        help="with --list: print docs/experiments.md, or with NAME only the rows",
+        help="with --list: print docs/experiments.md, or with NAME only the rows; with NAME "
+        f"{FIELD} the table in MODEL_ZOO.md",
     )
     parser.add_argument(
         "--scale",
@@ -71,6 +75,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def show_list(index: Index, args: argparse.Namespace) -> None:
+    if args.name == FIELD:
+        return print(field_markdown() if args.markdown else field_table())
     chosen = [e for e in index if (args.name or "") in e.name]
     done = reached(index, args.output)
     if args.markdown:
@@ -78,6 +84,8 @@ def show_list(index: Index, args: argparse.Namespace) -> None:
         return print(page)
     print(list_table(index, chosen, done))
     print(f"{len(chosen)} experiments. paper, here: mAP / top-1. *: derived from Table 4.")
+    if not args.name:
+        print(f"\nThe field, as published (FPS on one {GPU_OF_SPEED}):\n{field_table()}")
 
 
 def job(args: argparse.Namespace) -> None:

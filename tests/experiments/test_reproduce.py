@@ -138,7 +138,10 @@ def test_missing_inputs_end_it_before_anything_runs(reproduce, tmp_path):
 
 def test_list(reproduce, tmp_path, capsys):
     reproduce.main(["--list", "--output", str(tmp_path)])
-    assert "122 experiments" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "122 experiments" in printed and "SeqNeXt + GFN" in printed
+    reproduce.main(["--list", "field", "--output", str(tmp_path)])
+    assert "122 experiments" not in (printed := capsys.readouterr().out) and "COAT" in printed
     reproduce.main(["--list", "figure8", "--markdown", "--output", str(tmp_path)])
     assert len(capsys.readouterr().out.splitlines()) == 2 + 13
 
