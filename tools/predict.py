@@ -65,12 +65,13 @@ def run(args: argparse.Namespace) -> None:
     predictions.save(args.output)
     print(
         f"{args.output}: {len(predictions.scores)} people in {len(dicts)} images, "
-        f"{len(predictions.gt_annotation_ids)} annotated boxes embedded"
+        f"{len(predictions.gt_annotation_ids)} annotated boxes embedded, by model "
+        f"{predictions.made_by}"
     )
     protocols = list(metadata.protocols.values()) or ["all"]
     print(
-        f"score them with: python tools/evaluate.py --annotations {metadata.json_file} --protocol "
-        f"{protocols[0]} --predictions {args.output}"
+        "score them with: python tools/evaluate.py --annotations "
+        f"{metadata.person_search_file} --protocol {protocols[0]} --predictions {args.output}"
     )
 
 

@@ -115,7 +115,8 @@ def run(args: argparse.Namespace) -> Evaluation:
             coco=not args.no_coco,
         ),
     )
-    print(f"{args.predictions}, {args.protocol_variant} rules, percent")
+    model = f" of model {predictions.made_by}" if predictions.made_by else ""
+    print(f"{args.predictions}{model}, {args.protocol_variant} rules, percent")
     print(format_table(evaluation))
     print(format_thresholds(evaluation))
     if args.output:

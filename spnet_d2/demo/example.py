@@ -68,7 +68,7 @@ def choose_example(dataset_name: str, protocol: str = PROTOCOL) -> Example:
     metadata = MetadataCatalog.get(dataset_name)
     queries = load_protocol(metadata.protocols[protocol]).queries
     # An extra of this corpus, which dataset dicts don't carry.
-    annotations = read_json(metadata.json_file)["annotations"]
+    annotations = read_json(metadata.person_search_file)["annotations"]
     visibility = {a["id"]: a.get("visibility", 1.0) for a in annotations}
 
     def area(annotation_id: int) -> float:

@@ -27,7 +27,7 @@ def register_sample(source: str, name: str, step: int, file: Path) -> None:
         file: JSON to write.
     """
     metadata = MetadataCatalog.get(source)
-    content = read_json(metadata.json_file)
+    content = read_json(metadata.person_search_file)
     images = content["images"][::step]
     kept = {image["id"] for image in images}
     annotations = [a for a in content["annotations"] if a["image_id"] in kept]

@@ -24,6 +24,7 @@ from spnet_d2.checkpoint.checkpointer import Checkpointer
 from spnet_d2.checkpoint.pretrained import PretrainedWeightsError
 from spnet_d2.data.corrupt_images import SkipCounter
 from spnet_d2.data.loaders import build_test_loader, build_train_loader
+from spnet_d2.data.transforms import build_augmentation
 from spnet_d2.engine import random_state
 from spnet_d2.engine.bad_batches import BadBatchError
 from spnet_d2.engine.distribute import distribute
@@ -44,6 +45,7 @@ from spnet_d2.evaluation import (
     evaluate_query_centric,
 )
 from spnet_d2.evaluation.evaluator import choose_protocols
+from spnet_d2.modeling.fingerprint import fingerprint, input_settings, model_settings
 from spnet_d2.modeling.reid_losses import reid_loss_class
 from spnet_d2.process import release_freed_memory
 
@@ -328,18 +330,33 @@ class Trainer(DefaultTrainer):
     @classmethod
     def _test(cls, cfg: CfgNode, model: nn.Module, evaluators) -> OrderedDict:
         with random_state.preserved():
-            if not _searches_by_query(cfg):
-                return super().test(cfg, model, evaluators)
             if isinstance(evaluators, DatasetEvaluator):
                 evaluators = [evaluators]
+            if not evaluators:
+                evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
+            _name_model(evaluators, cfg, model)
+            if not _searches_by_query(cfg):
+                return super().test(cfg, model, evaluators)
             results = OrderedDict()
-            for i, name in enumerate(cfg.DATASETS.TEST):
-                evaluator = evaluators[i] if evaluators else cls.build_evaluator(cfg, name)
+            for evaluator, name in zip(evaluators, cfg.DATASETS.TEST, strict=True):
                 loader = cls.build_test_loader(cfg, name)
                 results[name] = evaluate_query_centric(model, loader, evaluator)
                 if comm.is_main_process():
                     print_csv_format(results[name])
             return next(iter(results.values())) if len(results) == 1 else results
+
+
+def _name_model(evaluators: list[DatasetEvaluator], cfg: CfgNode, model: nn.Module) -> None:
+    """Let ``predictions.npz`` say which model it is of, as a predictor with this config does."""
+    ours = [x for x in evaluators if isinstance(x, PersonSearchEvaluator)]
+    if not (ours and comm.is_main_process()):
+        return
+    augmentation = build_augmentation(cfg, is_train=False)
+    means = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
+    settings = input_settings(augmentation, cfg.INPUT.EXACT_8BIT, *means) | model_settings(cfg)
+    name = fingerprint(getattr(model, "module", model), settings)
+    for evaluator in ours:
+        evaluator.made_by = name
 
 
 def _show_log() -> None:

@@ -78,6 +78,8 @@ class PersonSearchEvaluator(DatasetEvaluator):
             raise ValueError(f'"{dataset_name}" has no images to evaluate on.')
         self.protocols = _load_protocols(dataset_name, protocols, self.truth)
         self._records: dict[int, Any] = {}
+        # For ``predictions.npz``, by those who know the model: see ``Predictions.made_by``.
+        self.made_by = ""
 
     def reset(self) -> None:
         self._records = {}
@@ -180,6 +182,7 @@ class PersonSearchEvaluator(DatasetEvaluator):
             embeddings=join_rows([p.embeddings for p in parts]),
             gt_annotation_ids=join_rows([p.gt_annotation_ids for p in parts]),
             gt_embeddings=join_rows([p.gt_embeddings for p in parts]),
+            made_by=self.made_by,
         )
 
     def _unreadable(self, records: dict[int, Any]) -> dict[str, int]:

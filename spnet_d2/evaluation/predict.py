@@ -115,6 +115,7 @@ class _Done:
         return Predictions(
             image_ids=np.repeat(np.array(list(parts), np.int64), counts),
             **{name: _rows([part[name] for part in parts.values()]) for name in _NAMES},
+            made_by=self._predictor.fingerprint,
         )
 
     def _save(self) -> None:

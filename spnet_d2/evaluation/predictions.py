@@ -7,7 +7,7 @@ without its model, and other people's detections can be scored too.
 import math
 import os
 import zipfile
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -42,6 +42,8 @@ class Predictions:
         gt_embeddings: (M, D) their embeddings, computed in their own scene.
         query_annotation_ids: (N,) the query each detection was found for, if
             the model searched query by query; None: detections serve all queries.
+        made_by: fingerprint of the model: it differs when weights, sizes of images or
+            whatever else changes boxes or embeddings do. "": unknown.
 
     Raises:
         ValueError: an array has the wrong type or shape (one message with all that is wrong).
@@ -54,11 +56,16 @@ class Predictions:
     gt_annotation_ids: np.ndarray
     gt_embeddings: np.ndarray
     query_annotation_ids: np.ndarray | None = None
+    made_by: str = ""
 
     def __post_init__(self):
-        problems = _problems({f.name: getattr(self, f.name) for f in fields(self)})
+        problems = _problems(self.arrays())
         if problems:
             raise ValueError("; ".join(problems) + ".")
+
+    def arrays(self) -> dict[str, np.ndarray | None]:
+        """All arrays by name."""
+        return {name: getattr(self, name) for name in _LAYOUT}
 
     @property
     def is_query_centric(self) -> bool:
@@ -78,9 +85,11 @@ class Predictions:
 
     def save(self, path: str) -> None:
         """Write ``path`` (``.npz``, uncompressed so that it can be memory-mapped), atomically."""
-        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
+        arrays = {k: v for k, v in self.arrays().items() if v is not None}
+        if self.made_by:
+            arrays["made_by"] = np.array(self.made_by)
         with atomic_path(path) as part:
-            np.savez(part, **{k: v for k, v in arrays.items() if v is not None})
+            np.savez(part, **arrays)
 
     @classmethod
     def load(cls, path: str, mmap: bool = True) -> "Predictions":
@@ -94,7 +103,7 @@ class Predictions:
             FileNotFoundError: no such file.
             ValueError: not an ``.npz`` file, or arrays missing, malformed or of another unit.
         """
-        names = [f.name for f in fields(cls)]
+        names = list(_LAYOUT)
         try:
             archive = np.load(path, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -105,7 +114,10 @@ class Predictions:
                 if missing:
                     raise ValueError(f"it lacks {', '.join(missing)} (it has {archive.files})")
                 mapped = _mapped_arrays(path) if mmap else {}
-                found = cls(**{n: mapped[n] if n in mapped else archive[n] for n in present})
+                found = cls(
+                    **{n: mapped[n] if n in mapped else archive[n] for n in present},
+                    made_by=_text(archive["made_by"]) if "made_by" in archive.files else "",
+                )
             check_values(found, str(path))
             return found
         except IsADirectoryError:
@@ -128,6 +140,12 @@ class Predictions:
                 f"{path} cannot be used as predictions: {problem}. It must be an .npz file with "
                 f"{expected} (the last one optional)."
             ) from error
+
+
+def _text(array: np.ndarray) -> str:
+    if array.shape or array.dtype.kind != "U":
+        raise ValueError(f"made_by must be one text, found {array.dtype} {array.shape}")
+    return str(array)
 
 
 def _problems(arrays: dict) -> list[str]:

@@ -350,6 +350,7 @@ class QueryCentricEvaluator(PersonSearchEvaluator):
             query_annotation_ids=join_rows(
                 [np.zeros(0, np.int64), *(p.query_annotation_ids for p in parts)]
             ),
+            made_by=self.made_by,
         )
 
     def _cost(self, records: dict[int, _SearchRecord]) -> dict[str, float]:

@@ -1,7 +1,5 @@
 """A trained SPNet as an object: images in, people out."""
 
-import hashlib
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from spnet_d2.data.model_input import model_image
 from spnet_d2.data.transforms import build_augmentation
 from spnet_d2.engine.serve import find_weights, serve
 from spnet_d2.errors import SearchInputError
+from spnet_d2.modeling.fingerprint import fingerprint, input_settings, model_settings
 
 from .people import PersonDetections, PersonQuery, check_image
 
@@ -66,12 +65,8 @@ class PersonSearchPredictor:
         self.exact_8bit = exact_8bit
         self.pixel_mean = pixel_mean
         self.pixel_std = pixel_std
-        resize = _plain(getattr(augmentation, "__dict__", {}))
         self.settings = {
-            "resize": f"{type(augmentation).__name__} {resize}",
-            "exact_8bit": bool(exact_8bit),
-            "pixel_mean": list(pixel_mean),
-            "pixel_std": list(pixel_std),
+            **input_settings(augmentation, exact_8bit, pixel_mean, pixel_std),
             **(settings or {}),
         }
 
@@ -103,7 +98,7 @@ class PersonSearchPredictor:
             "exact_8bit": cfg.INPUT.EXACT_8BIT,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "settings": _settings(cfg),
+            "settings": model_settings(cfg),
         }
 
     def detect(
@@ -185,11 +180,7 @@ class PersonSearchPredictor:
         resize, normalisation, 8-bit detour, precision, pathway, NMS and limits. The least score
         and the memories of training change neither.
         """
-        digest = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode())
-        for name, tensor in _weights(self.model):
-            digest.update(f"{name} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().double().cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return fingerprint(self.model, self.settings)
 
     def _run(self, model_input: dict) -> dict:
         with torch.inference_mode():
@@ -238,46 +229,6 @@ def load_model(cfg, weights: str, allow_untrained: bool = False) -> nn.Module:
         return serve(cfg, weights, allow_untrained=allow_untrained)
     except (OSError, UntrainedModelError, ValueError) as error:
         raise SearchInputError(str(error)) from error
-
-
-# Keys that change boxes or embeddings of given weights, besides those of the resize.
-_KEYS = (
-    *("PATHWAY", "TEST_PATHWAY", "ANCHOR_LOGITS", "CLS_LOGITS", "POSITIVE_NORM", "BRIDGE"),
-    *("NUM_CASCADES", "SEPARATE_HEADS", "BACKBONE.NAME", "SMALL_DATA.ANCHOR_BIAS"),
-    *("SMALL_DATA.ROI_POOLING", "SMALL_DATA.ROI_STRIPES", "SMALL_DATA.ROI_MARGIN"),
-    *("SMALL_DATA.FEAT4_SHARE", "TEST.PRE_TOPK", "TEST.QUERY_TOPK", "TEST.TOPK_CANDIDATES"),
-    "TEST.PRECISION",
-)
-
-
-def _settings(cfg) -> dict[str, object]:
-    """Values of ``_KEYS`` by their full names, of the resize, and of what is kept."""
-    values = {f"INPUT.{key}": cfg.INPUT[key] for key in ("AUG_TEST", "MIN_SIZE_TEST")}
-    values["INPUT.MAX_SIZE_TEST"] = cfg.INPUT.MAX_SIZE_TEST
-    values["MODEL.ROI_HEADS.NMS_THRESH_TEST"] = cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST
-    values["TEST.DETECTIONS_PER_IMAGE"] = cfg.TEST.DETECTIONS_PER_IMAGE
-    for key in _KEYS:
-        node = cfg.MODEL.SPNET
-        for part in key.split("."):
-            node = node[part]
-        values[f"MODEL.SPNET.{key}"] = node
-    return {key: _plain(value) for key, value in values.items()}
-
-
-def _plain(value):
-    """Numbers, text and lists as they are, anything else as text, for JSON."""
-    if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in sorted(value.items())}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return value if isinstance(value, bool | int | float | str) else type(value).__name__
-
-
-def _weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters and buffers by name, but not those that only training reads."""
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if "reid_loss." not in name and not name.endswith("num_batches_tracked"):
-            yield name, tensor
 
 
 @contextmanager

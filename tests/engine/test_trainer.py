@@ -12,6 +12,8 @@ from detectron2.config import CfgNode
 from spnet_d2.data.catalog import register_person_search, unregister
 from spnet_d2.engine import Trainer, random_state, setup
 from spnet_d2.engine.bad_batches import BadBatchError
+from spnet_d2.evaluation import Predictions
+from spnet_d2.search import PersonSearchPredictor
 from tests.engine.conftest import write_tiny_corpus
 from tests.engine.equality import assert_equal
 
@@ -295,3 +297,19 @@ def test_test_leaves_the_generators_alone(tiny_opts, tmp_path):
     results = Trainer.test(cfg, model)
     assert_equal(random_state.capture(), before)
     assert np.isfinite(results["detection"]["AP50"])
+
+
+def test_predictions_name_the_model_as_its_predictor_does(tiny_opts, tmp_path):
+    """Equal where they can be compared: of these weights, at this size."""
+    names = []
+    for size in (64, 80):
+        cfg = make_cfg(tiny_opts, tmp_path, "INPUT.MIN_SIZE_TEST", size)
+        torch.manual_seed(0)
+        model = Trainer.build_model(cfg).eval()
+        Trainer.test(cfg, model)
+        (path,) = (tmp_path / "inference").rglob("predictions.npz")
+        torch.save(model.state_dict(), tmp_path / "model.pth")
+        predictor = PersonSearchPredictor(cfg, weights=str(tmp_path / "model.pth"))
+        names.append(Predictions.load(path).made_by)
+        assert names[-1] == predictor.fingerprint != ""
+    assert names[0] != names[1]

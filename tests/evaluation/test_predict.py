@@ -78,6 +78,7 @@ def dicts(street):
 def test_predictions(dicts):
     predictions = predict_dataset(Painted(), dicts, min_score=0.5, progress=False)
     assert predictions.image_ids.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert predictions.made_by == "painted"
     assert predictions.gt_annotation_ids.tolist() == list(range(8))
     np.testing.assert_allclose(predictions.embeddings[5], (200, 108, 10), atol=1e-3)
     np.testing.assert_allclose(predictions.gt_embeddings, predictions.embeddings, atol=1e-3)

@@ -1,4 +1,3 @@
-import dataclasses
 import zipfile
 
 import numpy as np
@@ -21,8 +20,9 @@ def some_predictions(**changes):
 
 
 def assert_equal(a, b):
-    for field in dataclasses.fields(Predictions):
-        left, right = getattr(a, field.name), getattr(b, field.name)
+    assert a.made_by == b.made_by
+    for name, left in a.arrays().items():
+        right = getattr(b, name)
         if left is None:
             assert right is None
         else:
@@ -33,7 +33,7 @@ def assert_equal(a, b):
 @pytest.mark.parametrize("mmap", [True, False])
 @pytest.mark.parametrize("queries", [None, np.array([7, 11, 7])])
 def test_file_gives_back_what_was_saved(tmp_path, mmap, queries):
-    predictions = some_predictions(query_annotation_ids=queries)
+    predictions = some_predictions(query_annotation_ids=queries, made_by="0123456789abcdef")
     path = tmp_path / "new folder" / "predictions.npz"
     predictions.save(path)
     loaded = Predictions.load(path, mmap)
@@ -53,7 +53,7 @@ def test_no_detections_and_compressed_and_extra_arrays(tmp_path):
     path = tmp_path / "p.npz"
     predictions.save(path)
     assert_equal(predictions, Predictions.load(path))
-    arrays = {f.name: getattr(predictions, f.name) for f in dataclasses.fields(predictions)}
+    arrays = predictions.arrays()
     del arrays["query_annotation_ids"]
     np.savez_compressed(path, **arrays, comment=np.array("another model"))
     assert_equal(predictions, Predictions.load(path))
@@ -140,3 +140,13 @@ def test_an_array_cut_short_is_not_filled_up_from_the_next_one(tmp_path):
             target.writestr(name, content[:-8] if name == "embeddings.npy" else content)
     with pytest.raises(ValueError, match="8 bytes at the end of embeddings are missing"):
         Predictions.load(cut)
+
+
+def test_the_model_is_named_by_one_text(tmp_path):
+    some_predictions().save(tmp_path / "p.npz")
+    assert Predictions.load(tmp_path / "p.npz").made_by == ""
+    arrays = {k: v for k, v in some_predictions().arrays().items() if v is not None}
+    for wrong in (np.array(["a", "b"]), np.array(3)):
+        np.savez(tmp_path / "p.npz", **arrays, made_by=wrong)
+        with pytest.raises(ValueError, match="made_by must be one text, found"):
+            Predictions.load(tmp_path / "p.npz")
