@@ -21,6 +21,8 @@ from .sources import Source
 from .thumbnails import make_thumbnail
 from .units import Unit
 
+# Headers state lengths that are a little off.
+_MISSING_SECONDS = 1.0
 # Frames that are decoded while the model works.
 _AHEAD = 4
 # Who walks goes about 0.8 of their own height in a second, far more than their width: at one frame
@@ -182,9 +184,16 @@ def read_shots(unit: Unit, source: Source, skipped: list[str]) -> Iterator[Shot]
             yield Shot(picture.frame, _time(source, seconds), picture.file, image)
         return
     before = float("inf") if unit.before is None else unit.before
+    last = unit.since
     for frame in clips.read_span(source.place, unit.since, before, source.fps):
-        number = round(frame.time * 1000)
+        number, last = round(frame.time * 1000), frame.time
         yield Shot(number, _time(source, frame.time), "", frame.image)
+    length = clips.duration(source.place) if unit.before is None else 0.0
+    if length - last > max(_MISSING_SECONDS, 2 / source.fps):
+        skipped.append(
+            f"{source.place} breaks off at {last:.1f} s of {length:.1f} s: it is damaged or still "
+            "being written; index it again when it is whole."
+        )
 
 
 def ahead(shots: Iterator[Shot]) -> Iterator[Shot]:

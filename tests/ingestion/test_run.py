@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from spnet_d2.gallery import Filter, GalleryError
-from spnet_d2.ingestion import GalleryHome, Options, Progress, Source, index_sources
+from spnet_d2.ingestion import GalleryHome, Options, Progress, Source, clips, index_sources
 from spnet_d2.ingestion.look import best_rows
 from tests.fixtures.painted import PaintedPredictor, scene, walk, write_folder, write_video
 from tests.ingestion.conftest import SETTINGS
@@ -127,6 +127,19 @@ def test_unreadable_image_is_named(home, predictor, tmp_path, caplog):
     (folder / "2.png").write_bytes(b"no image")
     index(home, predictor, Source("gate", str(folder), "gate"))
     assert len(rows(home)) == 1 and "2.png" in caplog.text
+
+
+def test_video_that_breaks_off_is_named(home, predictor, tmp_path, caplog, monkeypatch):
+    """By the length that its header states; an AVI's own one is guessed by its size."""
+    source = video(tmp_path, frames=60)
+    stated = clips.duration(source.place)
+    monkeypatch.setattr(clips, "duration", lambda place: stated)
+    data = (tmp_path / "yard.avi").read_bytes()
+    (tmp_path / "yard.avi").write_bytes(data[: len(data) // 2])
+    index(home, predictor, source, options=Options(0))
+    found = rows(home)
+    assert 5 < len(found) < 20
+    assert "breaks off at 2." in caplog.text and "of 6.0 s" in caplog.text
 
 
 def test_name_of_another_place(home, predictor, tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from spnet_d2.gallery import GalleryError, GallerySettings
 from spnet_d2.gallery.address import ENGINES
@@ -80,7 +81,9 @@ def run(args: argparse.Namespace) -> Progress:
         # Not only for terminals: logs and the web page read it, at longer intervals.
         with tqdm(unit=" frames", mininterval=0.2 if sys.stderr.isatty() else 2.0) as bar:
             progress = Progress(show=lambda progress: _show(bar, progress))
-            index_sources(home, sources, detect, options, progress)
+            # Warnings on lines of their own, not behind the bar.
+            with logging_redirect_tqdm():
+                index_sources(home, sources, detect, options, progress)
         print(  # noqa: T201
             f"{progress.frames} frames, {progress.found} people found, {progress.rows} pictures "
             f"added in {progress.seconds:.0f} s; the gallery has {home.store.count()}."
