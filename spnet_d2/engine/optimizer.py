@@ -93,9 +93,9 @@ def _sgd(cfg: CfgNode, groups: list[dict]) -> torch.optim.Optimizer:
 
 
 def _implementation(groups: list[dict]) -> dict[str, bool]:
-    """On GPUs all parameters are updated by a few fused kernels; on CPUs as PyTorch chooses."""
-    on_gpu = all(p.device.type == "cuda" for group in groups for p in group["params"])
-    return {"fused": True} if on_gpu else {}
+    """Fused kernels, which pass through the parameters once, where PyTorch has them."""
+    kinds = {p.device.type for group in groups for p in group["params"]}
+    return {"fused": True} if kinds <= {"cpu", "cuda"} else {}
 
 
 _OPTIMIZERS = {"ADAMW": _adamw, "SGD": _sgd}

@@ -78,6 +78,25 @@ def test_adamw_and_sgd(default_cfg):
     assert isinstance(sgd, torch.optim.SGD) and sgd.defaults["momentum"] == 0.9
 
 
+@pytest.mark.parametrize("kind", ["ADAMW", "SGD"])
+def test_fused_kernels_give_the_plain_numbers(default_cfg, kind):
+    default_cfg.SOLVER.OPTIMIZER, default_cfg.SOLVER.MOMENTUM = kind, 0.9
+    found, expected = Toy(), Toy()
+    expected.load_state_dict(found.state_dict())
+    fused = build_optimizer(default_cfg, found)
+    plain = build_optimizer(default_cfg, expected)
+    assert all(group["fused"] for group in fused.param_groups)
+    for group in plain.param_groups:
+        group.update(fused=False, foreach=False)
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        for model, optimizer in ((found, fused), (expected, plain)):
+            optimizer.zero_grad()
+            model(x).square().sum().backward()
+            optimizer.step()
+    assert_close(found.state_dict(), expected.state_dict(), rtol=1e-6, atol=1e-7)
+
+
 def test_errors_list_the_choices(default_cfg):
     default_cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "global"
     with pytest.raises(ValueError, match="'global', expected 'full_model'.*'norm'.*'value'"):
