@@ -128,6 +128,21 @@ def _add_reid(spnet: CN) -> None:
     spnet.LWF = CN()
     spnet.LWF.ENABLED = False
 
+    # Gallery Filter Network (Jaffe and Zakhor, WACV 2023): a score of every gallery scene.
+    spnet.GFN = CN()
+    spnet.GFN.ENABLED = False
+    # "combined": scenes as a query sees them; "separate": a scene and a query ("base" in its
+    # paper); "image": two scenes ("scene-only").
+    spnet.GFN.MODE = "combined"
+    # In training: "batch", embeddings of the batch's boxes; "oim", their rows of the look-up table.
+    spnet.GFN.QUERIES = "batch"
+    # For unknown people, scenes that share somebody with their own are no negatives.
+    spnet.GFN.FILTER_NEGATIVES = True
+    # Train with scenes of earlier batches, too; they are kept on the host.
+    spnet.GFN.MEMORY = True
+    # Factor on loss_gfn.
+    spnet.GFN.LOSS_WEIGHT = 1.0
+
 
 def _add_start(spnet: CN) -> None:
     # How a run starts from MODEL.WEIGHTS of another SPNet.

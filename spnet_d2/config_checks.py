@@ -22,6 +22,7 @@ from spnet_d2.data.own_sets import OwnSetsError, check_sets, register_sets
 from spnet_d2.modeling.backbone import FPN_INITS
 from spnet_d2.modeling.box_embedder import ROI_POOLINGS, ROI_SIZE
 from spnet_d2.modeling.fixed_norm import LOGIT_TYPES
+from spnet_d2.modeling.gallery_filter.network import MODES, QUERIES
 from spnet_d2.modeling.pair_sampler import MATCH_MODES
 from spnet_d2.modeling.precision import PRECISIONS
 from spnet_d2.modeling.reid_losses import REID_LOSSES
@@ -38,6 +39,8 @@ _CHOICES = {
     "MODEL.SPNET.PATHWAY": PATHWAYS,
     "MODEL.SPNET.TEST_PATHWAY": ("", *PATHWAYS),
     "MODEL.SPNET.QC.MATCH_MODE": MATCH_MODES,
+    "MODEL.SPNET.GFN.MODE": MODES,
+    "MODEL.SPNET.GFN.QUERIES": QUERIES,
     "MODEL.SPNET.SMALL_DATA.FPN_INIT": FPN_INITS,
     "MODEL.SPNET.SMALL_DATA.ROI_POOLING": ("", *ROI_POOLINGS),
     "MODEL.SPNET.TEST.PRECISION": PRECISIONS,
@@ -65,6 +68,7 @@ _RANGES = {
     "MODEL.SPNET.SMALL_DATA.ROI_MARGIN": (0, 0.4),
     "MODEL.SPNET.REID.LOSS_WEIGHT": (0, _INFINITE),
     "MODEL.SPNET.REID.MOMENTUM": (0, 1),
+    "MODEL.SPNET.GFN.LOSS_WEIGHT": (0, _INFINITE),
     "MODEL.SPNET.MOMENTUM_TWIN.MOMENTUM": (0, 1),
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": (0, 1),
     "MODEL.ROI_HEADS.NMS_THRESH_TEST": (0, 1),
@@ -219,6 +223,8 @@ def _of_detectron2(part: Callable) -> bool:
 
 def _clashes(cfg: CfgNode) -> Iterator[str]:
     spnet = cfg.MODEL.SPNET
+    if spnet.GFN.ENABLED:
+        yield from _gallery_filter_clashes(cfg)
     jitter, share = spnet.SMALL_DATA.BOX_JITTER, spnet.SMALL_DATA.FEAT4_SHARE
     if not 0 <= jitter < 0.5:
         yield f"MODEL.SPNET.SMALL_DATA.BOX_JITTER is {jitter}, expected 0 to less than 0.5."
@@ -232,6 +238,25 @@ def _clashes(cfg: CfgNode) -> Iterator[str]:
             "MODEL.SPNET.SEPARATE_HEADS is False, so there is one embedding for re-id and "
             f"localisation, but MODEL.SPNET.EMBED_DIM is {spnet.EMBED_DIM} and "
             f"MODEL.SPNET.REID_DIM {spnet.REID_DIM}: make them equal, or the heads separate."
+        )
+
+
+def _gallery_filter_clashes(cfg: CfgNode) -> Iterator[str]:
+    spnet = cfg.MODEL.SPNET
+    if "QC" in (spnet.PATHWAY, spnet.TEST_PATHWAY):
+        yield (
+            "MODEL.SPNET.GFN.ENABLED scores scenes for detections that serve all queries, but "
+            "MODEL.SPNET.PATHWAY or TEST_PATHWAY is QC: set them to OC, or turn the filter off."
+        )
+    if spnet.GFN.QUERIES == "oim" and spnet.REID.LOSS != "oim":
+        yield (
+            "MODEL.SPNET.GFN.QUERIES is oim, but MODEL.SPNET.REID.LOSS is "
+            f"{spnet.REID.LOSS}, which has no look-up table: set QUERIES to batch."
+        )
+    if spnet.REID.ONLY:
+        yield (
+            "MODEL.SPNET.REID.ONLY drops the loss of MODEL.SPNET.GFN.ENABLED: set one of them to "
+            "False."
         )
 
 

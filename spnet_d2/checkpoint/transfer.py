@@ -59,6 +59,9 @@ _PARTS: tuple[tuple[str, str, int | None], ...] = (
     (r"roi_heads\.loc_embedders\.(\d+)\.copy\.", "localisation stage copy", 1),
     (r"roi_heads\.loc_embedders\.(\d+)\.projection\.", "localisation projection", 1),
     (r"roi_heads\.reid_loss\.", "re-id memory", None),
+    (r"gallery_filter\.embedder\.copy\.", "scene stage copy", None),
+    (r"gallery_filter\.embedder\.projectors\.", "scene projectors", None),
+    (r"gallery_filter\.", "gallery filter", None),
     (r"twin\.", "momentum twin", None),
     (r"lwf\.", "teacher of LwF", None),
 )
@@ -75,6 +78,9 @@ _ROUNDS = {
     "localisation stage copy": 1,
     "localisation projection": 1,
 }
+
+# A gallery filter's scenes start as people.
+_SCENES = {"scene stage copy": "re-id stage copy", "scene projectors": "re-id projectors"}
 
 _ORDER = {kind: i for i, (_, kind, _) in enumerate(_PARTS)}
 
@@ -298,6 +304,11 @@ def _start_part(planner: _Planner, part: Part, cascade: str) -> None:
         return
     if planner.fits(part, part):
         planner.copy(part, part)
+        return
+    people = Part(_SCENES.get(part.kind, ""))
+    separate = part.kind == "scene projectors" and planner.becomes_separate
+    if part not in planner.have and people.kind and not separate and planner.fits(part, people):
+        planner.copy(part, people, "scenes start as people")
         return
     first = Part(part.kind, _ROUNDS.get(part.kind))
     replicate = cascade == "PT-Rep"

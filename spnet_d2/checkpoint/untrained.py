@@ -19,6 +19,8 @@ _SERVING = (
     "proposal_generator.swap_path.",
     "proposal_generator.box_detector.",
     "roi_heads.reid_embedder.",
+    "gallery_filter.embedder.",
+    "gallery_filter.fuser.",
     "roi_heads.loc_embedders.",
     "roi_heads.swap_paths.",
     "roi_heads.box_detectors.",

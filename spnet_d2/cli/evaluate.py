@@ -79,6 +79,17 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "(10 3 for galleries listed per query, 30 4 for a shared one)",
     )
     parser.add_argument(
+        "--gfn",
+        action="store_true",
+        help="also rank with the gallery filter's scores of scenes as a factor",
+    )
+    parser.add_argument(
+        "--gfn-threshold",
+        type=float,
+        metavar="SCORE",
+        help="also rank without the scenes that score lower (people in them count as missed)",
+    )
+    parser.add_argument(
         "--rerank", action="store_true", help="also rank with k-reciprocal re-ranking"
     )
     parser.add_argument("--no-coco", action="store_true", help="leave out COCO's metrics")
@@ -110,6 +121,8 @@ def run(args: argparse.Namespace) -> Evaluation:
             cws=args.cws,
             cbgm=args.cbgm,
             seqnet_cbgm=args.seqnet_cbgm,
+            gfn=args.gfn,
+            gfn_threshold=args.gfn_threshold,
             cbgm_sizes=args.cbgm_sizes and tuple(args.cbgm_sizes),
             rerank=KReciprocal() if args.rerank else None,
             coco=not args.no_coco,

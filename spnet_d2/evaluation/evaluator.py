@@ -18,7 +18,7 @@ from spnet_d2.evaluation.ground_truth import GroundTruth
 from spnet_d2.evaluation.predictions import Predictions
 from spnet_d2.evaluation.protocols import ALL_PROTOCOL, RetrievalProtocol
 from spnet_d2.evaluation.report import format_table, results_dict, write_metrics, write_per_query
-from spnet_d2.evaluation.scoring import evaluate_predictions
+from spnet_d2.evaluation.scoring import ExtraMetrics, evaluate_predictions
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ class _ImageRecord:
     embeddings: np.ndarray  # (n, D)
     gt_annotation_ids: np.ndarray  # (m,) int64
     gt_embeddings: np.ndarray  # (m, D)
+    scene: np.ndarray | None = None  # (D,)
     unreadable: tuple[str, ...] = ()
 
 
@@ -41,7 +42,9 @@ class PersonSearchEvaluator(DatasetEvaluator):
     Per image the model must give ``instances`` with ``pred_boxes`` (pixels of the original
     image), ``scores`` and ``reid_embeddings``, and ``gt_embeddings["reid"]`` for the input's
     ``instances``, whose ``gt_annotation_ids`` name them. A query's embedding is its ground-truth
-    box's, so it is computed in its own scene.
+    box's, so it is computed in its own scene. A model with a gallery filter also gives
+    ``scene_embedding`` and ``scene_fuser``, see :mod:`.scene_scores`: its rankings are then
+    reported as well.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class PersonSearchEvaluator(DatasetEvaluator):
         self._records: dict[int, Any] = {}
         # For ``predictions.npz``, by those who know the model: see ``Predictions.made_by``.
         self.made_by = ""
+        self._scene_fuser: np.ndarray | None = None
 
     def reset(self) -> None:
         self._records = {}
@@ -108,7 +112,8 @@ class PersonSearchEvaluator(DatasetEvaluator):
             return OrderedDict()
         self._check_complete(records)
         predictions = self._predictions(records)
-        evaluation = evaluate_predictions(self.truth, self.protocols, predictions)
+        extra = ExtraMetrics(gfn=predictions.scene_embeddings is not None)
+        evaluation = evaluate_predictions(self.truth, self.protocols, predictions, extra=extra)
         logger.info(
             "%s, %d images (percent):\n%s",
             self._dataset_name,
@@ -145,12 +150,16 @@ class PersonSearchEvaluator(DatasetEvaluator):
                     f"Image {image['image_id']}: the model must embed every box of the input's "
                     f"instances, but gave {len(gt_embeddings)} embeddings for {len(gt_ids)} boxes."
                 )
+        scene = output.get("scene_embedding")
+        if output.get("scene_fuser") is not None:
+            self._scene_fuser = to_numpy(output["scene_fuser"], torch.float32)
         return _ImageRecord(
             boxes=to_numpy(instances.pred_boxes.tensor, torch.float32),
             scores=to_numpy(instances.scores, torch.float32),
             embeddings=to_numpy(detected, self._embedding_dtype),
             gt_annotation_ids=to_numpy(gt_ids, torch.int64),
             gt_embeddings=to_numpy(gt_embeddings, self._embedding_dtype),
+            scene=None if scene is None else to_numpy(scene, self._embedding_dtype),
             unreadable=tuple(image.get(SKIPPED, ())),
         )
 
@@ -175,6 +184,7 @@ class PersonSearchEvaluator(DatasetEvaluator):
     def _predictions(self, records: dict[int, Any]) -> Predictions:
         """Flat arrays of all images, in the order of ``records``."""
         parts = list(records.values())
+        scenes = {image: part.scene for image, part in records.items() if part.scene is not None}
         return Predictions(
             image_ids=np.repeat(np.array(list(records), np.int64), [len(p.scores) for p in parts]),
             boxes=join_rows([p.boxes for p in parts]),
@@ -183,6 +193,9 @@ class PersonSearchEvaluator(DatasetEvaluator):
             gt_annotation_ids=join_rows([p.gt_annotation_ids for p in parts]),
             gt_embeddings=join_rows([p.gt_embeddings for p in parts]),
             made_by=self.made_by,
+            scene_image_ids=np.array(list(scenes), np.int64) if scenes else None,
+            scene_embeddings=np.stack(list(scenes.values())) if scenes else None,
+            scene_fuser=self._scene_fuser if scenes else None,
         )
 
     def _unreadable(self, records: dict[int, Any]) -> dict[str, int]:

@@ -25,7 +25,11 @@ _LAYOUT = {
     "gt_annotation_ids": (1, "iu", "(M,) integers"),
     "gt_embeddings": (2, "f", "(M, D) floats"),
     "query_annotation_ids": (1, "iu", "(N,) integers"),
+    "scene_image_ids": (1, "iu", "(S,) integers"),
+    "scene_embeddings": (2, "f", "(S, D) floats"),
+    "scene_fuser": (2, "f", "(3, D) floats"),
 }
+_OPTIONAL = ("query_annotation_ids", "scene_image_ids", "scene_embeddings", "scene_fuser")
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,10 @@ class Predictions:
             the model searched query by query; None: detections serve all queries.
         made_by: fingerprint of the model: it differs when weights, sizes of images or
             whatever else changes boxes or embeddings do. "": unknown.
+        scene_image_ids: (S,) unique ids of the images with a scene embedding, if the model has a
+            gallery filter; those without detections are among them.
+        scene_embeddings: (S, D) theirs, of any length.
+        scene_fuser: (3, D) how a query sees a scene, see :mod:`.scene_scores`; None: not at all.
 
     Raises:
         ValueError: an array has the wrong type or shape (one message with all that is wrong).
@@ -57,6 +65,9 @@ class Predictions:
     gt_embeddings: np.ndarray
     query_annotation_ids: np.ndarray | None = None
     made_by: str = ""
+    scene_image_ids: np.ndarray | None = None
+    scene_embeddings: np.ndarray | None = None
+    scene_fuser: np.ndarray | None = None
 
     def __post_init__(self):
         problems = _problems(self.arrays())
@@ -110,7 +121,7 @@ class Predictions:
                 raise ValueError("it is a single array")
             with archive:
                 present = [name for name in names if name in archive.files]
-                missing = [n for n in names if n not in present and n != "query_annotation_ids"]
+                missing = [n for n in names if n not in present and n not in _OPTIONAL]
                 if missing:
                     raise ValueError(f"it lacks {', '.join(missing)} (it has {archive.files})")
                 mapped = _mapped_arrays(path) if mmap else {}
@@ -138,7 +149,7 @@ class Predictions:
             expected = ", ".join(f"{name} {shape}" for name, (_, _, shape) in _LAYOUT.items())
             raise ValueError(
                 f"{path} cannot be used as predictions: {problem}. It must be an .npz file with "
-                f"{expected} (the last one optional)."
+                f"{expected} (the last four optional)."
             ) from error
 
 
@@ -152,7 +163,7 @@ def _problems(arrays: dict) -> list[str]:
     problems = []
     for name, (ndim, kinds, expected) in _LAYOUT.items():
         array = arrays[name]
-        if array is None and name == "query_annotation_ids":
+        if array is None and name in _OPTIONAL:
             continue
         if not isinstance(array, np.ndarray) or array.ndim != ndim or array.dtype.kind not in kinds:
             found = (
@@ -185,6 +196,27 @@ def _problems(arrays: dict) -> list[str]:
             f"embeddings and gt_embeddings must have the same size D, found "
             f"{embeddings.shape[1]} and {gt_embeddings.shape[1]}"
         )
+    return problems + _scene_problems(arrays)
+
+
+def _scene_problems(arrays: dict) -> list[str]:
+    ids, scenes, fuser = (
+        arrays[name] for name in ("scene_image_ids", "scene_embeddings", "scene_fuser")
+    )
+    if ids is None or scenes is None:
+        one = ids is not None or scenes is not None or fuser is not None
+        return ["scene_image_ids and scene_embeddings need one another"] if one else []
+    problems = []
+    if len(ids) != len(scenes) or len(np.unique(ids)) != len(ids):
+        problems.append(
+            f"scene_image_ids must be unique, one for each scene embedding, found {len(ids)} ids "
+            f"({len(np.unique(ids))} different) for {len(scenes)} scenes"
+        )
+    dim = arrays["gt_embeddings"].shape[1]
+    if len(scenes) and len(arrays["gt_embeddings"]) and scenes.shape[1] != dim:
+        problems.append(f"scene_embeddings must be (S, {dim}), found {scenes.shape}")
+    if fuser is not None and fuser.shape != (3, scenes.shape[1]):
+        problems.append(f"scene_fuser must be (3, {scenes.shape[1]}), found {fuser.shape}")
     return problems
 
 

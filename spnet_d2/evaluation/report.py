@@ -104,6 +104,8 @@ def _protocol_metrics(evaluation: Evaluation, protocol: str) -> dict:
     metrics = retrieval_metrics(evaluation, protocol)
     for ranking, values in rescored_metrics(evaluation, protocol).items():
         metrics.update({f"{ranking}_{key}": value for key, value in values.items()})
+    scenes = evaluation.scenes.get(protocol, {})
+    metrics.update({f"gfn_{key}": value for key, value in scenes.items()})
     scores = evaluation.retrieval[protocol]
     threshold = suggest_threshold(scores)
     found = {} if threshold is None else asdict(threshold)
@@ -134,7 +136,7 @@ def write_per_query(truth: GroundTruth, evaluation: Evaluation, path: str | os.P
     ``best_match_similarity``, ``best_similarity`` (of any box), ``best_other_similarity`` (of the
     images without the person), ``ranked_boxes``, ``in_mean`` (0: left out, without a match) and,
     where known, ``gt_AP``, ``cws_AP``, ``cbgm_AP``, ``seqnet_cbgm_AP``,
-    ``rerank_AP``.
+    ``gfn_AP``, ``gfn_cws_AP``, ``gfn_filter_AP``, ``rerank_AP``.
     """
     with (
         atomic_path(path) as part,
@@ -186,6 +188,8 @@ def format_table(evaluation: Evaluation) -> str:
         rows.append((name, retrieval_metrics(evaluation, name)))
         others = rescored_metrics(evaluation, name)
         rows += [(f"{name} ({other})", metrics) for other, metrics in others.items()]
+        if name in evaluation.scenes:
+            rows.append((f"{name} (scenes)", evaluation.scenes[name]))
     width = max(len(name) for name, _ in rows)
     return "\n".join(
         f"{name:<{width}}  "

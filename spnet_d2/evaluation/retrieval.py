@@ -174,7 +174,9 @@ def score_rankings(
 
         for name, result in scores.items():
             values = rescorings[name](q, pool, plain) if name != PLAIN else plain
-            positives = _most_similar(at, at_images, values)
+            # A ranking may leave out boxes: they are no hits, but the person stays to be found.
+            there = values[at] > -np.inf
+            positives = _most_similar(at[there], at_images[there], values)
             result.present[q] = present
             result.hits[q] = len(positives)
             result.pool_size[q] = len(pool)

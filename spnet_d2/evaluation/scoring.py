@@ -25,6 +25,7 @@ from spnet_d2.evaluation.retrieval import (
     score_rankings,
     score_retrieval,
 )
+from spnet_d2.evaluation.scene_scores import SceneFilter
 from spnet_d2.evaluation.similarity import (
     RowKeys,
     SimilaritySource,
@@ -46,6 +47,8 @@ class ExtraMetrics:
         cbgm: context bipartite graph matching by sums of cosines, see :mod:`.context_matching`.
         seqnet_cbgm: the same as SeqNet's authors released it.
         cbgm_sizes: (k1, k2) of both; None: by the form of the protocol.
+        gfn: ranking with the gallery filter, see :mod:`.scene_scores`.
+        gfn_threshold: also skip scenes with a score below.
         rerank: k-reciprocal re-ranking, see :mod:`.reranking`.
         coco: COCO's detection metrics, see :mod:`.coco_metrics`; query-centric
             predictions have none.
@@ -55,6 +58,8 @@ class ExtraMetrics:
     cbgm: bool = False
     seqnet_cbgm: bool = False
     cbgm_sizes: tuple[int, int] | None = None
+    gfn: bool = False
+    gfn_threshold: float | None = None
     rerank: KReciprocal | None = None
     coco: bool = False
 
@@ -71,7 +76,9 @@ class Evaluation:
         gt_retrieval: per protocol, with ground-truth boxes; empty
             unless all that are searched have embeddings.
         rescored: per protocol the other rankings
-            that :class:`ExtraMetrics` names: "cws", "cbgm", "seqnet_cbgm", "rerank".
+            that :class:`ExtraMetrics` names: "cws", "cbgm", "seqnet_cbgm", "gfn", "gfn_cws",
+            "gfn_filter", "rerank".
+        scenes: per protocol what the gallery filter does, with ``ExtraMetrics.gfn``.
         coco: COCO's metrics, with ``ExtraMetrics.coco``.
     """
 
@@ -80,6 +87,7 @@ class Evaluation:
     retrieval: dict[str, RetrievalScores] = field(default_factory=dict)
     gt_retrieval: dict[str, RetrievalScores] = field(default_factory=dict)
     rescored: dict[str, dict[str, RetrievalScores]] = field(default_factory=dict)
+    scenes: dict[str, dict[str, float]] = field(default_factory=dict)
     coco: dict[str, float] = field(default_factory=dict)
 
 
@@ -119,7 +127,10 @@ def evaluate_predictions(
         evaluation.coco = coco_metrics(truth, images, predictions)
     for protocol in protocols:
         vectors = _query_vectors(truth, protocol, predictions)
-        rankings = scene.rankings(protocol, vectors, extra, observe)
+        gallery_filter = scene.gallery_filter(protocol, vectors, extra)
+        if gallery_filter is not None:
+            evaluation.scenes[protocol.name] = gallery_filter.statistics(scene.detections)
+        rankings = scene.rankings(protocol, vectors, extra, gallery_filter, observe)
         evaluation.retrieval[protocol.name] = rankings.pop(PLAIN)
         _warn_of_strangers(protocol.name, evaluation.retrieval[protocol.name])
         evaluation.rescored[protocol.name] = rankings
@@ -157,16 +168,28 @@ class _Scored:
         keys, gt_keys = (_row_keys(predictions, name) for name in ("embeddings", "gt_embeddings"))
         return cls(truth, predictions, variant, detections, keys, gt_keys)
 
+    def gallery_filter(
+        self, protocol: RetrievalProtocol, vectors: np.ndarray, extra: ExtraMetrics
+    ) -> SceneFilter | None:
+        """Scores of the protocol's scenes, if they are asked for."""
+        if not extra.gfn and extra.gfn_threshold is None:
+            return None
+        threshold = extra.gfn_threshold
+        return SceneFilter.of(self.truth, protocol, self.predictions, vectors, threshold)
+
     def rankings(
         self,
         protocol: RetrievalProtocol,
         vectors: np.ndarray,
         extra: ExtraMetrics,
+        gallery_filter: SceneFilter | None,
         observe: Observer | None,
     ) -> dict[str, RetrievalScores]:
         """Scores of detected boxes, by the name of the ranking."""
         found, embeddings = self.detections, self.predictions.embeddings
         rescorings = _rescorings(extra, self.truth, protocol, found, vectors, embeddings)
+        if gallery_filter is not None:
+            rescorings.update(gallery_filter.rescorings(found))
         source = self._similarities(protocol, vectors)
         return score_rankings(
             self.truth, protocol, found, source, rescorings, self.variant, observe

@@ -33,6 +33,7 @@ from .backbone import FEATURES, pretrained_of
 from .box_embedder import RoiMap
 from .compiling import compile_networks
 from .device_copies import move
+from .gallery_filter import GalleryFilter, build_gallery_filter
 from .known_counts import known_counts
 from .lwf import LearningWithoutForgetting, imagenet_classifier
 from .momentum_encoder import MomentumTwin
@@ -80,6 +81,7 @@ class SPNet(nn.Module):
         test_pathway: str = "",
         twin: MomentumTwin | None = None,
         lwf: LearningWithoutForgetting | None = None,
+        gallery_filter: GalleryFilter | None = None,
         reid_only: bool = False,
         queries_per_chunk: int = 64,
         sync_bn: bool = False,
@@ -99,6 +101,7 @@ class SPNet(nn.Module):
                 for by ``queries``.
             twin: momentum encoder for the re-id loss.
             lwf: learning without forgetting.
+            gallery_filter: gives scenes embeddings.
             reid_only: train re-id alone.
             queries_per_chunk: queries of an image searched at a time.
             sync_bn: batch norms see the batches of all processes together.
@@ -128,6 +131,7 @@ class SPNet(nn.Module):
         self.proposal_generator = proposal_generator
         self.roi_heads = roi_heads
         self.lwf = lwf
+        self.gallery_filter = gallery_filter
         if sync_bn and comm.get_world_size() > 1:
             if sync_trunk:
                 for module in (backbone, *([] if twin is None else [twin.backbone])):
@@ -176,6 +180,7 @@ class SPNet(nn.Module):
             "test_pathway": options.TEST_PATHWAY,
             "twin": twin,
             "lwf": lwf,
+            "gallery_filter": build_gallery_filter(cfg, roi_heads.reid_embedder),
             "reid_only": options.REID.ONLY,
             "queries_per_chunk": options.TEST.QUERIES_PER_CHUNK,
             "sync_bn": options.SYNC_BN,
@@ -196,12 +201,13 @@ class SPNet(nn.Module):
 
         Returns:
             In training, losses: ``loss_anchor``, ``loss_box_t`` (t = 0 .. T), ``loss_cls_t``
-            (t >= 1), ``loss_reid`` and, if on, ``loss_lwf``. At inference, per image a dict with
-            ``instances`` (``pred_boxes``, ``scores``, ``pred_classes``, ``reid_embeddings``;
-            boxes in original-image pixels) and, if the input has ``instances``,
-            ``gt_embeddings``: ``{"reid": (n, D_r), "loc": (n, D)}``. Where the input has
-            ``queries``, or the test pathway is "QC", ``query_instances`` stands instead of
-            ``instances``: a sequence of one ``Instances`` per query, made when it is read; and
+            (t >= 1), ``loss_reid`` and, if on, ``loss_lwf`` and ``loss_gfn``. At inference, per
+            image a dict with ``instances`` (``pred_boxes``, ``scores``, ``pred_classes``,
+            ``reid_embeddings``; boxes in original-image pixels) and, if the input has
+            ``instances``, ``gt_embeddings``: ``{"reid": (n, D_r), "loc": (n, D)}``; with a gallery
+            filter also ``scene_embedding`` (D_r,) and ``scene_fuser`` (3, D_r) or None. Where the
+            input has ``queries``, or the test pathway is "QC", ``query_instances`` stands instead
+            of ``instances``: a sequence of one ``Instances`` per query, made when it is read; and
             ``query_detections``, all of them in one, query by query, with the query's place as
             ``query_index``.
 
@@ -282,9 +288,33 @@ class SPNet(nn.Module):
         losses.update(self.roi_heads.losses(features, samples, people, gt, teacher))
         if self.lwf is not None and not self.reid_only:
             losses["loss_lwf"] = self.lwf(batch.tensor, maps[-1])
+        if self.gallery_filter is not None:
+            losses.update(self._gallery_filter_losses(features, gt.reid, batched_inputs, given))
         if self.reid_only:
             losses = {"loss_reid": losses["loss_reid"]}
         return whole_batch.means(losses)
+
+    def _gallery_filter_losses(
+        self,
+        features: dict[str, Tensor],
+        queries: Tensor,
+        batched_inputs: list[dict],
+        given: list[Instances],
+    ) -> dict[str, Tensor]:
+        lacking = next((x for x in batched_inputs if "image_id" not in x), None)
+        if lacking is not None:
+            raise ValueError(
+                "Training a gallery filter needs 'image_id' in every input"
+                f"{_whose(lacking)}: it remembers the scenes of earlier batches."
+            )
+        return self.gallery_filter.losses(
+            self.gallery_filter.embed(features[FEATURES[0]]),
+            queries,
+            [x["image_id"] for x in batched_inputs],
+            [t.gt_person_ids for t in given],
+            [t.gt_identities for t in given],
+            getattr(self.roi_heads.reid_loss, "lut", None),
+        )
 
     def _collect(self, batched_inputs: list[dict], given: list[Instances]) -> Targets:
         """Ground truth of a training batch, on the host."""
@@ -339,6 +369,11 @@ class SPNet(nn.Module):
             results = [
                 {"instances": to_original_size(d, x.given)} for d, x in zip(detections, inputs)
             ]
+        if self.gallery_filter is not None:
+            fuser = self.gallery_filter.scoring()
+            scenes = self.gallery_filter.embed(features[FEATURES[0]])
+            for result, scene in zip(results, scenes, strict=True):
+                result.update(scene_embedding=scene, scene_fuser=fuser)
         if any("instances" in x.given for x in inputs):
             boxes = [x.boxes for x in inputs]
             counts = [len(b) for b in boxes]

@@ -390,3 +390,37 @@ def test_started_model_has_to_be_trained_before_it_detects(file):
     bias = {"proposal_generator.swap_path.bridge.bias": torch.zeros(16)}
     model.load_state_dict(bias, strict=False)
     assert model.untrained == ("proposal_generator.swap_path.bridge.weight",)
+
+
+FILTER = ["MODEL.SPNET.GFN.ENABLED", True]
+
+
+def test_a_gallery_filter_starts_as_the_checkpoints_re_id_branch(file):
+    """As it does without a checkpoint; one that is there is taken as it is."""
+    model = tiny_model(*FILTER)
+    Checkpointer(model).start_from(file())
+    state, source = model.state_dict(), trained()
+    for name in source:
+        if name.startswith("roi_heads.reid_embedder."):
+            scene = name.replace("roi_heads.reid_embedder", "gallery_filter.embedder")
+            assert torch.equal(state[scene], source[name]), scene
+    assert torch.equal(state["gallery_filter.fuser.weight"], torch.ones(16))
+    Checkpointer(model).start_from(file(*FILTER))
+    own = {k: v for k, v in trained(*FILTER).items() if k.startswith("gallery_filter.")}
+    assert own and all(torch.equal(model.state_dict()[k], v) for k, v in own.items())
+
+
+def test_projectors_of_scenes_start_anew_where_those_of_people_do(file):
+    model = tiny_model(*FILTER, *SEPARATE)
+    before = model.state_dict()["gallery_filter.embedder.projectors.0.0.weight"].clone()
+    Checkpointer(model).start_from(file())
+    after = model.state_dict()["gallery_filter.embedder.projectors.0.0.weight"]
+    assert torch.equal(before, after)
+
+
+def test_serving_a_gallery_filter(file):
+    with pytest.raises(UntrainedModelError, match="gallery_filter"):
+        Checkpointer(tiny_model(*FILTER)).load_to_serve(file())
+    Checkpointer(tiny_model(*FILTER)).load_to_serve(file(*FILTER))
+    # Without it, people are found as ever.
+    Checkpointer(tiny_model()).load_to_serve(file(*FILTER))

@@ -1,6 +1,7 @@
 """tools/evaluate.py on files, and what it writes."""
 
 import csv
+import dataclasses
 import json
 import re
 import runpy
@@ -129,8 +130,8 @@ def test_several_protocols_and_both_variants(files, capsys):
 
 def test_query_centric_predictions(files, capsys):
     folder, found = files
-    arrays = vars(found) | {"query_annotation_ids": np.full(len(found.scores), QUERY)}
-    np.savez(folder / "predictions.npz", **arrays)
+    queries = np.full(len(found.scores), QUERY)
+    dataclasses.replace(found, query_annotation_ids=queries).save(folder / "predictions.npz")
     assert evaluate(folder, "--rerank") == 0
     metrics = metrics_of(folder)
     assert metrics["AP50"] == pytest.approx(0.125)

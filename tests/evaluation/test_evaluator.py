@@ -228,3 +228,20 @@ def test_unreadable_images_show_nobody(dataset, tmp_path, caplog):
     assert "6 of the 6 images of evaluator_test could not be read" in caplog.text
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["num_unreadable_images"] == 6
+
+
+def test_scenes_of_a_gallery_filter_are_kept_and_scored(dataset, tmp_path):
+    evaluator = PersonSearchEvaluator(NAME, ("list",), str(tmp_path))
+    for image_id in range(6):
+        image, output = model_output(dataset, image_id)
+        output["scene_embedding"] = torch.tensor([1.0, image_id]).requires_grad_()
+        output["scene_fuser"] = torch.tensor([[1.0, 1.0], [0.0, 0.0], [5.0, 5.0]])
+        evaluator.process([image], [output])
+    results = evaluator.evaluate()
+    assert results["list"] == pytest.approx(EXPECTED["list"], abs=1e-2)
+    found = Predictions.load(tmp_path / "predictions.npz")
+    assert found.scene_image_ids.tolist() == list(range(6))
+    assert found.scene_embeddings.tolist() == [[1, i] for i in range(6)]
+    assert found.scene_fuser.tolist() == [[1, 1], [0, 0], [5, 5]]
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert {"gfn_mAP", "gfn_cws_top1", "gfn_scene_mAP", "gfn_suggested_threshold"} <= set(metrics)

@@ -1,0 +1,197 @@
+"""The Gallery Filter Network as a part of SPNet: training and inference.
+
+Where the authors' paper and code part: queries are the batch's own embeddings (their default is
+the table), rows of the table that are not filled yet are left out (they are queries of zeros
+there), and a loss that is not finite is treated as any other (0 there).
+
+Shapes: ``N`` images of the batch, ``n`` boxes of it, ``D_r`` re-id size.
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from .. import whole_batch
+from ..box_embedder import ReidEmbedder
+from ..precision import full_precision, unit_rows
+from .fuser import GATE_TEMPERATURE, Fuser
+from .loss import contrastive_loss
+from .memory import SceneMemory
+from .scenes import Pairs, Scene
+
+# "combined": scenes as a query sees them; "separate": a scene and a query ("base" in the paper);
+# "image": two scenes ("scene-only").
+MODES = ("combined", "separate", "image")
+# "batch": embeddings of the batch's boxes; "oim": their rows of the look-up table ("prototype").
+QUERIES = ("batch", "oim")
+# Side of the map that a scene is pooled to.
+_SCENE_SIZE = 56
+
+
+class GalleryFilter(nn.Module):
+    """Scene embedder, fuser, loss and memory."""
+
+    def __init__(
+        self,
+        reid_embedder: ReidEmbedder,
+        mode: str = "combined",
+        queries: str = "batch",
+        filter_negatives: bool = True,
+        memory: bool = True,
+        loss_weight: float = 1.0,
+    ):
+        """
+        Args:
+            reid_embedder: the scene embedder starts as a copy of it, and shares nothing with it.
+            mode: one of ``MODES``.
+            queries: one of ``QUERIES``.
+            filter_negatives: see :meth:`.scenes.Pairs.of`; no part of mode "image".
+            memory: train with scenes of earlier batches, too.
+            loss_weight: factor on the loss.
+
+        Raises:
+            ValueError: an unknown mode or kind of queries.
+        """
+        super().__init__()
+        for name, value, choices in (("mode", mode, MODES), ("queries", queries, QUERIES)):
+            if value not in choices:
+                raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}.")
+        self.embedder = copy.deepcopy(reid_embedder)
+        self.fuser = Fuser(reid_embedder.dim) if mode == "combined" else None
+        self.mode = mode
+        self.queries = queries
+        self.filter_negatives = filter_negatives
+        self.memory = SceneMemory() if memory else None
+        self.loss_weight = loss_weight
+        # Seeds the memory's samples: the same on all processes, and resumed.
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    def embed(self, p3: Tensor) -> Tensor:
+        """p3 (N, C, H/8, W/8), padding included, -> scene embeddings (N, D_r) float32."""
+        return self.embedder(F.adaptive_max_pool2d(p3, _SCENE_SIZE))
+
+    def losses(
+        self,
+        scenes: Tensor,
+        queries: Tensor,
+        image_ids: list[int],
+        people: list[Tensor],
+        rows: list[Tensor],
+        table: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """
+        ``loss_gfn`` of a batch, whose scenes then go into the memory.
+
+        Processes act as one with the whole batch. Parts of an accumulated batch are batches of
+        their own.
+
+        Args:
+            scenes: (N, D_r).
+            queries: (n, D_r) embeddings of the boxes, image by image.
+            image_ids: N of them.
+            people, rows: for each image (n_i,), as :class:`.scenes.Scene` has them.
+            table: (L, D_r), the re-id loss's, for "oim".
+        """
+        if not whole_batch.in_last_pass():
+            return {}
+        batch = _whole_batch(scenes, queries, image_ids, people, rows)
+        generator = torch.Generator().manual_seed(int(self.step))
+        self.step += 1
+        more = [] if self.memory is None else self.memory.sample(batch, generator)
+        loss = self.loss([*batch, *more], table)
+        if self.memory is not None:
+            self.memory.store(batch)
+        return {"loss_gfn": loss * self.loss_weight}
+
+    def loss(self, scenes: list[Scene], table: Tensor | None = None) -> Tensor:
+        """Of scenes on any devices, as one batch."""
+        device = scenes[0].embedding.device
+        y = torch.stack([s.embedding.to(device).float() for s in scenes])
+        x = torch.cat([s.queries.to(device).float() for s in scenes])
+        pairs = Pairs.of(scenes, self.filter_negatives)
+        if self.queries == "oim" and self.mode != "image":
+            x, pairs = self._from_table(x, pairs, torch.cat([s.rows for s in scenes]), table)
+        positive, negative, related, own = (
+            t.to(device) for t in (pairs.positive, pairs.negative, pairs.related, pairs.own)
+        )
+        with full_precision(y):
+            if self.mode == "image":
+                return contrastive_loss(unit_rows(y) @ unit_rows(y).T, related, ~related)
+            if len(x) == 0:
+                # A gradient for every parameter, which distributed training waits for.
+                parts = [y, x, *self.parameters()]
+                return sum(((p * 0.0).sum() for p in parts), y.new_zeros(()))
+            if self.fuser is None:
+                cosines = unit_rows(y) @ unit_rows(x).T
+                return contrastive_loss(cosines, positive.T, negative.T)
+            return contrastive_loss(self.fuser(x, y, own), positive, negative)
+
+    @staticmethod
+    def _from_table(
+        x: Tensor, pairs: Pairs, rows: Tensor, table: Tensor | None
+    ) -> tuple[Tensor, Pairs]:
+        """Known people's rows of the table, as far as filled, in place of their embeddings."""
+        if table is None:
+            raise ValueError("Queries 'oim' need the look-up table of the re-id loss.")
+        known = (rows >= 0).nonzero()[:, 0]
+        values = table.detach()[rows[known].to(table.device)].to(x.device, x.dtype)
+        filled = values.any(dim=1)
+        return values[filled], pairs.of_queries(known[filled.cpu()])
+
+    def scoring(self) -> Tensor | None:
+        """
+        What scores need beside embeddings: (3, D_r) factor, summand and 1 / gate temperature.
+
+        See :mod:`spnet_d2.evaluation.scene_scores`; None in mode "separate".
+        """
+        if self.mode == "separate":
+            return None
+        if self.fuser is None:
+            # Gates of 1/2 everywhere leave the cosine of two scenes as it is.
+            one = torch.ones(self.embedder.dim, device=self.step.device)
+            return torch.stack([one, one * 0, one * 0])
+        scale, shift = self.fuser.affine()
+        return torch.stack([scale, shift, torch.full_like(scale, 1 / GATE_TEMPERATURE)]).detach()
+
+
+def build_gallery_filter(cfg: CfgNode, reid_embedder: ReidEmbedder) -> GalleryFilter | None:
+    """Of ``MODEL.SPNET.GFN``; None where it is off."""
+    options = cfg.MODEL.SPNET.GFN
+    if not options.ENABLED:
+        return None
+    return GalleryFilter(
+        reid_embedder,
+        options.MODE,
+        options.QUERIES,
+        options.FILTER_NEGATIVES,
+        options.MEMORY,
+        options.LOSS_WEIGHT,
+    )
+
+
+def _whole_batch(
+    scenes: Tensor,
+    queries: Tensor,
+    image_ids: list[int],
+    people: list[Tensor],
+    rows: list[Tensor],
+) -> list[Scene]:
+    """Scenes of all processes, in the order of the processes, the same on each."""
+    rank = comm.get_rank() if whole_batch.num_processes() > 1 else 0
+    counts = [len(p) for p in people]
+    # A scene, by process and place, and what is known of it.
+    marks = torch.tensor([[rank, i, image] for i, image in enumerate(image_ids)])
+    owners = torch.repeat_interleave(marks[:, :2], torch.tensor(counts), dim=0)
+    boxes = torch.cat([owners, torch.cat(people)[:, None], torch.cat(rows)[:, None]], dim=1)
+    device = scenes.device
+    y, marks, _ = whole_batch.rows_with_gradient(0, scenes.float(), marks.to(device))
+    x, boxes, _ = whole_batch.rows_with_gradient(0, queries.float(), boxes.to(device))
+    marks, boxes = marks.cpu(), boxes.cpu()
+    # Boxes come in the order of their scenes.
+    found = (marks[:, None, :2] == boxes[None, :, :2]).all(dim=2).sum(dim=1).tolist()
+    parts = zip(y, x.split(found), marks[:, 2].tolist(), boxes.split(found), strict=True)
+    return [Scene(image, e, q, b[:, 2], b[:, 3]) for e, q, image, b in parts]
