@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from detectron2.config import CfgNode
@@ -24,8 +24,9 @@ def validation_losses(cfg: CfgNode, model: nn.Module) -> dict:
     Mean losses over the batches of pairs of every set of ``DATASETS.TEST``.
 
     The model is in training mode but for its batch norms, which use their running statistics. The
-    re-id loss has an empty memory of its own, so training's stays as it is, and so do the momentum
-    twin, all weights and the random generators. The result depends on nothing but the weights.
+    re-id loss and the gallery filter have empty memories of their own, so training's stay as they
+    are, and so do the momentum twin, all weights and the random generators. The result depends on
+    nothing but the weights.
 
     Args:
         model: an SPNet, or what ``DistributedDataParallel`` wraps around it.
@@ -78,7 +79,9 @@ def _training_untouched(cfg: CfgNode, model: nn.Module, name: str) -> Iterator[N
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
         model.roi_heads.reid_loss = build_reid_loss(cfg).to(cfg.MODEL.DEVICE)
-        yield
+        scenes = model.gallery_filter
+        with nullcontext() if scenes is None else scenes.untouched():
+            yield
     finally:
         model.roi_heads.reid_loss = memory
         for module, mode in modes.items():

@@ -38,9 +38,13 @@ def make_cfg(opts, output, *more):
     return setup(Namespace(config_file="", opts=opts))
 
 
-@pytest.fixture(params=["OC", "QC"])
+FILTER = ["MODEL.SPNET.GFN.ENABLED", True]
+
+
+@pytest.fixture(params=["OC", "QC", "filter"])
 def job(request, tiny_opts, tmp_path):
-    cfg = make_cfg(tiny_opts, tmp_path, *(QUERY_CENTRIC if request.param == "QC" else []))
+    more = {"OC": [], "QC": QUERY_CENTRIC, "filter": FILTER}[request.param]
+    cfg = make_cfg(tiny_opts, tmp_path, *more)
     torch.manual_seed(0)
     return cfg, build_model(cfg).train()
 
@@ -64,6 +68,12 @@ def test_a_function_of_the_weights(job):
     assert all(p.grad is None for p in model.parameters())
     # A filled memory, or other random numbers before it, change nothing.
     memory.queue.normal_()
+    if model.gallery_filter is not None:
+        assert "loss_gfn" in first and len(model.gallery_filter.memory) == 0
+        model(next(iter(build_loss_loader(cfg, cfg.DATASETS.TEST[0]))))
+        assert len(model.gallery_filter.memory) > 0
+        # Batch norms have seen a batch more; the filter's memory is what is looked at here.
+        model.load_state_dict(before)
     torch.manual_seed(5)
     assert validation_losses(cfg, nn.DataParallel(model)) == {"val": first}
     with torch.no_grad():

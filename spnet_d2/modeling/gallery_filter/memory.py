@@ -22,14 +22,18 @@ class SceneMemory:
         return len(self._scenes)
 
     def store(self, scenes: list[Scene]) -> None:
-        """Keep scenes that show somebody; a later one of the same image replaces the earlier."""
-        for scene in scenes:
-            if len(scene.people) == 0:
+        """
+        Keep scenes that show somebody; a later one of the same image replaces the earlier.
+
+        Embeddings that aren't finite are those of a bad batch, and would spoil later ones.
+        """
+        for scene in (s.kept() for s in scenes if len(s.people)):
+            if not (scene.embedding.isfinite().all() and scene.queries.isfinite().all()):
                 continue
             if scene.image_id in self._scenes:
                 for person in self._scenes[scene.image_id].people.tolist():
                     self._images_of[person].discard(scene.image_id)
-            self._scenes[scene.image_id] = scene.kept()
+            self._scenes[scene.image_id] = scene
             for person in scene.people.tolist():
                 self._images_of.setdefault(person, set()).add(scene.image_id)
 

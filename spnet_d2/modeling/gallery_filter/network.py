@@ -8,6 +8,8 @@ Shapes: ``N`` images of the batch, ``n`` boxes of it, ``D_r`` re-id size.
 """
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -129,6 +131,22 @@ class GalleryFilter(nn.Module):
                 cosines = unit_rows(y) @ unit_rows(x).T
                 return contrastive_loss(cosines, positive.T, negative.T)
             return contrastive_loss(self.fuser(x, y, own), positive, negative)
+
+    @contextmanager
+    def untouched(self) -> Iterator[None]:
+        """Inside, losses are a function of the weights and the batches, and leave no trace."""
+        before = self.memory, self.step.clone(), self.training
+        self.memory = None if self.memory is None else SceneMemory()
+        self.step.zero_()
+        if self.fuser is not None:
+            self.fuser.eval()
+        try:
+            yield
+        finally:
+            self.memory = before[0]
+            self.step.copy_(before[1])
+            if self.fuser is not None:
+                self.fuser.train(before[2])
 
     @staticmethod
     def _from_table(

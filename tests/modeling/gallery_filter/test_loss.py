@@ -76,7 +76,7 @@ def two_steps(module, table=None):
     ({"loss_weight": 2.0}, (4.298758, 7.927926)),
 ], ids=str)  # fmt: skip
 def test_two_steps(options, expected):
-    losses = [float(loss) for loss in two_steps(gallery_filter(**options))]
+    losses = [loss.item() for loss in two_steps(gallery_filter(**options))]
     assert losses == pytest.approx(expected, rel=2e-5, abs=1e-6)
 
 
@@ -177,6 +177,14 @@ def test_memory_replaces_an_image_with_its_people():
         # Person 1 is no longer there, and nobody else of image 11.
         assert memory.sample(scenes_of(11), torch.Generator()) == []
         assert len(memory.sample(scenes_of(12), torch.Generator())) == 1
+
+
+def test_embeddings_that_are_not_finite_are_not_kept():
+    memory, (first, second) = SceneMemory(), scenes_of(10, 11)
+    with torch.no_grad():
+        first.queries[0, 0] = torch.nan
+    memory.store([first, second])
+    assert len(memory) == 1
 
 
 @pytest.mark.parametrize("images, expected", [((10,), 0.0), ((12, 12), 0.0)], ids=str)

@@ -32,7 +32,7 @@ def test_training_steps(mode, queries):
     # The table is filled by the first.
     model(batch())
     losses = model(batch())
-    assert float(losses["loss_gfn"]) > 0
+    assert losses["loss_gfn"].item() > 0
     losses["loss_gfn"].backward()
     trained = {name for name, p in model.named_parameters() if p.grad is not None}
     assert any(name.startswith("gallery_filter.embedder.") for name in trained)
