@@ -118,6 +118,8 @@ def test_every_timed_function_runs():
                 counted = Counted((part, name), getattr(owner, name), seen)
                 stack.enter_context(mock.patch.object(owner, name, counted))
             model.train()(make_batch(4, 64, 2, 5))
+            # As an optimiser's step does.
+            model.move_twin()
             model.eval()
             with torch.no_grad():
                 x = make_batch(1, 64, 2, 5)[0]
