@@ -103,6 +103,20 @@ def test_scene_of_a_hit_and_seconds_around(page):
     expect(page.locator("#positives li")).to_have_count(1)
 
 
+def test_time_line(page):
+    """One line per camera with times; a dot opens its scene."""
+    page.locator("#browse select").select_option("yard")
+    page.get_by_role("button", name="Show scenes").click()
+    pick_first(page)
+    page.get_by_role("checkbox", name="one hit per appearance").uncheck()
+    tracks = page.locator("#timeline .track")
+    expect(tracks).to_have_count(1)
+    expect(tracks).to_contain_text("yard")
+    expect(page.locator("#timeline .dot")).to_have_count(2)
+    page.locator("#timeline .dot").last.click()
+    expect(page.locator("#scene-dialog .person.hit")).to_be_visible()
+
+
 def test_draw_a_box_by_mouse(page):
     page.get_by_role("button", name="Draw a box").click()
     place = page.locator("#picker .scene").bounding_box()
