@@ -5,6 +5,7 @@
 # make fuzz      wrong input of every kind, made up anew with FUZZ_ARGS="--seed 7"
 # make demo      train, evaluate and search on real footage; results in outputs/demo
 # make web       the demo's video in a browser, after make demo
+# make starter   train the starter weights; results in outputs/starter (docs/starter.md)
 # make gpu-check   test and measure on this machine's GPU; results in docs/gpu.md
 # make experiment-pets   what pre-training adds, measured; results in outputs/experiment_pets
 #
@@ -19,6 +20,7 @@ PYTEST_PROCESSES ?= auto
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 WEB_ARGS ?=
+STARTER_ARGS ?=
 FUZZ_ARGS ?=
 GPU_CHECK_ARGS ?=
 EXPERIMENT_ARGS ?=
@@ -30,7 +32,7 @@ INPUTS := setup.py constraints.txt Makefile tools/install_detectron2.py
 
 DOCS_STAMP := $(VENV)/.spnet_d2_docs_installed
 
-.PHONY: install test fuzz lint format docs wheel-check demo web experiment-pets gpu-check clean
+.PHONY: install test fuzz lint format docs wheel-check demo web starter experiment-pets gpu-check clean
 
 install: $(STAMP)
 
@@ -82,6 +84,9 @@ demo: $(STAMP)
 web: $(STAMP)
 	$(BIN)/python tools/gallery.py index --gallery outputs/gallery --source yard=datasets/pets09/vtest.avi --fps 2
 	$(BIN)/python tools/gallery.py serve --gallery outputs/gallery --footage datasets $(WEB_ARGS)
+
+starter: $(STAMP)
+	$(BIN)/python tools/make_starter.py $(STARTER_ARGS)
 
 experiment-pets: $(STAMP)
 	$(BIN)/python tools/experiment_pets.py $(EXPERIMENT_ARGS)

@@ -99,8 +99,9 @@ def _add_reid(spnet: CN) -> None:
     spnet.REID = CN()
     # "oim": look-up table and circular queue (fine-tuning); "momentum_queue": one row per
     # person, means of the momentum encoder's embeddings (pre-training); "nt_xent": the batch's
-    # other people (the authors' code has it, no published run uses it; 1 / tau is 10 there); or a
-    # loss of your own in REID_LOSSES (spnet_d2/modeling/reid_losses/).
+    # other people (the authors' code has it, no published run uses it; 1 / tau is 10 there);
+    # "distillation": another model's embeddings of the training boxes (not of the paper); or a loss
+    # of your own in REID_LOSSES (spnet_d2/modeling/reid_losses/).
     spnet.REID.LOSS = "oim"
     # 1 / tau, factor on the cosine similarities (10 in pre-training).
     spnet.REID.SCALE = 30.0
@@ -109,6 +110,9 @@ def _add_reid(spnet: CN) -> None:
     # Rows of the circular queue of unknown people (5000 CUHK-SYSU, 500 PRW), or of the momentum
     # queue (65536).
     spnet.REID.QUEUE_SIZE = 5000
+    # With "distillation": .npz with an embedding for each identity of the training set. Serving
+    # needs none.
+    spnet.REID.TARGETS = ""
     # Factor on loss_reid.
     spnet.REID.LOSS_WEIGHT = 1.0
     # Re-id trains on ground-truth boxes only (Table 6).

@@ -74,6 +74,7 @@ def config_to_serve(cfg: CfgNode, covered: bool = True) -> CfgNode:
         spnet.BACKBONE.PRETRAINED = ""
     spnet.MOMENTUM_TWIN.ENABLED = spnet.LWF.ENABLED = False
     spnet.REID.NUM_IDENTITIES = -1
+    spnet.REID.TARGETS = ""
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("MODEL.DEVICE is %s, but there is no CUDA; using the CPU.", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"

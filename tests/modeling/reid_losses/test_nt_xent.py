@@ -82,5 +82,7 @@ def test_trains_a_model(pathway):
 def test_ground_truth_only_is_refused():
     with pytest.raises(ValueError, match="nt_xent compares.*GT_ONLY to False"):
         build_model(tiny_config(*NT_XENT, "MODEL.SPNET.REID.GT_ONLY", True))
-    with pytest.raises(ValueError, match="'ntx', expected one of momentum_queue, nt_xent, oim"):
+    with pytest.raises(
+        ValueError, match="'ntx', expected one of distillation, momentum_queue, nt_xent, oim"
+    ):
         build_model(tiny_config("MODEL.SPNET.REID.LOSS", "ntx"))

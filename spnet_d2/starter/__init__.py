@@ -1,0 +1,1 @@
+"""The starter weights: the set they were trained on, and how they are packed (docs/starter.md)."""

@@ -1,0 +1,1 @@
+"""The starter weights and the set they were trained on."""
