@@ -136,7 +136,7 @@ setup(
     packages=[*find_packages(include=["spnet_d2", "spnet_d2.*"]), CONFIGS],
     # The configs lie beside the package; a wheel has them inside (spnet_d2/config_files.py).
     package_dir={CONFIGS: "projects_configs"},
-    package_data={CONFIGS: ["**/*.yaml"], "spnet_d2.web": ["static/*"]},
+    package_data={CONFIGS: ["**/*.yaml", "**/*.pth"], "spnet_d2.web": ["static/*"]},
     entry_points={"console_scripts": COMMANDS},
     install_requires=OWN + DETECTRON2,
     extras_require=EXTRAS,

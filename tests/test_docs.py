@@ -144,8 +144,10 @@ def demo_outputs(tmp_path, monkeypatch):
 def test_documented_code_runs(demo_outputs, capsys):
     namespace = {}
     examples = blocks("GETTING_STARTED.md", "python")
-    assert len(examples) == 3
-    for example in examples:
+    assert len(examples) == 4
+    exec(examples[0], namespace)
+    assert namespace["embedding"].shape == (256,)
+    for example in examples[1:]:
         exec(example, namespace)
     people = namespace["people"]
     assert people.reid_embeddings.shape == (len(people), 16)

@@ -185,3 +185,9 @@ def test_installer_keeps_what_is_importable():
     )
     assert run.returncode == 0, run.stderr
     assert re.fullmatch(r"OpenCV \S+ and Detectron2 \S+ are importable", run.stdout.strip())
+
+
+def test_every_extra_is_documented(packaging_of_setup_py):
+    table = (ROOT / "INSTALL.md").read_text()
+    rows = " ".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE))
+    assert set(re.findall(r"`(\w+)`", rows)) == set(packaging_of_setup_py["extras_require"])

@@ -7,8 +7,9 @@ The box is left, top, width, height in pixels of the upright image: turned as it
 says, as viewers show it. So are all boxes of the results. Written to --output: matches.json (the
 query and its matches, most similar first), search.png (an image of them) and gallery.npz (everyone
 found; give it as --gallery to search the same frames again at once). Without --config-file and
---weights, --exported, or --detector and --reid, the model of `make demo` is used. Settings of an
-SPNet may follow at the end as KEY VALUE pairs.
+--weights, --exported, or --detector and --reid, the model of `make demo` is used, and before that
+has run, the starter weights (docs/starter.md). Settings of an SPNet may follow at the end as KEY
+VALUE pairs.
 
 Images of a folder are taken in natural order (frame2 before frame10); sub-folders, videos in a
 folder and other files are counted, not searched. When a search is stopped, the same command goes on
@@ -29,9 +30,10 @@ from typing import Any
 
 from tabulate import tabulate
 
-from spnet_d2.config_files import find_config_file, project_root
+from spnet_d2.config_files import find_config_file
 from spnet_d2.data.own_images import write_own_image
 from spnet_d2.errors import UserError
+from spnet_d2.pretrained import default_files
 from spnet_d2.search import (
     Gallery,
     Match,
@@ -54,8 +56,6 @@ from spnet_d2.utils.text import make_output_safe, printable
 
 logger = logging.getLogger(__name__)
 
-DEMO = project_root() / "outputs" / "demo"
-
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -67,8 +67,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--gallery", type=Path, required=True, help="folder of images, video, or gallery.npz"
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for the results")
-    parser.add_argument("--config-file", type=Path, help="default: the demo's")
-    parser.add_argument("--weights", type=Path, help="default: the demo's, or MODEL.WEIGHTS")
+    parser.add_argument("--config-file", type=Path, help="default: the demo's or starter's")
+    parser.add_argument("--weights", type=Path, help="default: those, or MODEL.WEIGHTS")
     add_exported_options(parser)
     add_two_stage_options(parser)
     parser.add_argument("--topk", type=int, default=10, help="most matches (%(default)s)")
@@ -119,18 +119,13 @@ def _box(text: str) -> tuple[float, ...]:
 
 
 def load_config(args: argparse.Namespace):
-    """The config and the path of the weights, the demo's if none are named."""
+    """The config and the path of the weights; without any, the demo's, else the starter's."""
     # Not above: exported models do without Detectron2.
     from spnet_d2.config_reader import ConfigError, read_config
 
     config_file, weights = args.config_file, args.weights
     if config_file is None and weights is None:
-        config_file, weights = DEMO / "config.yaml", DEMO / "model_final.pth"
-        if not (config_file.is_file() and weights.is_file()):
-            raise SearchInputError(
-                f"No model: {DEMO} holds no trained demo. Run `make demo` once, or give "
-                "--config-file and --weights of your own training run."
-            )
+        config_file, weights = default_files()
     elif config_file is None:
         if not weights.is_file():
             raise SearchInputError(f"No weight file at {weights.absolute()}; check --weights.")

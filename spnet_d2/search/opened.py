@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import spnet_d2
-from spnet_d2.config_files import project_root
+from spnet_d2.pretrained import default_files
 
 from .choose import PredictorChoiceError, build_predictor, least_score
 
-DEMO = project_root() / "outputs" / "demo"
 # Of the options, those that name a model.
 _FILES = ("config_file", "weights", "detector", "reid", "exported")
 
@@ -32,13 +31,14 @@ class OpenedPredictor:
     @classmethod
     def of(cls, args: argparse.Namespace) -> "OpenedPredictor":
         """
-        Open what the options of :func:`~.choose.add_predictor_options` name, else the demo's model.
+        Open what the options of :func:`~.choose.add_predictor_options` name, else
+        :func:`~spnet_d2.pretrained.default_files`.
 
         Raises:
             UserError: the options don't fit together, or something they name can't be used.
         """
         if not any(getattr(args, name) for name in _FILES):
-            args = _with_demo(args)
+            args = _with_default(args)
         if args.weights and not args.config_file:
             args = _with(args, config_file=Path(args.weights).parent / "config.yaml")
         predictor, score = _build(args)
@@ -92,13 +92,8 @@ def _build(args: argparse.Namespace) -> tuple[Any, float]:
     return predictor, least_score(args, cfg, predictor)
 
 
-def _with_demo(args: argparse.Namespace) -> argparse.Namespace:
-    config_file, weights = DEMO / "config.yaml", DEMO / "model_final.pth"
-    if not (config_file.is_file() and weights.is_file()):
-        raise PredictorChoiceError(
-            f"No model: {DEMO} holds no trained demo. Run `make demo` once, or give --config-file "
-            "and --weights of an SPNet, or --detector and --reid (docs/two_stage.md)."
-        )
+def _with_default(args: argparse.Namespace) -> argparse.Namespace:
+    config_file, weights = default_files()
     return _with(args, config_file=config_file, weights=weights)
 
 

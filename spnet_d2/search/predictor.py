@@ -1,7 +1,7 @@
 """A trained SPNet as an object: images in, people out."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 
@@ -14,11 +14,13 @@ from torch import nn
 import spnet_d2.modeling  # noqa: F401  (registers the model)
 from spnet_d2.checkpoint.untrained import UntrainedModelError
 from spnet_d2.config_checks import check_config
+from spnet_d2.config_reader import read_config
 from spnet_d2.data.model_input import model_image
 from spnet_d2.data.transforms import build_augmentation
 from spnet_d2.engine.serve import find_weights, serve
 from spnet_d2.errors import SearchInputError
 from spnet_d2.modeling.fingerprint import fingerprint, input_settings, model_settings
+from spnet_d2.pretrained import pretrained_files
 
 from .people import PersonDetections, PersonQuery, check_image
 
@@ -100,6 +102,24 @@ class PersonSearchPredictor:
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "settings": model_settings(cfg),
         }
+
+    @classmethod
+    def pretrained(cls, name: str = "starter", opts: Sequence[str] = ()) -> "PersonSearchPredictor":
+        """
+        A predictor with weights that come with the package::
+
+            predictor = PersonSearchPredictor.pretrained("starter")
+            people = predictor.detect([image])[0]
+
+        Args:
+            name: of the weights (docs/starter.md).
+            opts: KEY VALUE settings.
+
+        Raises:
+            UserError: no weights of this name, or settings that can't be used.
+        """
+        config, weights = pretrained_files(name)
+        return cls(read_config(config, list(opts)), weights=str(weights))
 
     def detect(
         self, images: Iterable[np.ndarray], query: PersonQuery | None = None

@@ -14,7 +14,9 @@ import torch
 from detectron2.modeling import build_model
 from PIL import Image
 
+from spnet_d2 import pretrained
 from spnet_d2.cli import search as search_tool
+from spnet_d2.config_files import get_config_file
 from spnet_d2.search import Gallery, PersonSearchPredictor, open_frames
 from spnet_d2.search import gallery as gallery_module
 from spnet_d2.search.query import cosine_similarities
@@ -265,13 +267,24 @@ def test_arguments(run, capsys):
     assert "expected four numbers" in capsys.readouterr().err
 
 
-def test_without_a_model(tool, folder, capsys, monkeypatch):
-    monkeypatch.setattr(tool, "DEMO", folder / "no_demo")
+def test_without_a_model_the_starter_is_taken(tool, folder, capsys, monkeypatch):
+    """Before `make demo` has run; afterwards the demo's."""
+    asked = []
+
+    def record(cfg, weights, allow_untrained):
+        asked.append(Path(weights).name)
+        return make_predictor()
+
+    monkeypatch.setattr(tool, "build_spnet", record)
+    monkeypatch.setattr(pretrained, "DEMO", folder / "demo")
     argv = ["--query", str(folder / "query.png"), "--box", "40,30,20,60"]
     argv += ["--gallery", str(folder / "frames"), "--output", str(folder / "out")]
-    assert tool.main(argv) == 1
-    assert "Run `make demo` once" in capsys.readouterr().err
-    assert not (folder / "out").exists()
+    assert tool.main(argv) == 0
+    (folder / "demo").mkdir()
+    (folder / "demo" / "config.yaml").write_text(Path(get_config_file("pets09/demo")).read_text())
+    (folder / "demo" / "model_final.pth").touch()
+    assert tool.main([*argv, "--topk", "3"]) == 0
+    assert asked == ["starter.pth", "model_final.pth"]
 
 
 def test_own_results_are_not_searched(run, folder):
