@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from spnet_d2.data.transforms import build_augmentation
+from spnet_d2.modeling.fingerprint import model_settings
 from spnet_d2.modeling.fixed_norm import NormLogits
 from spnet_d2.search import PersonDetections, PersonSearchPredictor
-from spnet_d2.search.predictor import _settings
 
 
 def scenes(sizes, seed: int = 0) -> list[np.ndarray]:
@@ -40,7 +40,7 @@ def detecting(model, cfg) -> PersonSearchPredictor:
         exact_8bit=cfg.INPUT.EXACT_8BIT,
         pixel_mean=cfg.MODEL.PIXEL_MEAN,
         pixel_std=cfg.MODEL.PIXEL_STD,
-        settings=_settings(cfg),
+        settings=model_settings(cfg),
     )
 
 

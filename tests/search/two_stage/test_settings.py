@@ -84,6 +84,6 @@ def test_a_missing_runtime_is_one_message(detector_yaml, monkeypatch):
     def missing(name):
         raise ImportError(name)
 
-    monkeypatch.setattr("spnet_d2.search.two_stage.networks.import_module", missing)
+    monkeypatch.setattr("spnet_d2.search.runtimes.import_module", missing)
     with pytest.raises(ImportError, match=r"det.onnx needs onnxruntime: pip install .*\[onnx\]"):
         NetworkDetector.from_yaml(detector_yaml)
