@@ -16,6 +16,8 @@ pytestmark = pytest.mark.skipif(
 # The page may be read on a slow line: what it loads before it shows something.
 PAGE_BYTES = 200_000
 expect = sync_api.expect
+# Of one step; the tests share their cores.
+expect.set_options(timeout=20_000)
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +229,7 @@ def test_weight_and_time_of_the_first_page(browser, address):
     seconds = time.monotonic() - started
     assert sum(sizes) < PAGE_BYTES
     # A second on free cores; the tests share theirs.
-    assert seconds < 5
+    assert seconds < 10
     context.close()
 
 
