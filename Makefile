@@ -2,6 +2,7 @@
 # make test      the test suite          make lint   formatting, lint, spelling, types
 # make docs      the documentation site in outputs/site, every link checked
 # make wheel-check   the wheel works in an environment of its own
+# make exported-check   exported models run in an environment without PyTorch
 # make fuzz      wrong input of every kind, made up anew with FUZZ_ARGS="--seed 7"
 # make demo      train, evaluate and search on real footage; results in outputs/demo
 # make web       the demo's video in a browser, after make demo
@@ -32,7 +33,7 @@ INPUTS := setup.py constraints.txt Makefile tools/install_detectron2.py
 
 DOCS_STAMP := $(VENV)/.spnet_d2_docs_installed
 
-.PHONY: install test fuzz lint format docs wheel-check demo web starter experiment-pets gpu-check clean
+.PHONY: install test fuzz lint format docs wheel-check exported-check demo web starter experiment-pets gpu-check clean
 
 install: $(STAMP)
 
@@ -74,6 +75,9 @@ docs: $(DOCS_STAMP)
 
 wheel-check: $(STAMP)
 	PYTHON=$(BIN)/python .ci/check_wheel
+
+exported-check: $(STAMP)
+	PYTHON=$(BIN)/python .ci/check_exported
 
 gpu-check: $(STAMP)
 	$(BIN)/python tools/gpu_check.py $(GPU_CHECK_ARGS)

@@ -17,21 +17,26 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 
 # What spnet_d2 imports itself. The lower bounds are the oldest releases its tests were run with.
-OWN = [
-    "torch>=2.4",
-    "torchvision>=0.19",
-    "timm>=1.0.21",
+# Where exported models run, this is all that is installed (docs/export.md).
+WITHOUT_PYTORCH = [
     "numpy>=1.26",
     "PyYAML>=6.0",
     "scipy>=1.12",
     # The lock of a gallery's one writer, on every system; iopath needs it, too.
     "portalocker>=2.7",
     "Pillow>=10.0",
-    "safetensors>=0.4",
     "tabulate>=0.9",
     "threadpoolctl>=3.1",
     "tqdm>=4.66",
     "faster-coco-eval>=1.7",
+    "matplotlib>=3.8",
+]
+OWN = [
+    "torch>=2.4",
+    "torchvision>=0.19",
+    "timm>=1.0.21",
+    "safetensors>=0.4",
+    *WITHOUT_PYTORCH,
 ]
 
 # What Detectron2's Python part imports at run time. Its wheel is installed without dependencies,
@@ -41,7 +46,6 @@ DETECTRON2 = [
     "fvcore>=0.1.5.post20221221",
     "hydra-core>=1.3",
     "iopath>=0.1.9",
-    "matplotlib>=3.8",
     "omegaconf>=2.3",
     "packaging>=23.0",
     "pycocotools>=2.0.7",
@@ -112,7 +116,9 @@ COMMANDS = [
     "spnet-train = spnet_d2.cli.train_net:run",
     "spnet-search = spnet_d2.cli.search:main",
     "spnet-gallery = spnet_d2.cli.gallery:main",
+    "spnet-predict = spnet_d2.cli.predict:main",
     "spnet-evaluate = spnet_d2.cli.evaluate:main",
+    "spnet-autolabel = spnet_d2.cli.autolabel:main",
     "spnet-export = spnet_d2.cli.export:main",
     "spnet-visualize-results = spnet_d2.cli.visualize_results:main",
     "spnet-convert-checkpoint = spnet_d2.cli.convert_llnl_checkpoint:main",

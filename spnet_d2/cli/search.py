@@ -200,7 +200,7 @@ def make_two_stage(args: argparse.Namespace) -> tuple[Any, None]:
         raise SearchInputError("KEY VALUE settings are an SPNet's; --detector has its YAML file.")
     if args.detector is None:
         raise SearchInputError("--reid goes with --detector YAML (docs/two_stage.md).")
-    predictor = build_predictor(args, None)
+    predictor = build_predictor(args)
     make_folder(args.output)
     return predictor, None
 

@@ -23,6 +23,7 @@ from spnet_d2.data.person_search_schema import (
     check_person_search,
     fit_64_bits,
 )
+from spnet_d2.requirements_check import runs_exported_models_only
 from spnet_d2.utils.atomic_io import write_json
 from spnet_d2.utils.garbage_collection import garbage_collection_paused
 from spnet_d2.utils.warn_once import warn_once
@@ -306,9 +307,7 @@ def load_person_search_json(
         FileNotFoundError: if ``json_file`` is missing.
         PersonSearchFormatError: if it is malformed.
     """
-    # Not above: scoring predictions reads the same files, and starts without PyTorch.
-    from detectron2.structures import BoxMode
-
+    mode = _xywh_mode()
     table = load_person_search_table(json_file, hint)
     root = os.path.abspath(image_root)
     dicts = [
@@ -332,7 +331,7 @@ def load_person_search_json(
             {
                 "annotation_id": entry["id"],
                 "bbox": box,
-                "bbox_mode": BoxMode.XYWH_ABS,
+                "bbox_mode": mode,
                 "category_id": 0,
                 "iscrowd": 0,
                 "person_id": person_id,
@@ -342,6 +341,16 @@ def load_person_search_json(
             }
         )
     return dicts
+
+
+def _xywh_mode() -> int:
+    """Detectron2's word for x, y, w, h; the number that it stands for where it is missing."""
+    if runs_exported_models_only():
+        return 1
+    # Not above: scoring predictions reads the same files, and starts without PyTorch.
+    from detectron2.structures import BoxMode
+
+    return BoxMode.XYWH_ABS
 
 
 @dataclass(frozen=True)

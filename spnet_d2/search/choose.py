@@ -33,6 +33,7 @@ def add_predictor_options(parser: argparse.ArgumentParser, settings: bool = True
     add_exported_options(parser)
     add_two_stage_options(parser)
     add("--min-score", type=float, help="least detection score, instead of the model's own")
+    parser.set_defaults(opts=[])
     if settings:
         add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings")
 
@@ -61,14 +62,18 @@ def add_exported_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def build_predictor(args: argparse.Namespace, cfg, needs_reid: bool = True):
+def build_predictor(args: argparse.Namespace, needs_reid: bool = True):
     """
-    The predictor that the options name.
+    The predictor that the options name. Only an SPNet as it was trained takes PyTorch, Detectron2
+    and a config.
 
     Args:
         args: with the options of :func:`add_predictor_options`.
-        cfg: of ``read_config(args.config_file, args.opts)``; changed.
         needs_reid: a detector alone is not enough.
+
+    Returns:
+        Anything with the interface of ``PersonSearchPredictor``; what it finds has its
+        ``min_score`` at least.
 
     Raises:
         UserError: the options don't fit together, or something they name can't be used.
@@ -78,24 +83,13 @@ def build_predictor(args: argparse.Namespace, cfg, needs_reid: bool = True):
     if args.exported:
         return _build_exported(args)
     if args.detector is None:
-        return _build_spnet(args, cfg)
+        return _build_spnet(args)
     if args.config_file or args.weights:
         raise PredictorChoiceError("Give either --detector, or an SPNet by --config-file.")
     if needs_reid and args.reid is None:
         raise PredictorChoiceError("--detector needs --reid, the YAML file of a re-id model.")
     reid = ReidModel.from_yaml(args.reid) if args.reid else None
     return TwoStagePredictor(_build_detector(args.detector, args.min_score), reid)
-
-
-def least_score(args: argparse.Namespace, cfg, predictor) -> float:
-    """What :func:`build_predictor`'s predictor finds has this score at least."""
-    if args.min_score is not None:
-        return args.min_score
-    if isinstance(predictor, OnnxPredictor):
-        return predictor.min_score
-    if isinstance(predictor, TwoStagePredictor):
-        return predictor.detector.min_score
-    return cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
 
 
 def _build_detector(name: str, min_score: float | None):
@@ -118,7 +112,7 @@ def _build_exported(args: argparse.Namespace) -> OnnxPredictor:
     return OnnxPredictor(args.exported, args.runtime, args.min_score)
 
 
-def _build_spnet(args: argparse.Namespace, cfg):
+def _build_spnet(args: argparse.Namespace):
     if args.config_file is None:
         raise PredictorChoiceError(
             "No predictor: give --config-file and --weights of an SPNet, --exported DIR "
@@ -126,9 +120,12 @@ def _build_spnet(args: argparse.Namespace, cfg):
         )
     if args.reid:
         raise PredictorChoiceError("--reid belongs to --detector; an SPNet embeds people itself.")
-    # Not above: it brings PyTorch and Detectron2.
+    # Not above: they bring PyTorch and Detectron2.
+    from spnet_d2.config_reader import read_config
+
     from .predictor import PersonSearchPredictor
 
+    cfg = read_config(args.config_file, args.opts)
     if args.min_score is not None:
         cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = args.min_score
     weights = str(args.weights) if args.weights else None

@@ -7,7 +7,7 @@ from typing import Any
 import spnet_d2
 from spnet_d2.pretrained import default_files
 
-from .choose import PredictorChoiceError, build_predictor, least_score
+from .choose import PredictorChoiceError, build_predictor
 
 # Of the options, those that name a model.
 _FILES = ("config_file", "weights", "detector", "reid", "exported")
@@ -41,7 +41,8 @@ class OpenedPredictor:
             args = _with_default(args)
         if args.weights and not args.config_file:
             args = _with(args, config_file=Path(args.weights).parent / "config.yaml")
-        predictor, score = _build(args)
+        predictor = build_predictor(args)
+        score = predictor.min_score
         model = {name: _absolute(getattr(args, name)) for name in (*_FILES, "runtime")}
         model |= {"opts": [str(word) for word in args.opts], "version": spnet_d2.__version__}
         return cls(predictor, {**model, "min_score": score}, score)
@@ -75,21 +76,6 @@ def files_there(model: dict[str, Any]) -> bool:
     paths = [Path(str(model[name])) for name in _FILES if model.get(name)]
     # Names of networks are no paths.
     return all(path.exists() for path in paths if path.is_absolute())
-
-
-def _build(args: argparse.Namespace) -> tuple[Any, float]:
-    """The predictor, and the least score of what it finds."""
-    cfg = None
-    if not args.exported:
-        # Not above: exported models need neither PyTorch nor Detectron2.
-        from spnet_d2.config_reader import read_config
-
-        cfg = read_config(args.config_file, args.opts)
-        if args.min_score is not None:
-            # The model drops what it is unsure of, too.
-            cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = args.min_score
-    predictor = build_predictor(args, cfg)
-    return predictor, least_score(args, cfg, predictor)
 
 
 def _with_default(args: argparse.Namespace) -> argparse.Namespace:

@@ -46,6 +46,7 @@ class PersonSearchPredictor:
         pixel_mean=(123.675, 116.28, 103.53),
         pixel_std=(58.395, 57.12, 57.375),
         settings: Mapping[str, object] | None = None,
+        min_score: float = 0.0,
     ):
         """
         Args:
@@ -55,6 +56,7 @@ class PersonSearchPredictor:
             exact_8bit, pixel_mean, pixel_std: as for
                 :class:`~spnet_d2.data.mapper.PersonSearchMapper`.
             settings: what else of a config changes boxes or embeddings, for ``fingerprint``.
+            min_score: what the model finds has this score at least.
 
         Raises:
             ValueError: another channel order.
@@ -67,6 +69,7 @@ class PersonSearchPredictor:
         self.exact_8bit = exact_8bit
         self.pixel_mean = pixel_mean
         self.pixel_std = pixel_std
+        self.min_score = min_score
         self.settings = {
             **input_settings(augmentation, exact_8bit, pixel_mean, pixel_std),
             **(settings or {}),
@@ -101,6 +104,7 @@ class PersonSearchPredictor:
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "settings": model_settings(cfg),
+            "min_score": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
         }
 
     @classmethod

@@ -73,6 +73,11 @@ class TwoStagePredictor:
         found = NetworkDetector.from_yaml(detector, min_score)
         return cls(found, ReidModel.from_yaml(reid) if reid else None, image_format)
 
+    @property
+    def min_score(self) -> float:
+        """What it finds has this score at least."""
+        return self.detector.min_score
+
     def detect(
         self, images: Iterable[np.ndarray], query: PersonQuery | None = None
     ) -> list[PersonDetections]:

@@ -1,0 +1,130 @@
+"""Label people in footage by a detector: boxes for pre-training, with nobody drawing any.
+
+    python tools/autolabel.py frames/ --output datasets/street \\
+        --detector projects_configs/two_stage/yolox_nano.yaml
+    python tools/autolabel.py hall.mp4 street.mp4 --every 10 --tracklets --output datasets/mine \\
+        --detector projects_configs/two_stage/yolox_nano.yaml \\
+        --reid projects_configs/two_stage/osnet_x0_25_msmt17.yaml
+    python tools/autolabel.py frames/ --output datasets/street \\
+        --detector torchvision:fasterrcnn_mobilenet_v3_large_320_fpn
+
+The detector is a network file with a small YAML (docs/two_stage.md), one of torchvision's COCO
+detectors, or an SPNet (--config-file and --weights, or --exported). --output gets annotations.json,
+preview.jpg, report.txt and datasets.yaml, which makes the set known to every tool (DATASETS.FILES).
+The images of a single folder stay where they are; frames of videos, and images of several folders,
+are put into --output/images.
+
+Without --tracklets every box is a person of its own, which query-centric pre-training takes. With
+it the boxes of neighbouring frames are linked, so that object-centric training has identities; a
+re-id model (--reid) makes them better. When it is stopped, the same command goes on.
+"""
+
+import argparse
+import logging
+import re
+from pathlib import Path
+
+import spnet_d2  # noqa: F401  (before PyTorch: see spnet_d2/process.py)
+
+# isort: split
+from spnet_d2.data.person_search_json import load_person_search_table
+from spnet_d2.data.tracklets import LinkRules
+from spnet_d2.errors import exit_status
+from spnet_d2.search import Gallery, open_frames
+from spnet_d2.search.autolabel import (
+    Choices,
+    compare_labels,
+    describe_quality,
+    source_names,
+    write_labels,
+)
+from spnet_d2.search.choose import add_predictor_options, build_predictor
+from spnet_d2.utils.atomic_io import write_text
+from spnet_d2.utils.text import make_output_safe
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("sources", nargs="+", metavar="FOLDER|VIDEO", help="footage, one camera each")
+    add("--output", type=Path, required=True, help="folder for the result")
+    add("--name", help="of the data set, default: the name of --output")
+    add("--every", type=int, default=1, metavar="N", help="take each N-th frame (%(default)s)")
+    add("--min-height", type=float, default=0.0, metavar="PIXELS", help="leave out lower boxes")
+    add("--drop-empty", action="store_true", help="leave out frames in which nobody is found")
+    add("--tracklets", action="store_true", help="link boxes of neighbouring frames")
+    add("--min-iou", type=float, default=LinkRules.min_iou, help="to link (%(default)s)")
+    add(
+        "--min-similarity",
+        type=float,
+        default=LinkRules.min_similarity,
+        help="to link, cosine (%(default)s)",
+    )
+    add(
+        "--max-gap",
+        type=int,
+        default=LinkRules.max_gap,
+        metavar="N",
+        help="frames until a tracklet ends (%(default)s)",
+    )
+    add(
+        "--min-length",
+        type=int,
+        default=Choices.min_length,
+        metavar="N",
+        help="shorter tracklets are unknown people (%(default)s)",
+    )
+    add("--truth", type=Path, metavar="JSON", help="labels of the same images, to compare with")
+    add_predictor_options(parser, settings=False)
+    args = parser.parse_args(argv)
+    for option in ("every", "max_gap", "min_length"):
+        if getattr(args, option) < 1:
+            parser.error(f"--{option.replace('_', '-')} must be 1 or more")
+    args.name = args.name or re.sub(r"\W+", "_", args.output.absolute().name)
+    return args
+
+
+def run(args: argparse.Namespace) -> None:
+    """Find everyone, label and write.
+
+    Raises:
+        OSError, ValueError, ImportError: something given can't be used.
+    """
+    truth = load_person_search_table(args.truth) if args.truth else None
+    predictor = build_predictor(args, needs_reid=False)
+    names = source_names(args.sources)
+    sources = [open_frames(source, args.every) for source in args.sources]
+    galleries = [
+        _people(predictor, frames, args.output / ".people" / f"{name}.npz")
+        for frames, name in zip(sources, names)
+    ]
+    rules = LinkRules(args.min_iou, args.min_similarity, args.max_gap)
+    choices = Choices(
+        min_height=args.min_height,
+        drop_empty=args.drop_empty,
+        tracklets=rules if args.tracklets else None,
+        min_length=args.min_length,
+    )
+    partition, report = write_labels(galleries, names, args.output, args.name, choices)
+    if truth is not None:
+        report += describe_quality(compare_labels(partition, truth))
+        write_text(args.output / "report.txt", report)
+    print(report, end="")
+
+
+def _people(predictor, frames, file: Path) -> Gallery:
+    """Everyone in a source. It is kept, so that other choices take no second detection."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    gallery = Gallery.build(predictor, frames, predictor.min_score, unfinished=file)
+    gallery.save(file)
+    return gallery
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    make_output_safe()
+    args = parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    return exit_status("autolabel", lambda: run(args))
