@@ -162,34 +162,19 @@ def _add_start(spnet: CN) -> None:
 
 
 def _add_authors_constants(spnet: CN) -> None:
-    # "combiner": x_q_hat = W x_a + b, or "direct": x_o = W x_a + b.
-    spnet.BRIDGE = "combiner"
     # "algo1": pairs of a person in other images, then in the query's own, then negative ones;
     # "algo2": without negative ones; "other" | "self" | "all": these positive pairs only.
     spnet.QC.MATCH_MODE = "algo1"
-    # Leave out anchors of other people, instead of taking them as negatives.
-    spnet.QC.MATCH_CONSERVATIVE = False
-    # p_max of stochastic depth, also in the RoI heads. -1: the reference's rate for this trunk.
-    spnet.BACKBONE.DROP_PATH_RATE = -1.0
-    # Weight of the old row in a look-up table update.
-    spnet.REID.MOMENTUM = 0.5
 
 
 def _add_inference(cfg: CN) -> None:
     """Inference as in the authors' code; the paper gives no numbers."""
-    cfg.MODEL.SPNET.TEST = test = CN()
-    # Anchors of smallest ||x_o|| kept per image before scoring.
-    test.PRE_TOPK = 1000
-    # Anchors of smallest ||x_o|| kept per query and image (query-centric).
-    test.QUERY_TOPK = 100
-    # Queries of an image searched at a time (query-centric): bounds memory, changes no result.
-    test.QUERIES_PER_CHUNK = 64
     # Score floor after the anchors (strict >).
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.5
-    # Boxes kept by score before NMS, and after it.
-    test.TOPK_CANDIDATES = 300
-    cfg.TEST.DETECTIONS_PER_IMAGE = 300
+    # Duplicates are boxes of a larger IoU. After the anchors, this many boxes stay at most.
     cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST = 0.5
+    cfg.TEST.DETECTIONS_PER_IMAGE = 300
+    cfg.MODEL.SPNET.TEST = test = CN()
     # "float32" | "float16" | "bfloat16": of convolutions and linear layers. On a CPU float16 is
     # bfloat16 where that is faster (amx_bf16), else float32. The authors evaluate in float16, as
     # the profiles do. float32 is exact on GPUs as well: no TF32.
@@ -254,23 +239,15 @@ def _add_input(cfg: CN) -> None:
     cfg.INPUT.AUG_TEST = "wrs"
     # R, side of the square training crop.
     cfg.INPUT.CROP_SIZE = 512
-    # Odds of the focused crop (RFC2) and of the crop that keeps all boxes (RSC).
-    cfg.INPUT.RFC_PROB = 1.0
+    # Odds of the crop that keeps all boxes (RSC), those of the focused crop (RFC2) being 1.
     cfg.INPUT.RSC_PROB = 1.0
-    # Share cut off every side of every box before RSC takes their union.
-    cfg.INPUT.RSC_EROSION = 0.1
     # rrc_scale's factor: (1.5, 3.0) is how the authors trained, (0.5, 2.0) what the paper says.
     cfg.INPUT.SCALE_RANGE = (1.5, 3.0)
-    # A box needs this share of its area inside the crop to be kept.
-    cfg.INPUT.MIN_VISIBILITY = 0.4
     # Self-supervised: random boxes instead of the annotations, new ones every epoch, each a person
-    # of its own. "": off; "basic": anywhere; "iou": hardly overlapping; "overlap": in pairs of IoU
-    # 0.6. For the momentum queue; a look-up table does not know such people.
+    # of its own. "": off; "basic": anywhere; "iou": hardly overlapping; "distinctive": the same,
+    # and no patches that are plain or look like an earlier one of the image; "overlap": in pairs
+    # of IoU 0.6. For the momentum queue; a look-up table does not know such people.
     cfg.INPUT.SSL_BOXES = ""
-    # Random boxes per image.
-    cfg.INPUT.SSL_NUM_BOXES = 10
-    # With "iou": no patches that are plain or look like an earlier one of the image.
-    cfg.INPUT.SSL_DISTINCTIVE = False
     # Repeat the authors' 8-bit detour of normalised images, train and test.
     cfg.INPUT.EXACT_8BIT = False
 
@@ -283,10 +260,9 @@ def _add_solver(cfg: CN) -> None:
     # Retrieval protocols to report, "" = the data set's own default one. With several test sets, a
     # name is for those that have it, "set:protocol" for one.
     cfg.TEST.PROTOCOLS = ()
-    # At every evaluation also the training losses on the test set, as val/loss_...
+    # At every evaluation also the training losses on the test set, as val/loss_...: of pairs of
+    # images that share a person, resized as for a test.
     cfg.TEST.LOSS = False
-    # Images in one of its batches, pairs that share a person. They are resized as for a test.
-    cfg.TEST.LOSS_IMS_PER_BATCH = 6
     # "float32" | "float16": of the embeddings that evaluation keeps and writes. Query-centric
     # evaluation of a whole corpus keeps millions.
     cfg.TEST.EMBEDDING_DTYPE = "float32"

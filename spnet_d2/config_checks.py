@@ -19,6 +19,7 @@ from spnet_d2.config_reader import ConfigError, get_value
 from spnet_d2.data.catalog import similar_names
 from spnet_d2.data.corrupt_images import POLICIES
 from spnet_d2.data.own_sets import OwnSetsError, check_sets, register_sets
+from spnet_d2.data.self_supervised_boxes import MODES as SSL_MODES
 from spnet_d2.modeling.backbone import FPN_INITS
 from spnet_d2.modeling.box_embedder import ROI_POOLINGS, ROI_SIZE
 from spnet_d2.modeling.fixed_norm import LOGIT_TYPES
@@ -26,7 +27,7 @@ from spnet_d2.modeling.gallery_filter.network import MODES, QUERIES
 from spnet_d2.modeling.pair_sampler import MATCH_MODES
 from spnet_d2.modeling.precision import PRECISIONS
 from spnet_d2.modeling.reid_losses import REID_LOSSES
-from spnet_d2.modeling.swap_path import BRIDGE_TYPES, PATHWAYS
+from spnet_d2.modeling.swap_path import PATHWAYS
 
 _INFINITE = float("inf")
 # Warm-up lasts min(1000, I - 1) iterations, I = iterations per epoch.
@@ -35,7 +36,6 @@ MAX_WARMUP_ITERS = 1000
 _CHOICES = {
     "MODEL.SPNET.ANCHOR_LOGITS": LOGIT_TYPES,
     "MODEL.SPNET.CLS_LOGITS": (*LOGIT_TYPES, "mlp"),
-    "MODEL.SPNET.BRIDGE": BRIDGE_TYPES,
     "MODEL.SPNET.PATHWAY": PATHWAYS,
     "MODEL.SPNET.TEST_PATHWAY": ("", *PATHWAYS),
     "MODEL.SPNET.QC.MATCH_MODE": MATCH_MODES,
@@ -48,6 +48,7 @@ _CHOICES = {
     "SOLVER.ON_BAD_BATCH": ("stop", "skip"),
     "TEST.EMBEDDING_DTYPE": ("float32", "float16"),
     "DATALOADER.ON_CORRUPT_IMAGE": POLICIES,
+    "INPUT.SSL_BOXES": ("", *SSL_MODES),
     # What the model normalises; DefaultPredictor turns its BGR images into it.
     "INPUT.FORMAT": ("RGB",),
     # A person.
@@ -67,21 +68,15 @@ _RANGES = {
     "MODEL.SPNET.SMALL_DATA.ROI_STRIPES": (1, ROI_SIZE),
     "MODEL.SPNET.SMALL_DATA.ROI_MARGIN": (0, 0.4),
     "MODEL.SPNET.REID.LOSS_WEIGHT": (0, _INFINITE),
-    "MODEL.SPNET.REID.MOMENTUM": (0, 1),
     "MODEL.SPNET.GFN.LOSS_WEIGHT": (0, _INFINITE),
     "MODEL.SPNET.MOMENTUM_TWIN.MOMENTUM": (0, 1),
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": (0, 1),
     "MODEL.ROI_HEADS.NMS_THRESH_TEST": (0, 1),
-    "INPUT.MIN_VISIBILITY": (0, 1),
 }
 _COUNTS = (
     "MODEL.SPNET.ANCHORS_PER_IMAGE",
     "MODEL.SPNET.QC.ANCHORS_PER_PAIR",
     "MODEL.SPNET.QC.PAIRS_PER_BATCH",
-    "MODEL.SPNET.TEST.PRE_TOPK",
-    "MODEL.SPNET.TEST.QUERY_TOPK",
-    "MODEL.SPNET.TEST.QUERIES_PER_CHUNK",
-    "MODEL.SPNET.TEST.TOPK_CANDIDATES",
     "TEST.DETECTIONS_PER_IMAGE",
 )
 _POSITIVE = ("MODEL.SPNET.REID.SCALE",)
@@ -302,10 +297,4 @@ def _training_clashes(cfg: CfgNode, processes: int) -> Iterator[str]:
             f"SOLVER.IMS_PER_BATCH is {images}, but SOLVER.ACCUMULATION_STEPS {steps} times "
             f"DATALOADER.VIEWS_PER_IMAGE {views} times the number of processes, {processes}, must "
             "divide it, for parts of equal size that have all views of an image."
-        )
-    pairs = cfg.TEST.LOSS_IMS_PER_BATCH
-    if cfg.TEST.LOSS and (pairs < 2 or pairs % 2):
-        yield (
-            f"TEST.LOSS takes pairs of images, but TEST.LOSS_IMS_PER_BATCH is {pairs}: make it "
-            "even."
         )

@@ -57,7 +57,28 @@ REMOVED_KEYS: dict[str, Any] = {
     "MODEL.SPNET.LWF.LOSS_WEIGHT": 1.0,
     "MODEL.SPNET.LWF.TEMPERATURE": 2.0,
     "MODEL.SPNET.REID.IOU_THRESH": 0.7,
+    "MODEL.SPNET.REID.MOMENTUM": 0.5,
+    "MODEL.SPNET.BRIDGE": "combiner",
+    "MODEL.SPNET.QC.MATCH_CONSERVATIVE": False,
+    # The rate of the authors' trunk.
+    "MODEL.SPNET.BACKBONE.DROP_PATH_RATE": -1.0,
+    "MODEL.SPNET.TEST.PRE_TOPK": 1000,
+    "MODEL.SPNET.TEST.QUERY_TOPK": 100,
+    "MODEL.SPNET.TEST.TOPK_CANDIDATES": 300,
+    # It changed no result.
+    "MODEL.SPNET.TEST.QUERIES_PER_CHUNK": None,
+    "INPUT.RFC_PROB": 1.0,
+    "INPUT.RSC_EROSION": 0.1,
+    "INPUT.MIN_VISIBILITY": 0.4,
+    "INPUT.SSL_NUM_BOXES": 10,
+    "INPUT.SSL_DISTINCTIVE": False,
     "TEST.LOSS_AUG": "wrs",
+    "TEST.LOSS_IMS_PER_BATCH": 6,
+}
+# What says it now, where its constant isn't wanted.
+_SAID_BY = {
+    "INPUT.SSL_DISTINCTIVE": "INPUT.SSL_BOXES distinctive does what True did",
+    "INPUT.RFC_PROB": "INPUT.RSC_PROB is RSC's odds against 1",
 }
 
 
@@ -140,9 +161,10 @@ def _refuse_other_value(key: str, value: Any) -> None:
     """A key that is no longer there may only say what is done anyway."""
     constant = REMOVED_KEYS[key]
     if constant is not None and _literal(value) != constant:
+        said = f" {_SAID_BY[key]}." if key in _SAID_BY else ""
         raise ValueError(
             f"{key} is {value!r}, but it is no longer a setting: it is always {constant!r}, as in "
-            "the authors' code. Leave it out."
+            f"the authors' code. Leave it out.{said}"
         )
 
 

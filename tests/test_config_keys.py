@@ -11,10 +11,16 @@ from detectron2.modeling import build_model
 from spnet_d2.config import add_spnet_config
 from spnet_d2.config_checks import check_config
 from spnet_d2.config_keys import INSTEAD, keys_and_values
-from spnet_d2.config_node import RENAMED_KEYS
+from spnet_d2.config_node import REMOVED_KEYS, RENAMED_KEYS
 from spnet_d2.config_reader import ConfigError, get_value, merge_settings, read_config
+from spnet_d2.data.loaders import LOSS_IMS_PER_BATCH
+from spnet_d2.data.mapper import MIN_VISIBILITY
+from spnet_d2.data.self_supervised_boxes import NUM_BOXES
+from spnet_d2.data.transforms import EROSION
 from spnet_d2.modeling.losses import anchor_loss
 from spnet_d2.modeling.lwf import LearningWithoutForgetting
+from spnet_d2.modeling.proposal_generator import AnchorSampling, Selection
+from spnet_d2.modeling.reid_losses.oim import OIMLoss
 from spnet_d2.modeling.roi_heads import REID_IOU
 from tests.modeling.tiny import tiny_config
 
@@ -23,7 +29,7 @@ from tests.modeling.tiny import tiny_config
     ("key", "value", "message"),
     [
         ("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 128, "is 128, .* MODEL.SPNET.ANCHORS_PER_IMAGE"),
-        ("MODEL.RPN.PRE_NMS_TOPK_TEST", 500, "set MODEL.SPNET.TEST.PRE_TOPK instead"),
+        ("MODEL.RPN.POST_NMS_TOPK_TEST", 500, "set TEST.DETECTIONS_PER_IMAGE instead"),
         ("MODEL.RPN.IN_FEATURES", ["p2"], "has no effect on SPNet"),
         ("MODEL.ANCHOR_GENERATOR.SIZES", [[32]], "no effect on SPNet: the anchors are the paper's"),
         ("MODEL.BACKBONE.FREEZE_AT", 0, "set MODEL.SPNET.BACKBONE.FREEZE instead"),
@@ -205,7 +211,20 @@ def test_keys_of_small_data_by_their_earlier_names(tmp_path):
         ("MODEL.SPNET.REID.IOU_THRESH", 0.7, 0.5),
         ("MODEL.SPNET.LWF.TEMPERATURE", 2.0, 1.0),
         ("MODEL.SPNET.LWF.LOSS_WEIGHT", 1.0, 0.0),
+        ("MODEL.SPNET.REID.MOMENTUM", 0.5, 0.9),
+        ("MODEL.SPNET.BRIDGE", "combiner", "direct"),
+        ("MODEL.SPNET.QC.MATCH_CONSERVATIVE", False, True),
+        ("MODEL.SPNET.BACKBONE.DROP_PATH_RATE", -1.0, 0.1),
+        ("MODEL.SPNET.TEST.PRE_TOPK", 1000, 50),
+        ("MODEL.SPNET.TEST.QUERY_TOPK", 100, 50),
+        ("MODEL.SPNET.TEST.TOPK_CANDIDATES", 300, 50),
+        ("INPUT.RFC_PROB", 1.0, 0.0),
+        ("INPUT.RSC_EROSION", 0.1, 0.0),
+        ("INPUT.MIN_VISIBILITY", 0.4, 0.5),
+        ("INPUT.SSL_NUM_BOXES", 10, 4),
+        ("INPUT.SSL_DISTINCTIVE", False, True),
         ("TEST.LOSS_AUG", "wrs", "rrc2"),
+        ("TEST.LOSS_IMS_PER_BATCH", 6, 4),
     ],
 )
 def test_a_setting_that_became_a_constant(tmp_path, key, constant, other):
@@ -234,3 +253,28 @@ def test_constants_are_what_the_code_uses():
     assert (loss["alpha"].default, loss["gamma"].default) == (0.5, 1.0)
     assert lwf["temperature"].default == 2.0
     assert REID_IOU == 0.7
+    table = inspect.signature(OIMLoss).parameters
+    assert table["momentum"].default == REMOVED_KEYS["MODEL.SPNET.REID.MOMENTUM"]
+    kept = Selection()
+    for key, found in (
+        ("PRE_TOPK", kept.pre_topk),
+        ("QUERY_TOPK", kept.query_topk),
+        ("TOPK_CANDIDATES", kept.topk_candidates),
+    ):
+        assert found == REMOVED_KEYS[f"MODEL.SPNET.TEST.{key}"]
+    conservative = AnchorSampling().match_conservative
+    assert conservative is REMOVED_KEYS["MODEL.SPNET.QC.MATCH_CONSERVATIVE"]
+    for key, found in (
+        ("RSC_EROSION", EROSION),
+        ("MIN_VISIBILITY", MIN_VISIBILITY),
+        ("SSL_NUM_BOXES", NUM_BOXES),
+    ):
+        assert found == REMOVED_KEYS[f"INPUT.{key}"]
+    assert LOSS_IMS_PER_BATCH == REMOVED_KEYS["TEST.LOSS_IMS_PER_BATCH"]
+
+
+def test_what_says_it_now(tmp_path):
+    with pytest.raises(ConfigError, match="INPUT.SSL_BOXES distinctive does what True did"):
+        read_config(opts=["INPUT.SSL_DISTINCTIVE", "True"])
+    # It never changed a result.
+    read_config(opts=["MODEL.SPNET.TEST.QUERIES_PER_CHUNK", "7"])

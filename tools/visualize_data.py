@@ -24,6 +24,7 @@ import cv2
 import numpy as np
 from detectron2.data import DatasetCatalog
 
+from spnet_d2.config_checks import check_config
 from spnet_d2.config_reader import ConfigError, read_config
 from spnet_d2.data.geometry import View
 from spnet_d2.data.image_reader import count_turned
@@ -181,6 +182,7 @@ def main(argv=None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         cfg = read_config(args.config_file, args.opts)
+        check_config(cfg, training=False)
         check_sets(cfg.DATASETS.FILES, [args.dataset])
     except (ConfigError, OwnSetsError) as error:
         raise SystemExit(f"visualize_data: {error}") from error

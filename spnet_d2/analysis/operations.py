@@ -48,7 +48,7 @@ def inference_parts(model: Any, size: tuple[int, int], boxes: int) -> list[Part]
         ValueError: the model is query-centric only.
     """
     generator, heads = model.proposal_generator, model.roi_heads
-    if generator.swap_path.kind is None:
+    if not hasattr(generator.swap_path, "bridge"):
         raise ValueError(
             "Operations are counted for object-centric inference, but this model has no bridge; "
             "set MODEL.SPNET.TEST_PATHWAY OC."

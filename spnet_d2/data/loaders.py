@@ -18,6 +18,8 @@ from spnet_d2.data.samplers import EpochBatchSampler, Slot, batches_per_epoch
 from spnet_d2.data.self_supervised_boxes import RandomBoxes, build_random_boxes
 
 logger = logging.getLogger(__name__)
+# Of a test set whose losses are computed, as in the authors' code.
+LOSS_IMS_PER_BATCH = 6
 
 
 class _TrainDataset(Dataset):
@@ -164,7 +166,7 @@ def build_loss_loader(cfg, dataset_name: str) -> DataLoader:
     dicts = DatasetCatalog.get(dataset_name)
     sampler = PairBatchSampler(
         dicts,
-        cfg.TEST.LOSS_IMS_PER_BATCH,
+        LOSS_IMS_PER_BATCH,
         seed=max(cfg.SEED, 0),
         rank=comm.get_rank(),
         world_size=comm.get_world_size(),

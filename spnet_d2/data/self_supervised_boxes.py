@@ -89,23 +89,29 @@ def overlapping_boxes(size: Size, count: int, rng: np.random.Generator) -> np.nd
     return np.concatenate([boxes, np.concatenate([start, end - start], axis=1)])
 
 
-MODES = {"basic": basic_boxes, "iou": apart_boxes, "overlap": overlapping_boxes}
+MODES = {
+    "basic": basic_boxes,
+    "iou": apart_boxes,
+    "distinctive": apart_boxes,
+    "overlap": overlapping_boxes,
+}
+# Of an image, as in the authors' code.
+NUM_BOXES = 10
 
 
 class RandomBoxes:
     """Replace the annotations of a dataset dict by random boxes.
 
     Args:
-        mode: ``basic``, ``iou`` or ``overlap``.
+        mode: one of ``MODES``. ``distinctive`` is ``iou`` without patches that are plain or look
+            like an earlier one of the same image. (The authors' code compares with patches of other
+            images too, which would tie the boxes to the order in which images are read.)
         num_boxes: boxes per image.
         num_images: images of the training set, for numbers that never repeat.
         seed: at least 0.
-        distinctive: with ``iou``, leave out patches that are plain or look like an earlier one of
-            the same image. (The authors' code compares with patches of other images too, which
-            would tie the boxes to the order in which images are read.)
 
     Raises:
-        ValueError: if the settings make no sense.
+        ValueError: an unknown mode, or no boxes.
     """
 
     def __init__(
@@ -114,21 +120,15 @@ class RandomBoxes:
         num_boxes: int,
         num_images: int,
         seed: int = 0,
-        distinctive: bool = False,
     ):
         if mode not in MODES:
-            raise ValueError(
-                f"INPUT.SSL_BOXES must be one of {', '.join(MODES)} or empty, found {mode!r}."
-            )
+            raise ValueError(f"mode is {mode!r}, expected one of {', '.join(MODES)}.")
         if num_boxes < 1:
-            raise ValueError(f"INPUT.SSL_NUM_BOXES must be at least 1, found {num_boxes}.")
-        if distinctive and mode != "iou":
-            raise ValueError(f'INPUT.SSL_DISTINCTIVE needs INPUT.SSL_BOXES "iou", found {mode!r}.')
+            raise ValueError(f"num_boxes must be 1 or more, found {num_boxes}.")
         self.mode = mode
         self.num_boxes = num_boxes
         self.num_images = num_images
         self.seed = seed
-        self.distinctive = distinctive
 
     def __call__(self, record: dict[str, Any], index: int, epoch: int) -> dict[str, Any]:
         """Copy of a dataset dict with other annotations.
@@ -144,7 +144,7 @@ class RandomBoxes:
         """
         rng = np.random.default_rng((self.seed, epoch, index, 1))
         size = record["height"], record["width"]
-        if self.distinctive:
+        if self.mode == "distinctive":
             accept = DistinctivePatches(read_image(record["file_name"]))
             boxes = apart_boxes(size, self.num_boxes, rng, accept)
         else:
@@ -195,13 +195,7 @@ def build_random_boxes(cfg, num_images: int, seed: int) -> RandomBoxes | None:
     """What ``INPUT.SSL_BOXES`` asks for; None if it is empty."""
     if not cfg.INPUT.SSL_BOXES:
         return None
-    return RandomBoxes(
-        cfg.INPUT.SSL_BOXES,
-        cfg.INPUT.SSL_NUM_BOXES,
-        num_images,
-        seed,
-        distinctive=cfg.INPUT.SSL_DISTINCTIVE,
-    )
+    return RandomBoxes(cfg.INPUT.SSL_BOXES, NUM_BOXES, num_images, seed)
 
 
 def _extents(size: Size, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -19,6 +19,10 @@ import numpy as np
 
 from spnet_d2.data.geometry import Crop, Size, View, boxes_on_canvas
 
+# Share of its width and height cut off each side of every box before RSC takes their union, as in
+# the authors' code.
+EROSION = 0.1
+
 
 def window_size(size: Size, min_size: int, max_size: int) -> Size:
     """Size of an image whose shorter side becomes ``min_size`` unless the longer one exceeds
@@ -148,8 +152,7 @@ class PadAndCrop:
         resize: maps ``(size, rng)`` to the size before padding.
         crop_size: R, pixels.
         canvas_factor: the canvas is at least ``canvas_factor * R`` wide and high.
-        focused_prob, safe_prob: odds of RFC2 and of RSC; they need not add up to 1.
-        erosion: see :func:`bbox_safe_crop`.
+        safe_odds: of RSC, those of RFC2 being 1.
         flip_prob: probability of mirroring.
         focus: :func:`focused_crop` (RFC2) or :func:`focused_crop_of_known` (RFC).
     """
@@ -159,26 +162,18 @@ class PadAndCrop:
         resize,
         crop_size: int = 512,
         canvas_factor: int = 3,
-        focused_prob: float = 1.0,
-        safe_prob: float = 1.0,
-        erosion: float = 0.1,
+        safe_odds: float = 1.0,
         flip_prob: float = 0.5,
         focus=focused_crop,
     ):
         if crop_size < 1:
-            raise ValueError(f"INPUT.CROP_SIZE must be 1 pixel or more, found {crop_size}.")
-        if focused_prob < 0 or safe_prob < 0 or focused_prob + safe_prob <= 0:
-            raise ValueError(
-                "INPUT.RFC_PROB and INPUT.RSC_PROB are odds: expected two numbers >= 0, not both "
-                f"0, found {focused_prob} and {safe_prob}."
-            )
-        if not 0 <= erosion < 0.5:
-            raise ValueError(f"INPUT.RSC_EROSION must lie in [0, 0.5), found {erosion}.")
+            raise ValueError(f"crop_size must be 1 pixel or more, found {crop_size}.")
+        if not safe_odds >= 0:
+            raise ValueError(f"safe_odds must be 0 or more, found {safe_odds}.")
         self.resize = resize
         self.crop_size = crop_size
         self.canvas_factor = canvas_factor
-        self.focused_prob = focused_prob / (focused_prob + safe_prob)
-        self.erosion = erosion
+        self.focused_prob = 1 / (1 + safe_odds)
         self.flip_prob = flip_prob
         self.focus = focus
 
@@ -201,7 +196,7 @@ class PadAndCrop:
         if rng.random() < self.focused_prob:
             crop = self.focus(boxes, known, canvas, self.crop_size, rng)
         else:
-            crop = bbox_safe_crop(boxes, canvas, self.erosion, rng)
+            crop = bbox_safe_crop(boxes, canvas, EROSION, rng)
         return View(size, resized, canvas, crop, output, bool(rng.random() < self.flip_prob))
 
 
@@ -260,9 +255,7 @@ def _train_augmentation(inputs):
         resize,
         crop_size=inputs.CROP_SIZE,
         canvas_factor=canvas_factor,
-        focused_prob=inputs.RFC_PROB,
-        safe_prob=inputs.RSC_PROB,
-        erosion=inputs.RSC_EROSION,
+        safe_odds=inputs.RSC_PROB,
         flip_prob=flip_prob,
         focus=focus,
     )

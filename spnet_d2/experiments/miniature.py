@@ -43,9 +43,6 @@ def settings(cfg: CfgNode) -> list:
         "MODEL.SPNET.REID.NUM_IDENTITIES": -1,
         "MODEL.SPNET.REID.QUEUE_SIZE": 64,
         "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
-        "MODEL.SPNET.TEST.PRE_TOPK": 40,
-        "MODEL.SPNET.TEST.QUERY_TOPK": 10,
-        "MODEL.SPNET.TEST.TOPK_CANDIDATES": 10,
         "TEST.DETECTIONS_PER_IMAGE": 5,
         "INPUT.CROP_SIZE": 64,
         "INPUT.MIN_SIZE_TRAIN": (96,),
@@ -57,7 +54,6 @@ def settings(cfg: CfgNode) -> list:
         "SOLVER.CHECKPOINT_EPOCHS": 0,
         "SOLVER.CHECKPOINT_PERIOD": 1,
         "TEST.EVAL_EPOCHS": 0,
-        "TEST.LOSS_IMS_PER_BATCH": 2,
         "DATALOADER.NUM_WORKERS": 0,
     }
     return [x for pair in small.items() for x in pair]

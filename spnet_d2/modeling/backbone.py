@@ -43,7 +43,7 @@ STRIDES = (8, 16, 32)
 FPN_INITS = ("kaiming", "identity")
 
 # Stochastic depth of the reference's trunks; other models keep timm's own default.
-_DROP_PATH_RATES = {
+DROP_PATH_RATES = {
     "convnext_tiny": 0.1,
     "convnext_small": 0.4,
     "convnext_base": 0.5,
@@ -57,7 +57,7 @@ _DROP_PATH_RATES = {
 def create_trunk(
     name: str,
     pretrained: str | dict[str, Tensor] = "hub",
-    drop_path_rate: float = -1.0,
+    drop_path_rate: float | None = None,
 ) -> FeatureListNet | SoliderSwin:
     """
     Build a trunk that gives its maps of strides 8, 16 and 32.
@@ -69,7 +69,7 @@ def create_trunk(
             ``"torchvision"`` (torchvision's ImageNet weights, as the authors), ``""`` (random),
             the path of a weight file, or a state dict. Files are understood with the names of
             timm, torchvision, Microsoft (Swin), SOLIDER and MoCo (LUPerson).
-        drop_path_rate: maximum of stochastic depth, -1 for the reference's.
+        drop_path_rate: maximum of stochastic depth; default: the reference's.
 
     Raises:
         ValueError: no such model, or one without maps of these strides, or weights of another.
@@ -78,8 +78,8 @@ def create_trunk(
     timm_name = SOLIDER_SWINS.get(name, name)
     _check_name(name, timm_name)
     kwargs: dict = {"features_only": True}
-    if drop_path_rate < 0:
-        rates = [rate for prefix, rate in _DROP_PATH_RATES.items() if name.startswith(prefix)]
+    if drop_path_rate is None:
+        rates = [rate for prefix, rate in DROP_PATH_RATES.items() if name.startswith(prefix)]
         drop_path_rate = rates[0] if rates else None
     if drop_path_rate is not None:
         kwargs["drop_path_rate"] = drop_path_rate
@@ -403,7 +403,7 @@ class TimmFPN(PyramidBackbone):
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec | None = None):
         options, small = cfg.MODEL.SPNET.BACKBONE, cfg.MODEL.SPNET.SMALL_DATA
-        trunk = create_trunk(options.NAME, pretrained_of(cfg), options.DROP_PATH_RATE)
+        trunk = create_trunk(options.NAME, pretrained_of(cfg))
         if cfg.MODEL.SPNET.ACTIVATION_CHECKPOINTING:
             # Before the RoI heads copy its last stage.
             checkpoint_blocks(trunk)

@@ -8,14 +8,20 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
+from spnet_d2.config_node import REMOVED_KEYS
+
 # Of MODEL.SPNET: what changes boxes or embeddings without changing a weight.
 _KEYS = (
-    *("PATHWAY", "TEST_PATHWAY", "ANCHOR_LOGITS", "CLS_LOGITS", "POSITIVE_NORM", "BRIDGE"),
+    *("PATHWAY", "TEST_PATHWAY", "ANCHOR_LOGITS", "CLS_LOGITS", "POSITIVE_NORM"),
     *("NUM_CASCADES", "SEPARATE_HEADS", "BACKBONE.NAME", "SMALL_DATA.ANCHOR_BIAS"),
     *("SMALL_DATA.ROI_POOLING", "SMALL_DATA.ROI_STRIPES", "SMALL_DATA.ROI_MARGIN"),
-    *("SMALL_DATA.FEAT4_SHARE", "TEST.PRE_TOPK", "TEST.QUERY_TOPK", "TEST.TOPK_CANDIDATES"),
-    "TEST.PRECISION",
+    *("SMALL_DATA.FEAT4_SHARE", "TEST.PRECISION"),
 )
+# Constants that were keys: what was made then can be compared with what is made now.
+_CONSTANTS = {
+    f"MODEL.SPNET.{key}": REMOVED_KEYS[f"MODEL.SPNET.{key}"]
+    for key in ("BRIDGE", "TEST.PRE_TOPK", "TEST.QUERY_TOPK", "TEST.TOPK_CANDIDATES")
+}
 
 
 def fingerprint(model: nn.Module, settings: Mapping[str, object]) -> str:
@@ -62,6 +68,7 @@ def model_settings(cfg: CfgNode) -> dict[str, object]:
         for part in key.split("."):
             node = node[part]
         values[f"MODEL.SPNET.{key}"] = node
+    values.update(_CONSTANTS)
     return {key: _plain(value) for key, value in values.items()}
 
 

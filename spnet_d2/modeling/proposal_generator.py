@@ -35,7 +35,7 @@ from .pair_sampler import (
 )
 from .precision import full_precision
 from .sampling import sample_labels
-from .swap_path import SwapPath, bridge_kind, query_distances
+from .swap_path import SwapPath, needs_bridges, query_distances
 from .targets import Targets
 from .winograd import Conv3x3, convolve
 
@@ -196,7 +196,7 @@ class AnchorSampling:
         anchors_per_pair: K of the query-centric pathway.
         pairs_per_batch: (query, image) pairs of a batch.
         match_mode: one of ``MATCH_MODES``, which pairs.
-        match_conservative: leave out anchors of other people.
+        match_conservative: leave out anchors of other people, which no published run does.
 
     Raises:
         ValueError: unknown ``match_mode``, or a number below 1.
@@ -222,7 +222,7 @@ class AnchorSampling:
 @dataclass(frozen=True)
 class Selection:
     """
-    Which anchors become proposals at inference.
+    Which anchors become proposals at inference. The numbers are the authors' constants.
 
     Attributes:
         pre_topk: anchors kept by norm, of an image.
@@ -266,7 +266,7 @@ class SwapPathProposalGenerator(nn.Module):
         anchor_logits: str = "fixed_norm",
         cls_logits: str = "fixed_norm",
         positive_norm: bool = False,
-        bridge: str | None = "combiner",
+        bridge: bool = True,
         box_loss_weight: float = 1.0,
         sampling: AnchorSampling | None = None,
         selection: Selection | None = None,
@@ -278,7 +278,7 @@ class SwapPathProposalGenerator(nn.Module):
             anchor_bias: where anchor embeddings start, on every channel.
             anchor_logits, cls_logits: logits of the anchor loss and of the scores.
             positive_norm: large norms mean person.
-            bridge: kind of the bridge layer; None where only queries make offsets.
+            bridge: False where only queries make offsets.
             box_loss_weight: factor on ``loss_box_0``.
             sampling: which anchors and pairs train; default: the paper's.
             selection: which anchors become proposals at inference; default: the authors'.
@@ -296,7 +296,7 @@ class SwapPathProposalGenerator(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
-        options, test = cfg.MODEL.SPNET, cfg.MODEL.SPNET.TEST
+        options = cfg.MODEL.SPNET
         return {
             "in_channels": input_shape[FEATURES[0]].channels,
             "dim": options.EMBED_DIM,
@@ -304,20 +304,16 @@ class SwapPathProposalGenerator(nn.Module):
             "anchor_logits": options.ANCHOR_LOGITS,
             "cls_logits": options.CLS_LOGITS,
             "positive_norm": options.POSITIVE_NORM,
-            "bridge": bridge_kind(cfg),
+            "bridge": needs_bridges(cfg),
             "box_loss_weight": options.SMALL_DATA.BOX_LOSS_WEIGHT,
             "sampling": AnchorSampling(
                 anchors_per_image=options.ANCHORS_PER_IMAGE,
                 anchors_per_pair=options.QC.ANCHORS_PER_PAIR,
                 pairs_per_batch=options.QC.PAIRS_PER_BATCH,
                 match_mode=options.QC.MATCH_MODE,
-                match_conservative=options.QC.MATCH_CONSERVATIVE,
             ),
             "selection": Selection(
-                pre_topk=test.PRE_TOPK,
-                query_topk=test.QUERY_TOPK,
                 score_thresh=cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
-                topk_candidates=test.TOPK_CANDIDATES,
                 nms_thresh=cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
                 detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
             ),

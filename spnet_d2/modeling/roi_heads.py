@@ -39,7 +39,7 @@ from .pair_sampler import limit_per_pair
 from .precision import no_gradients
 from .reid_losses import ReidLoss, build_reid_loss
 from .sampling import sample_labels
-from .swap_path import SwapPath, bridge_kind
+from .swap_path import SwapPath, needs_bridges
 from .targets import Targets
 from .whole_batch import Share
 
@@ -75,7 +75,7 @@ class CascadeOptions:
     stages: int = 0
     cls_logits: str = "fixed_norm"
     positive_norm: bool = False
-    bridge: str | None = "combiner"
+    bridge: bool = True
     query_centric: bool = False
     boxes_per_image: int = 128
     box_loss_weight: float = 1.0
@@ -214,7 +214,7 @@ class SPNetROIHeads(nn.Module):
                 stages=options.NUM_CASCADES,
                 cls_logits=options.CLS_LOGITS,
                 positive_norm=options.POSITIVE_NORM,
-                bridge=bridge_kind(cfg),
+                bridge=needs_bridges(cfg),
                 query_centric=options.PATHWAY == "QC",
                 boxes_per_image=options.ANCHORS_PER_IMAGE,
                 box_loss_weight=small.BOX_LOSS_WEIGHT,

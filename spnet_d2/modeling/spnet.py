@@ -68,6 +68,9 @@ class SPNet(nn.Module):
     - ``embed_only``: optional, true to embed ``instances`` at inference and detect nobody.
     """
 
+    # Queries of an image searched at a time: bounds memory, changes no result.
+    queries_per_chunk = 64
+
     @configurable
     def __init__(
         self,
@@ -83,7 +86,6 @@ class SPNet(nn.Module):
         lwf: LearningWithoutForgetting | None = None,
         gallery_filter: GalleryFilter | None = None,
         reid_only: bool = False,
-        queries_per_chunk: int = 64,
         sync_bn: bool = False,
         sync_trunk: bool = False,
         compiled: bool = False,
@@ -103,7 +105,6 @@ class SPNet(nn.Module):
             lwf: learning without forgetting.
             gallery_filter: gives scenes embeddings.
             reid_only: train re-id alone.
-            queries_per_chunk: queries of an image searched at a time.
             sync_bn: batch norms see the batches of all processes together.
             sync_trunk: those of the trunk by PyTorch's own layers, which need GPUs.
             compiled: ``torch.compile`` trunks and RoI stages, see :mod:`.compiling`.
@@ -112,16 +113,13 @@ class SPNet(nn.Module):
                 them before training.
 
         Raises:
-            ValueError: unknown pathway, or a chunk without queries.
+            ValueError: unknown pathway.
         """
         super().__init__()
         test_pathway = test_pathway or pathway
         for name, value in (("pathway", pathway), ("test_pathway", test_pathway)):
             if value not in PATHWAYS:
                 raise ValueError(f"{name} is {value!r}, expected one of {PATHWAYS}.")
-        if queries_per_chunk < 1:
-            raise ValueError(f"queries_per_chunk must be 1 or more, found {queries_per_chunk}.")
-        self.queries_per_chunk = queries_per_chunk
         self.test_precision = test_precision
         self.pathway = pathway
         self.test_pathway = test_pathway
@@ -182,7 +180,6 @@ class SPNet(nn.Module):
             "lwf": lwf,
             "gallery_filter": build_gallery_filter(cfg, roi_heads.reid_embedder),
             "reid_only": options.REID.ONLY,
-            "queries_per_chunk": options.TEST.QUERIES_PER_CHUNK,
             "sync_bn": options.SYNC_BN,
             "sync_trunk": cfg.MODEL.DEVICE.startswith("cuda"),
             "compiled": options.COMPILE,

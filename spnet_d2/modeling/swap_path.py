@@ -15,45 +15,33 @@ from torch import Tensor, nn
 from .precision import full_precision
 
 PATHWAYS = ("OC", "QC")
-BRIDGE_TYPES = ("combiner", "direct")
 
 
-def bridge_kind(cfg: CfgNode) -> str | None:
-    """Kind of the bridge layers; none if neither training nor inference is object-centric."""
+def needs_bridges(cfg: CfgNode) -> bool:
+    """Whether training or inference is object-centric."""
     options = cfg.MODEL.SPNET
-    pathways = {options.PATHWAY, options.TEST_PATHWAY or options.PATHWAY}
-    return options.BRIDGE if "OC" in pathways else None
+    return "OC" in (options.PATHWAY, options.TEST_PATHWAY or options.PATHWAY)
 
 
 class SwapPath(nn.Module):
     """
     One round's swap path, with the bridge layer of its object-centric side.
 
-    ``combiner``: ``x_o = (W x_a + b) - x_a``, W and b start at zero, so x_o starts at -x_a.
-    ``direct``: ``x_o = W x_a + b``, W starts at -I.
+    ``x_o = (W x_a + b) - x_a``; W and b start at zero, so x_o starts at -x_a. (The authors' code
+    has another bridge, "direct", ``x_o = W x_a + b``, which no published run uses.)
     """
 
-    def __init__(self, dim: int, bridge: str | None = "combiner"):
+    def __init__(self, dim: int, bridge: bool = True):
         """
         Args:
             dim: D, size of the localisation embeddings.
-            bridge: one of ``BRIDGE_TYPES``, or None for the query-centric side alone.
-
-        Raises:
-            ValueError: unknown ``bridge``.
+            bridge: False for the query-centric side alone.
         """
         super().__init__()
-        self.kind = bridge
-        if bridge is None:
-            return
-        if bridge not in BRIDGE_TYPES:
-            raise ValueError(f"Unknown bridge {bridge!r}, expected one of {BRIDGE_TYPES}.")
-        self.bridge = nn.Linear(dim, dim)
-        nn.init.zeros_(self.bridge.weight)
-        nn.init.zeros_(self.bridge.bias)
-        if bridge == "direct":
-            with torch.no_grad():
-                self.bridge.weight.fill_diagonal_(-1.0)
+        if bridge:
+            self.bridge = nn.Linear(dim, dim)
+            nn.init.zeros_(self.bridge.weight)
+            nn.init.zeros_(self.bridge.bias)
 
     def object_centric(self, x_a: Tensor) -> Tensor:
         """Offsets of embeddings from the query that the bridge predicts, (..., D) -> (..., D)."""
@@ -61,8 +49,6 @@ class SwapPath(nn.Module):
 
     def affine(self) -> tuple[Tensor, Tensor]:
         """Matrix M (D, D) and vector b (D,) of ``x_o = M x_a + b``."""
-        if self.kind == "direct":
-            return self.bridge.weight, self.bridge.bias
         # (W - I) x_a + b: one pass over all anchors instead of two.
         identity = torch.eye(len(self.bridge.weight), device=self.bridge.weight.device)
         return self.bridge.weight - identity, self.bridge.bias

@@ -9,6 +9,7 @@ from detectron2.config import get_cfg
 from PIL import Image
 
 from spnet_d2.config import add_spnet_config
+from spnet_d2.data import self_supervised_boxes
 from spnet_d2.data.catalog import register_person_search, unregister
 from spnet_d2.data.corrupt_images import SKIPPED, CorruptImageError
 from spnet_d2.data.loaders import (
@@ -105,13 +106,14 @@ def test_two_views_differ(cfg):
     assert not torch.equal(batch[0][1], batch[1][1])
 
 
-def test_random_boxes_are_the_same_in_both_views_and_new_every_epoch(cfg):
+def test_random_boxes_are_the_same_in_both_views_and_new_every_epoch(cfg, monkeypatch):
     cfg.DATALOADER.VIEWS_PER_IMAGE = 2
-    cfg.INPUT.SSL_BOXES, cfg.INPUT.SSL_NUM_BOXES = "iou", 2
+    cfg.INPUT.SSL_BOXES = "iou"
+    monkeypatch.setattr(self_supervised_boxes, "NUM_BOXES", 2)
     # The image without people gets boxes like any other.
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = True
     # Only crops that keep every box, so that nobody is lost.
-    cfg.INPUT.RFC_PROB = 0.0
+    cfg.INPUT.RSC_PROB = float("inf")
     assert iterations_per_epoch(cfg) == 4
     people = []
     for batch in islice(build_train_loader(cfg), 8):

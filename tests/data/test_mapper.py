@@ -155,7 +155,7 @@ def test_exact_8bit(record):
     loss = ((plain.float() - exact) / std).numpy()
     assert loss.min() > -1e-4 and loss.max() < 4.76 / 255 + 1e-4
 
-    pairs = ("INPUT.CROP_SIZE", 600, "INPUT.RFC_PROB", 0.0, "INPUT.RSC_EROSION", 0.0)
+    pairs = ("INPUT.CROP_SIZE", 600, "INPUT.RSC_PROB", float("inf"))
     record["annotations"] = record["annotations"][:1]
     padded = [
         mapper(True, *pairs, "INPUT.EXACT_8BIT", flag)(record, np.random.default_rng(5))["image"]

@@ -135,7 +135,7 @@ def test_plain_patches_and_repeated_ones():
 
 
 def test_distinctive_boxes_avoid_the_plain_half(record):
-    boxes = RandomBoxes("iou", 10, 1, distinctive=True)
+    boxes = RandomBoxes("distinctive", 10, 1)
     plain = RandomBoxes("iou", 10, 1)
     ends = [
         [
@@ -186,14 +186,10 @@ def test_settings():
     cfg = get_cfg()
     add_spnet_config(cfg)
     assert build_random_boxes(cfg, 5, 0) is None
-    cfg.INPUT.SSL_BOXES, cfg.INPUT.SSL_NUM_BOXES, cfg.INPUT.SSL_DISTINCTIVE = "iou", 6, True
+    cfg.INPUT.SSL_BOXES = "iou"
     made = build_random_boxes(cfg, 5, 9)
-    assert (made.mode, made.num_boxes, made.num_images, made.seed) == ("iou", 6, 5, 9)
-    assert made.distinctive
-    cfg.INPUT.SSL_BOXES = "basic"
-    with pytest.raises(ValueError, match="INPUT.SSL_DISTINCTIVE needs"):
-        build_random_boxes(cfg, 5, 9)
-    with pytest.raises(ValueError, match="one of basic, iou, overlap or empty, found 'random'"):
+    assert (made.mode, made.num_boxes, made.num_images, made.seed) == ("iou", 10, 5, 9)
+    with pytest.raises(ValueError, match="'random', expected one of basic, iou, distinctive, over"):
         RandomBoxes("random", 10, 5)
-    with pytest.raises(ValueError, match="at least 1, found 0"):
+    with pytest.raises(ValueError, match="1 or more, found 0"):
         RandomBoxes("basic", 0, 5)

@@ -34,7 +34,7 @@ def views(aug, boxes, number, known=None):
     return [aug(SIZE, boxes, known, rng) for _ in range(number)]
 
 
-RFC, RSC = {"RFC_PROB": 1.0, "RSC_PROB": 0.0}, {"RFC_PROB": 0.0, "RSC_PROB": 1.0}
+RFC, RSC = {"RSC_PROB": 0.0}, {"RSC_PROB": float("inf")}
 # name, odds, boxes, then mean and 5 / 50 / 95 % of the first box's output width and height.
 ORACLES = [
     ("rrc2", RFC, ALONE, 187.5, (187.5, 187.5, 187.5), 375.0, (375, 375, 375)),
@@ -103,7 +103,7 @@ def test_crops_and_flips_are_chosen_evenly():
     flips = np.array([view.flip for view in sampled])
     assert abs(focused.mean() - 0.5) < 0.03 and abs(flips.mean() - 0.5) < 0.03
     assert abs(flips[focused].mean() - flips[~focused].mean()) < 0.05
-    uneven = views(augmentation("rrc2", RFC_PROB=0.3, RSC_PROB=0.1), ALONE, 4000)
+    uneven = views(augmentation("rrc2", RSC_PROB=1 / 3), ALONE, 4000)
     assert abs(np.mean([view.crop[2:] == (512, 512) for view in uneven]) - 0.75) < 0.03
 
 
@@ -232,13 +232,12 @@ def test_views_depend_on_the_generator_only():
     "keys, message",
     [
         ({"AUG_TRAIN": "rrc3"}, 'INPUT.AUG_TRAIN must be "wrs", "rrc", "rrc2" or "rrc_scale"'),
-        ({"RFC_PROB": 0.0, "RSC_PROB": 0.0}, "not both 0"),
-        ({"RSC_EROSION": 0.5}, "INPUT.RSC_EROSION"),
+        ({"RSC_PROB": -1.0}, "safe_odds must be 0 or more, found -1.0"),
         ({"AUG_TRAIN": "rrc_scale", "SCALE_RANGE": (2.0, 1.0)}, "INPUT.SCALE_RANGE"),
         ({"MIN_SIZE_TRAIN": (640, 800)}, "one size"),
         ({"MIN_SIZE_TRAIN": (0,)}, "one size"),
         ({"MAX_SIZE_TEST": 0}, r"of 1 or more, found \(900, 0, 1500\)"),
-        ({"CROP_SIZE": 0}, "INPUT.CROP_SIZE must be 1"),
+        ({"CROP_SIZE": 0}, "crop_size must be 1"),
         ({"RANDOM_FLIP": "vertical"}, "INPUT.RANDOM_FLIP"),
     ],
 )

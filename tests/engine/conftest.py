@@ -94,8 +94,6 @@ def tiny_opts(tiny_corpus) -> list:
         "MODEL.SPNET.NUM_CASCADES": 1,
         "MODEL.SPNET.REID.QUEUE_SIZE": 7,
         "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
-        "MODEL.SPNET.TEST.PRE_TOPK": 50,
-        "MODEL.SPNET.TEST.TOPK_CANDIDATES": 10,
         "TEST.DETECTIONS_PER_IMAGE": 5,
         "INPUT.CROP_SIZE": 64,
         "INPUT.MIN_SIZE_TEST": 64,

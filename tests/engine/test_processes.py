@@ -186,7 +186,7 @@ RUNS = {
     # A person's other images are on the same process, and all pairs fit into its share.
     "query-centric, momentum queue": (
         *("MODEL.SPNET.PATHWAY", "QC", "MODEL.SPNET.QC.MATCH_MODE", "other", *QUEUE),
-        *("DATALOADER.VIEWS_PER_IMAGE", 2, "INPUT.SSL_BOXES", "basic", "INPUT.SSL_NUM_BOXES", 3),
+        *("DATALOADER.VIEWS_PER_IMAGE", 2, "INPUT.SSL_BOXES", "basic"),
     ),
 }
 PARTS_RUNS = {

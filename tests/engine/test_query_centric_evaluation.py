@@ -2,6 +2,7 @@
 
 import json
 from argparse import Namespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -71,12 +72,18 @@ def searched_corpus(tiny_corpus):
 
 def make_cfg(tiny_opts, output, *more):
     settings = ["MODEL.SPNET.TEST_PATHWAY", "QC", "DATASETS.TEST", (NAME,)]
-    settings += ["TEST.PROTOCOLS", tuple(PROTOCOLS), "MODEL.SPNET.TEST.QUERY_TOPK", 300]
+    settings += ["TEST.PROTOCOLS", tuple(PROTOCOLS)]
     opts = [*tiny_opts, *settings, *more, "OUTPUT_DIR", str(output)]
     return setup(Namespace(config_file="", opts=opts))
 
 
-def make_model(cfg):
+def keep(model, query_topk):
+    """Of every query and image, so many anchors."""
+    generator = model.proposal_generator
+    generator.selection = replace(generator.selection, query_topk=query_topk)
+
+
+def make_model(cfg, query_topk=300):
     """A model that gives different people different detections over the floor."""
     torch.manual_seed(1)
     model = Trainer.build_model(cfg).eval()
@@ -87,6 +94,7 @@ def make_model(cfg):
         for linear, norm in model.roi_heads.reid_embedder.projectors:
             linear.weight.normal_(std=0.3)
             norm.running_var.fill_(4.0)
+    keep(model, query_topk)
     return model
 
 
@@ -120,7 +128,7 @@ def search_one_by_one(cfg, model):
 
 ARCHITECTURES = {
     "shared": ("MODEL.SPNET.NUM_CASCADES", 0),
-    "cascade": ("MODEL.SPNET.PATHWAY", "QC", "MODEL.SPNET.TEST.QUERY_TOPK", 100),
+    "cascade": ("MODEL.SPNET.PATHWAY", "QC"),
     "separate": (
         "MODEL.SPNET.NUM_CASCADES",
         0,
@@ -134,9 +142,9 @@ ARCHITECTURES = {
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_equals_single_searches(searched_corpus, tiny_opts, tmp_path, architecture):
-    chunks = "MODEL.SPNET.TEST.QUERIES_PER_CHUNK", 2
-    cfg = make_cfg(tiny_opts, tmp_path, *ARCHITECTURES[architecture], *chunks)
-    model = make_model(cfg)
+    cfg = make_cfg(tiny_opts, tmp_path, *ARCHITECTURES[architecture])
+    model = make_model(cfg, 100 if architecture == "cascade" else 300)
+    model.queries_per_chunk = 2
     corpus, embeddings, gt = search_one_by_one(cfg, model)
     results = fractions(Trainer.test(cfg, model))
 
@@ -171,9 +179,9 @@ def test_equals_single_searches(searched_corpus, tiny_opts, tmp_path, architectu
 def test_while_training(searched_corpus, tiny_opts, tmp_path):
     """A model trains object-centrically and is evaluated query-centrically in between."""
     more = ["TEST.EVAL_PERIOD", 3, "SOLVER.EPOCHS", 1, "TEST.EMBEDDING_DTYPE", "float16"]
-    more += ["MODEL.SPNET.TEST.QUERY_TOPK", 12, "MODEL.SPNET.NUM_CASCADES", 0]
-    cfg = make_cfg(tiny_opts, tmp_path, *more)
+    cfg = make_cfg(tiny_opts, tmp_path, *more, "MODEL.SPNET.NUM_CASCADES", 0)
     trainer = Trainer(cfg)
+    keep(trainer.model, 12)
     results = trainer.train()
     assert set(results) == {"detection", *PROTOCOLS}
     rows = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]

@@ -9,6 +9,7 @@ import torch
 from detectron2.modeling import build_model
 from torch import nn
 
+from spnet_d2.data import loaders
 from spnet_d2.data.loaders import build_loss_loader
 from spnet_d2.engine import Trainer, setup
 from spnet_d2.engine.validation_loss import validation_losses
@@ -32,7 +33,7 @@ QUERY_CENTRIC = [
 
 
 def make_cfg(opts, output, *more):
-    sizes = ["TEST.LOSS", True, "TEST.LOSS_IMS_PER_BATCH", 4]
+    sizes = ["TEST.LOSS", True]
     sizes += ["INPUT.MIN_SIZE_TRAIN", "(48,)", "INPUT.MAX_SIZE_TRAIN", 96]
     opts = [*opts, *sizes, *more, "OUTPUT_DIR", str(output)]
     return setup(Namespace(config_file="", opts=opts))
@@ -84,6 +85,7 @@ def test_a_function_of_the_weights(job):
 
 def test_it_is_the_mean_over_the_batches(tiny_opts, tmp_path, monkeypatch):
     """With the model replaced by one that says how many people it was given."""
+    monkeypatch.setattr(loaders, "LOSS_IMS_PER_BATCH", 4)
     cfg = make_cfg(tiny_opts, tmp_path)
     model = build_model(cfg)
     seen = []
@@ -107,8 +109,9 @@ def test_it_is_the_mean_over_the_batches(tiny_opts, tmp_path, monkeypatch):
     assert found["tiny_test"] == expected and found["tiny_train"]["loss_a"] == 3.5
 
 
-def test_the_batches(tiny_opts, tmp_path):
+def test_the_batches(tiny_opts, tmp_path, monkeypatch):
     """Neighbours in a batch share a person; window resize, some flipped; the same every time."""
+    monkeypatch.setattr(loaders, "LOSS_IMS_PER_BATCH", 4)
     cfg = make_cfg(tiny_opts, tmp_path)
     loader = build_loss_loader(cfg, "tiny_test")
     batches = list(loader)

@@ -12,6 +12,7 @@ from detectron2.modeling import build_model
 
 import spnet_d2.modeling  # noqa: F401
 from spnet_d2.config import add_spnet_config
+from spnet_d2.config_node import REMOVED_KEYS
 from spnet_d2.data.catalog import register_builtin_datasets
 from spnet_d2.data.loaders import build_test_loader, build_train_loader, iterations_per_epoch
 from spnet_d2.engine import build_optimizer, resolve_schedule
@@ -44,6 +45,9 @@ def editable(name: str) -> CfgNode:
 
 
 def value_of(cfg: CfgNode, key: str):
+    """Of a key, or of the constant in its place."""
+    if key in REMOVED_KEYS:
+        return REMOVED_KEYS[key]
     for part in key.split("."):
         cfg = cfg[part]
     return cfg

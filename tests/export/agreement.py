@@ -25,7 +25,7 @@ def detecting(model, cfg) -> PersonSearchPredictor:
         norms = generator.anchor_embedder([features[name] for name in features]).norm(dim=-1)
         conv.weight.mul_(generator.anchor_logits.mean / norms.quantile(0.05))
         for path in (generator.swap_path, *model.roi_heads.swap_paths):
-            if path.kind is not None:
+            if hasattr(path, "bridge"):
                 path.bridge.bias.normal_(std=0.1)
         for module in model.modules():
             if isinstance(module, NormLogits) and module.kind == "batch_norm":

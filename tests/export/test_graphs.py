@@ -36,7 +36,6 @@ def structure(cfg) -> tuple:
         options.TEST_PATHWAY or options.PATHWAY,
         options.NUM_CASCADES,
         options.SEPARATE_HEADS,
-        options.BRIDGE,
         options.CLS_LOGITS,
         options.POSITIVE_NORM,
     )

@@ -27,7 +27,6 @@ ABLATIONS = {
     "batch-norm-cascade": {**BATCH_NORM, "NUM_CASCADES": 2},
     "fixed-norm-positive": POSITIVE,
     "mlp": {"CLS_LOGITS": "mlp", "NUM_CASCADES": 2},
-    "direct": {"BRIDGE": "direct", "NUM_CASCADES": 1},
     "noscale": {"ANCHOR_LOGITS": "noscale", "CLS_LOGITS": "noscale"},
     "query-centric-fine-tuning": QC,
     "query-centric-positive": {**QC, **POSITIVE},

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from spnet_d2.modeling import backbone
 from spnet_d2.modeling.activation_checkpointing import checkpoint_blocks, find_blocks
 from spnet_d2.modeling.backbone import create_trunk
 
@@ -47,8 +48,8 @@ def step(model):
     ],
     ids=["convnext", "resnet", "efficientnet", "frozen-batch-norms", "pre-training"],
 )
-def test_equals_stored_activations(overrides):
-    overrides = (*overrides, "MODEL.SPNET.BACKBONE.DROP_PATH_RATE", 0.5)
+def test_equals_stored_activations(overrides, monkeypatch):
+    monkeypatch.setitem(backbone.DROP_PATH_RATES, "test_", 0.5)
     plain = tiny_model(*overrides)
     checkpointed = tiny_model(*overrides, KEY, True)
     assert list(plain.state_dict()) == list(checkpointed.state_dict())

@@ -10,7 +10,7 @@ from tests.modeling.tiny import tiny_input, tiny_model
 FROZEN = (
     *("MODEL.SPNET.REID.LOSS", "momentum_queue", "MODEL.SPNET.MOMENTUM_TWIN.ENABLED", True),
     *("MODEL.SPNET.MOMENTUM_TWIN.MOMENTUM", 0.5, "MODEL.SPNET.REID.QUEUE_SIZE", 64),
-    *("MODEL.SPNET.BACKBONE.FREEZE", True, "MODEL.SPNET.BACKBONE.DROP_PATH_RATE", 0.0),
+    *("MODEL.SPNET.BACKBONE.FREEZE", True),
 )
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from spnet_d2.modeling import backbone
 from spnet_d2.testing import deterministic_sampling
 
 from .tiny import DIM, tiny_input, tiny_model
@@ -43,7 +44,6 @@ def views():
             24,
         ),
         *((*QC, "MODEL.SPNET.QC.MATCH_MODE", mode) for mode in ("algo2", "self", "other", "all")),
-        (*QC, "MODEL.SPNET.QC.MATCH_CONSERVATIVE", True),
     ],
     ids=lambda o: "-".join(map(str, o[3::2])) or "base",
 )
@@ -114,8 +114,6 @@ def test_chunks_of_queries_change_nothing(cascades, monkeypatch):
             for name in ("scores", "pred_classes", "reid_embeddings"):
                 assert_close(one.get(name), other.get(name), rtol=1e-3, atol=1e-4)
     assert sum(len(f) for r in whole for f in r["query_instances"]) > 0
-    with pytest.raises(ValueError, match="QUERIES_PER_CHUNK must be 1 or more, found 0"):
-        tiny_model(*QC, "MODEL.SPNET.TEST.QUERIES_PER_CHUNK", 0)
 
 
 def test_no_queries_for_an_image():
@@ -213,11 +211,12 @@ def test_a_momentum_encoder_that_follows_no_optimiser_is_mentioned_once(caplog):
 @pytest.mark.parametrize(
     "case, runs", [("constant", 0), ("trains", 1), ("depth", 1), ("norms", 1), ("differs", 1)]
 )
-def test_twin_takes_a_constant_trunks_maps(case, runs):
+def test_twin_takes_a_constant_trunks_maps(case, runs, monkeypatch):
     """Only where its own trunk would give the same; what it embeds never changes."""
     name = "BACKBONE.NAME", "test_resnet" if case == "norms" else "test_convnext"
-    rate = "BACKBONE.DROP_PATH_RATE", 0.1 if case == "depth" else 0.0
-    options = dict([name, rate, ("BACKBONE.FREEZE", case != "trains")])
+    if case == "depth":
+        monkeypatch.setitem(backbone.DROP_PATH_RATES, "test_", 0.1)
+    options = dict([name, ("BACKBONE.FREEZE", case != "trains")])
     overrides = [x for k, v in options.items() for x in (f"MODEL.SPNET.{k}", v)]
     model = tiny_model(*PRETRAINING, *overrides)
     twin = model.twin.backbone

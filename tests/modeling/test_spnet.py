@@ -18,7 +18,7 @@ VARIANTS = [
     ("MODEL.SPNET.SEPARATE_HEADS", True, "MODEL.SPNET.REID_DIM", 343),
     ("MODEL.SPNET.ANCHOR_LOGITS", "batch_norm", "MODEL.SPNET.CLS_LOGITS", "batch_norm"),
     ("MODEL.SPNET.ANCHOR_LOGITS", "noscale", "MODEL.SPNET.CLS_LOGITS", "noscale"),
-    ("MODEL.SPNET.CLS_LOGITS", "mlp", "MODEL.SPNET.BRIDGE", "direct"),
+    ("MODEL.SPNET.CLS_LOGITS", "mlp"),
     ("MODEL.SPNET.POSITIVE_NORM", True, "MODEL.SPNET.NUM_CASCADES", 1),
     ("MODEL.SPNET.BACKBONE.FREEZE", True, "MODEL.SPNET.BACKBONE.FREEZE_BN", True),
     ("MODEL.SPNET.EMBED_DIM", 343, "MODEL.SPNET.REID_DIM", 343),
@@ -266,7 +266,6 @@ class TestBadInput:
         [
             (("MODEL.SPNET.REID_DIM", 8), "SEPARATE_HEADS"),
             (("MODEL.SPNET.PATHWAY", "OO"), "PATHWAY"),
-            (("MODEL.SPNET.BRIDGE", "arch"), "combiner"),
             (("MODEL.SPNET.CLS_LOGITS", "softmax"), "fixed_norm"),
             (("MODEL.SPNET.NUM_CASCADES", -1), "NUM_CASCADES"),
             (("MODEL.SPNET.BACKBONE.NAME", "convnext_titan"), "convnext_tiny"),
@@ -274,7 +273,7 @@ class TestBadInput:
             (("MODEL.SPNET.REID.LOSS", "triplet"), "oim"),
             (("MODEL.SPNET.MOMENTUM_TWIN.ENABLED", True), "REID.LOSS is 'oim'"),
             (("MODEL.SPNET.QC.PAIRS_PER_BATCH", 0), "QC.PAIRS_PER_BATCH must be 1 or more"),
-            (("MODEL.SPNET.TEST.PRE_TOPK", 0), "TEST.PRE_TOPK must be 1 or more"),
+            (("TEST.DETECTIONS_PER_IMAGE", 0), "DETECTIONS_PER_IMAGE must be 1 or more"),
         ],
     )
     def test_bad_config(self, overrides, message):

@@ -34,7 +34,6 @@ class Settings:
     anchor_logits: str = "norm"
     cls_logits: str = "norm"
     posnorm: bool = False
-    bridge: str = "combiner"
     reid_gt_only: bool = False
     pre_topk: int = 1000
     search_topk: int = 100
@@ -218,7 +217,7 @@ class SlowSPNet:
 
     def bridge(self, t, x_a):
         x = self.linear(f"head.bridge_layer.{t}.linear", x_a)
-        return x if self.options.bridge == "direct" else x - x_a
+        return x - x_a
 
     def logits_of_norm(self, w, dim, kind, name):
         if kind == "norm":

@@ -73,7 +73,7 @@ class OIMLoss(ReidLoss):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "OIMLoss":
         reid, dim = cfg.MODEL.SPNET.REID, cfg.MODEL.SPNET.REID_DIM
-        return cls(dim, reid.NUM_IDENTITIES, reid.QUEUE_SIZE, reid.SCALE, reid.MOMENTUM)
+        return cls(dim, reid.NUM_IDENTITIES, reid.QUEUE_SIZE, reid.SCALE)
 
     def forward(self, embeddings: Tensor, identities: Tensor, num_gt: int = 0) -> Tensor:
         """
