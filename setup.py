@@ -60,6 +60,7 @@ EXTRAS = {
     "dev": [
         "codespell>=2.2.5",
         "hypothesis>=6.82",
+        "import-linter>=2.7",
         "mypy>=1.13",
         # The two readers' extras, which tests use.
         "pillow-heif>=0.18",

@@ -63,7 +63,7 @@ def test_documented_commands_name_what_exists(words, monkeypatch):
     files = [script, *([command_line] if command_line.is_file() else [])]
     source = "".join(file.read_text(encoding="utf-8") for file in files)
     if "add_predictor_options" in source or "add_exported_options" in source:
-        source += (ROOT / "spnet_d2/search/choose.py").read_text(encoding="utf-8")
+        source += (ROOT / "spnet_d2/predictors/options.py").read_text(encoding="utf-8")
     known = "default_argument_parser" in source and default_argument_parser().format_help()
     for word in arguments:
         if word.startswith("--"):

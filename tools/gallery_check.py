@@ -32,9 +32,9 @@ from spnet_d2.gallery.calibration import calibrate, collect_pairs, thresholds
 from spnet_d2.gallery.finding import joined_query
 from spnet_d2.gallery.people import unit_vectors
 from spnet_d2.ingestion.look import best_rows, link_rules
-from spnet_d2.search.choose import add_predictor_options
+from spnet_d2.predictors.opened import OpenedPredictor
+from spnet_d2.predictors.options import add_predictor_options
 from spnet_d2.search.frames import read_image_bgr
-from spnet_d2.search.opened import OpenedPredictor
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

@@ -30,6 +30,7 @@ import spnet_d2  # noqa: F401  (before PyTorch: see spnet_d2/process.py)
 from spnet_d2.data.person_search_json import load_person_search_table
 from spnet_d2.data.tracklets import LinkRules
 from spnet_d2.errors import exit_status
+from spnet_d2.predictors.options import add_predictor_options, build_predictor
 from spnet_d2.search import Gallery, open_frames
 from spnet_d2.search.autolabel import (
     Choices,
@@ -38,7 +39,6 @@ from spnet_d2.search.autolabel import (
     source_names,
     write_labels,
 )
-from spnet_d2.search.choose import add_predictor_options, build_predictor
 from spnet_d2.utils.atomic_io import write_text
 from spnet_d2.utils.text import make_output_safe
 

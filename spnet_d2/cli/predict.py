@@ -28,8 +28,8 @@ from spnet_d2.data.person_search_json import ANNOTATIONS_HINT, load_person_searc
 from spnet_d2.errors import UserError, exit_status
 from spnet_d2.evaluation import ALL_PROTOCOL
 from spnet_d2.evaluation.predict import predict_dataset
+from spnet_d2.predictors.options import add_predictor_options, build_predictor
 from spnet_d2.requirements_check import require_detectron2
-from spnet_d2.search.choose import add_predictor_options, build_predictor
 from spnet_d2.utils.text import make_output_safe
 
 

@@ -33,11 +33,12 @@ from tabulate import tabulate
 from spnet_d2.config_files import find_config_file
 from spnet_d2.data.own_images import write_own_image
 from spnet_d2.errors import UserError
+from spnet_d2.export.predictor import OnnxPredictor
+from spnet_d2.predictors.options import add_exported_options, add_two_stage_options, build_predictor
 from spnet_d2.pretrained import default_files
 from spnet_d2.search import (
     Gallery,
     Match,
-    OnnxPredictor,
     SearchInputError,
     box_warnings,
     clip_query_box,
@@ -46,7 +47,6 @@ from spnet_d2.search import (
     open_gallery,
     read_image_bgr,
 )
-from spnet_d2.search.choose import add_exported_options, add_two_stage_options, build_predictor
 from spnet_d2.search.frames import describe_left_out
 from spnet_d2.search.query import box_to_json
 from spnet_d2.search.suggestion import Suggestion, find_suggestion

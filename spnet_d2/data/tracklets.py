@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from spnet_d2.evaluation.boxes import paired_ious
+from spnet_d2.data.paired_boxes import paired_ious
 
 
 @dataclass(frozen=True)

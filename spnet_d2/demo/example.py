@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from spnet_d2.data.paired_boxes import paired_ious
 from spnet_d2.data.person_search_json import load_protocol, read_json
-from spnet_d2.evaluation.boxes import paired_ious
 from spnet_d2.search import Match
 
 PROTOCOL = "reentry"

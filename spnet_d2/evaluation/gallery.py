@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spnet_d2.evaluation.boxes import box_areas, group_pairs, paired_intersections, paired_ious
+from spnet_d2.data.paired_boxes import box_areas, group_pairs, paired_intersections, paired_ious
 from spnet_d2.evaluation.ground_truth import GroundTruth
 from spnet_d2.evaluation.predictions import Predictions
 

@@ -1,92 +1,29 @@
-"""Predictions whose numbers show another unit or convention than the format's.
+"""Predicted boxes that show another convention than the format's.
 
-Other people's models write x, y, w, h, fractions of the image, boxes of the resized image, logits,
-percent. All of these can be scored, to wrong metrics. What is evident is an error, what is odd a
-warning; what a bad model may give, such as no finite embedding, is a warning too.
+Other people's models write x, y, w, h, fractions of the image, boxes of the resized image. All of
+these can be scored, to wrong metrics. What is evident is an error, what is odd a warning.
 """
 
 import logging
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spnet_d2.data.box_conventions import cut_share
-from spnet_d2.evaluation.boxes import group_pairs, paired_ious
+from spnet_d2.data.paired_boxes import group_pairs, paired_ious
 from spnet_d2.evaluation.ground_truth import GroundTruth
-
-if TYPE_CHECKING:
-    from spnet_d2.evaluation.predictions import Predictions
+from spnet_d2.evaluation.prediction_values import count_of
+from spnet_d2.evaluation.predictions import Predictions
 
 logger = logging.getLogger(__name__)
 
-# Rounding of half precision.
-_SLACK = 1e-3
-# Rows of embeddings, and images of boxes, that are looked at.
-_SAMPLE = 2000
+# Images of boxes that are looked at.
 _IMAGES = 200
 # Annotated boxes and detections from which their overlap tells something.
 _ENOUGH = 20
 
 
-def check_values(predictions: "Predictions", where: str) -> None:
-    """Scores and embeddings, by themselves; odd ones are warnings.
-
-    Args:
-        predictions: of the right types and shapes.
-        where: the file, for warnings.
-
-    Raises:
-        ValueError: scores are logits or percent.
-    """
-    _check_scores(predictions.scores, where)
-    for name in ("embeddings", "gt_embeddings"):
-        _check_embeddings(getattr(predictions, name), name, where)
-
-
-def _check_scores(scores: np.ndarray, where: str) -> None:
-    outside = (scores < -_SLACK) | (scores > 1 + _SLACK)
-    if outside.any():
-        low, high = np.nanmin(scores), np.nanmax(scores)
-        cause = "Percent? Divide by 100" if low >= 0 and high <= 100 else "Logits? Take the sigmoid"
-        message = (
-            f"scores must be in [0, 1], but {_count(outside)} are not, first: scores"
-            f"[{np.argmax(outside)}] = {scores[np.argmax(outside)]:.6g} (they go from {low:.6g} to "
-            f"{high:.6g}). {cause}"
-        )
-        if outside.mean() > 0.01:
-            raise ValueError(message)
-        logger.warning("%s: %s.", where, message)
-    nan = np.isnan(scores)
-    if nan.any():
-        logger.warning("%s: %s scores are NaN and count as 0.", where, _count(nan))
-
-
-def _check_embeddings(embeddings: np.ndarray, name: str, where: str) -> None:
-    if len(embeddings) == 0 or embeddings.shape[1] == 0:
-        return
-    rows = np.unique(np.linspace(0, len(embeddings) - 1, _SAMPLE).astype(int))
-    sample = np.asarray(embeddings[rows], np.float32)
-    finite = np.isfinite(sample).all(axis=1)
-    zero = ~sample.any(axis=1)
-    for odd, what in ((~finite, "have NaN or infinite numbers"), (zero, "are all zero")):
-        if odd.any():
-            logger.warning(
-                "%s: %s rows looked at of %s %s, first: row %d. Such boxes are like nobody.",
-                *(where, _count(odd), name, what, rows[np.argmax(odd)]),
-            )
-    usable = sample[finite & ~zero]
-    if len(usable) > 1 and usable.shape[1] > 1 and _same_direction(usable):
-        message = "%s: %s are the same in all %d rows looked at: nobody can be told from anybody."
-        logger.warning(message, where, name, len(usable))
-
-
-def _same_direction(rows: np.ndarray) -> bool:
-    scaled = rows / np.abs(rows).max(axis=1, keepdims=True)
-    return bool(np.ptp(scaled, axis=0).max() < 1e-5)
-
-
 def check_boxes(
-    predictions: "Predictions", truth: GroundTruth, sizes: np.ndarray, where: str
+    predictions: Predictions, truth: GroundTruth, sizes: np.ndarray, where: str
 ) -> None:
     """Boxes against their images and the annotated people; odd ones are warnings.
 
@@ -103,7 +40,7 @@ def check_boxes(
     boxes = np.asarray(predictions.boxes, np.float64)
     finite = np.isfinite(boxes).all(axis=1)
     if not finite.all():
-        logger.warning("%s: %s boxes are not finite and find nobody.", where, _count(~finite))
+        logger.warning("%s: %s boxes are not finite and find nobody.", where, count_of(~finite))
     boxes, image_index = boxes[finite], image_index[finite]
     if len(boxes) == 0:
         return
@@ -132,7 +69,7 @@ class _Report:
         box = [float(f"{value:.6g}") for value in self.boxes[first]]
         width, height = self.sizes[first].astype(int)
         return (
-            f"{self.where}: {_count(odd)} boxes {what}, first: {box} in image id "
+            f"{self.where}: {count_of(odd)} boxes {what}, first: {box} in image id "
             f"{self.image_ids[first]} of {width}x{height}. {advice}; boxes must be x1, y1, x2, y2 "
             "in pixels of the original image."
         )
@@ -221,7 +158,3 @@ def _found(
     person, box = group_pairs(person_images, box_images)
     hits = paired_ious(people[person], boxes[box]) >= 0.3
     return len(np.unique(person[hits])) / len(people)
-
-
-def _count(odd: np.ndarray | np.bool_) -> str:
-    return f"{np.count_nonzero(odd)} of {odd.size}"

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from spnet_d2.evaluation.ground_truth import GroundTruth
-from spnet_d2.evaluation.prediction_checks import check_values
+from spnet_d2.evaluation.prediction_values import check_values
 from spnet_d2.utils.atomic_io import atomic_path
 
 # name -> (dimensions, dtype kinds, what is expected)
@@ -129,7 +129,8 @@ class Predictions:
                     **{n: mapped[n] if n in mapped else archive[n] for n in present},
                     made_by=_text(archive["made_by"]) if "made_by" in archive.files else "",
                 )
-            check_values(found, str(path))
+            embeddings = {name: getattr(found, name) for name in ("embeddings", "gt_embeddings")}
+            check_values(found.scores, embeddings, str(path))
             return found
         except IsADirectoryError:
             raise ValueError(f"{path} is a folder, but must be an .npz file.") from None

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spnet_d2.evaluation.boxes import group_pairs, paired_ious
+from spnet_d2.data.paired_boxes import group_pairs, paired_ious
 from spnet_d2.evaluation.gallery import GalleryBoxes
 from spnet_d2.evaluation.ground_truth import GroundTruth
 from spnet_d2.evaluation.protocols import RetrievalProtocol

@@ -27,11 +27,11 @@ from ..checkpoint.untrained import (
     refuse_random_trunk,
     refuse_untrained,
 )
-from ..config_checks import check_config
 from . import whole_batch
 from .backbone import FEATURES, pretrained_of
 from .box_embedder import RoiMap
 from .compiling import compile_networks
+from .config_problems import check_model_config
 from .device_copies import move
 from .gallery_filter import GalleryFilter, build_gallery_filter
 from .known_counts import known_counts
@@ -151,7 +151,7 @@ class SPNet(nn.Module):
     def from_config(cls, cfg):
         options = cfg.MODEL.SPNET
         # Also for those who build a model without this project's tools.
-        check_config(cfg, training=False)
+        check_model_config(cfg)
         backbone = build_backbone(cfg)
         # Not Detectron2's builder: the RoI heads copy the trunk's last stage.
         roi_heads = ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)(cfg, backbone)
@@ -263,8 +263,15 @@ class SPNet(nn.Module):
             (images, targets, people, rows, pairs), self.device
         )
         batch = self._batch(images)
-        if not whole_batch.in_last_pass():
-            counts = known_counts(self, batch.tensor.shape[-2:], targets)
+        if not query_centric and not whole_batch.in_last_pass():
+            counts = known_counts(
+                self.proposal_generator,
+                self.roi_heads,
+                batch.tensor.shape[-2:],
+                targets,
+                self.reid_only,
+                self.lwf is not None,
+            )
             if counts is not None:
                 return whole_batch.means(counts)
         maps = self.backbone.trunk_maps(batch.tensor)

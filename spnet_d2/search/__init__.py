@@ -21,8 +21,6 @@ from .two_stage import TwoStagePredictor
 from .visualize import draw_search
 
 if TYPE_CHECKING:
-    from spnet_d2.export.predictor import OnnxPredictor
-
     from .predictor import PersonSearchPredictor
 
 __all__ = [
@@ -31,7 +29,6 @@ __all__ = [
     "GalleryStore",
     "ImageFolder",
     "Match",
-    "OnnxPredictor",
     "PersonDetections",
     "PersonQuery",
     "PersonSearchPredictor",
@@ -52,13 +49,7 @@ __all__ = [
 
 
 # PyTorch and Detectron2 are imported for an SPNet as it was trained only.
-_LATER = {
-    "PersonSearchPredictor": "spnet_d2.search.predictor",
-    "OnnxPredictor": "spnet_d2.export.predictor",
-}
-
-
 def __getattr__(name: str):
-    if name in _LATER:
-        return getattr(import_module(_LATER[name]), name)
+    if name == "PersonSearchPredictor":
+        return import_module("spnet_d2.search.predictor").PersonSearchPredictor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

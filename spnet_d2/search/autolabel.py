@@ -19,11 +19,11 @@ from spnet_d2.data.formats.convert.preview import draw_preview
 from spnet_d2.data.formats.splits import Partition
 from spnet_d2.data.image_reader import is_image_name, upright_size
 from spnet_d2.data.own_sets import OwnSet, write_sets
+from spnet_d2.data.paired_boxes import paired_ious
 from spnet_d2.data.person_search_json import PersonSearchTable, write_person_search_json
 from spnet_d2.data.person_search_schema import make_annotation
 from spnet_d2.data.tracklets import LinkRules, TrackletQuality, link_boxes, tracklet_quality
 from spnet_d2.errors import UserError
-from spnet_d2.evaluation.boxes import paired_ious
 from spnet_d2.utils.atomic_io import atomic_path, write_image, write_text
 
 from .frames import iterate_frames

@@ -5,18 +5,42 @@ import logging
 import os
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
 from .frames import Frame, ImageFolder, VideoFile
 from .gallery_file import stamp_of
-
-if TYPE_CHECKING:
-    from .gallery import Gallery
-    from .predictor import PersonDetections, PersonSearchPredictor
+from .people import PersonDetections
 
 logger = logging.getLogger(__name__)
+
+
+class Finder(Protocol):
+    """A predictor, as far as an index says what made it."""
+
+    fingerprint: str
+    settings: dict
+
+
+class Begun(Protocol):
+    """An unfinished :class:`~.gallery.Gallery`."""
+
+    num_frames: int
+    source: str
+    fingerprint: str
+    min_score: float
+    every: float
+    frame_numbers: np.ndarray
+    frame_files: np.ndarray
+    frame_times: np.ndarray
+    frame_stamps: np.ndarray | None
+    frame_index: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    embeddings: np.ndarray
+
+    def changed_since(self, frame: int) -> bool: ...
 
 
 class Collected:
@@ -24,7 +48,7 @@ class Collected:
 
     def __init__(
         self,
-        predictor: "PersonSearchPredictor",
+        predictor: Finder,
         frames: ImageFolder | VideoFile,
         min_score: float,
     ):
@@ -37,7 +61,7 @@ class Collected:
         self.skipped: list[str] = []
         self._stamp = cache(stamp_of)
 
-    def add(self, frame: Frame, people: "PersonDetections") -> None:
+    def add(self, frame: Frame, people: PersonDetections) -> None:
         self.numbers.append(frame.number)
         # A name that is no path (frames in memory) stays as it is.
         file = os.path.abspath(frame.file) if os.path.exists(frame.file) else frame.file
@@ -68,7 +92,7 @@ class Collected:
             "frame_stamps": np.array(self.stamps, np.int64).reshape(-1, 3),
         }
 
-    def resume(self, begun: "Gallery", path: str | os.PathLike) -> None:
+    def resume(self, begun: Begun, path: str | os.PathLike) -> None:
         """Take over an unfinished index of a file, if it was begun with the same settings."""
         if not self._fits(begun):
             logger.warning("%s was begun with other frames or settings; it starts anew.", path)
@@ -86,7 +110,7 @@ class Collected:
                 People(*(a[start:end] for a in (begun.boxes, begun.scores, begun.embeddings)))
             )
 
-    def _fits(self, begun: "Gallery") -> bool:
+    def _fits(self, begun: Begun) -> bool:
         every, name = getattr(self.frames, "every", 1), self.frames.name
         same = (begun.fingerprint, begun.min_score, begun.every, begun.source) == (
             self.predictor.fingerprint,

@@ -16,7 +16,7 @@ from spnet_d2.gallery.calibration import RATES, Calibration
 from spnet_d2.gallery.finding import Sighting, find_person, sighting
 from spnet_d2.ingestion import GalleryHome
 from spnet_d2.ingestion.thumbnails import make_thumbnail
-from spnet_d2.search.opened import OpenedPredictor, files_there
+from spnet_d2.predictors.opened import OpenedPredictor, files_there
 from spnet_d2.search.query import clip_query_box
 
 from . import schemas

@@ -16,6 +16,7 @@ from detectron2.utils import comm
 from torch import nn
 from torch.testing import assert_close
 
+from spnet_d2.data import self_supervised_boxes
 from spnet_d2.data.catalog import register_person_search
 from spnet_d2.engine import Trainer, setup
 from spnet_d2.engine.distribute import distribute
@@ -148,7 +149,9 @@ def train(opts, *more, resume=False):
 
 
 def outcome(opts, *more):
-    trainer = train(opts, *more)
+    # Few random boxes: all pairs of a batch have to fit into the budget.
+    with mock.patch.object(self_supervised_boxes, "NUM_BOXES", 3):
+        trainer = train(opts, *more)
     network = getattr(trainer.model, "module", trainer.model)
     metrics = None
     if trainer.cfg.DATASETS.TEST:

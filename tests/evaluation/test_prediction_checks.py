@@ -9,7 +9,8 @@ import pytest
 
 from spnet_d2.data.person_search_json import load_person_search_table
 from spnet_d2.evaluation import GroundTruth, Predictions
-from spnet_d2.evaluation.prediction_checks import check_boxes, check_values, image_sizes
+from spnet_d2.evaluation.prediction_checks import check_boxes, image_sizes
+from spnet_d2.evaluation.prediction_values import check_values
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "mot15" / "annotations.json"
 IMAGES, PEOPLE = 12, 5
@@ -57,9 +58,14 @@ def warnings_of(caplog, check, *arguments):
     return caplog.messages
 
 
+def check_numbers(found, where):
+    embeddings = {"embeddings": found.embeddings, "gt_embeddings": found.gt_embeddings}
+    check_values(found.scores, embeddings, where)
+
+
 def test_plain_predictions_pass(truth, caplog):
     found = perfect(truth)
-    assert warnings_of(caplog, check_values, found, "p.npz") == []
+    assert warnings_of(caplog, check_numbers, found, "p.npz") == []
     assert warnings_of(caplog, check_boxes, found, truth, SIZES, "p.npz") == []
 
 
@@ -97,7 +103,7 @@ def _changed(array, rows, value):
 )
 def test_numbers_without_meaning_are_a_warning(truth, caplog, name, change, message):
     found = perfect(truth, **{name: change(getattr(perfect(truth), name))})
-    (warning,) = warnings_of(caplog, check_values, found, "p.npz")
+    (warning,) = warnings_of(caplog, check_numbers, found, "p.npz")
     assert warning.startswith("p.npz: ") and re.search(message, warning)
 
 
@@ -112,7 +118,7 @@ def test_few_scores_outside_are_a_warning(caplog):
         gt_annotation_ids=np.zeros(0, int),
         gt_embeddings=np.zeros((0, 2)),
     )
-    (warning,) = warnings_of(caplog, check_values, found, "p.npz")
+    (warning,) = warnings_of(caplog, check_numbers, found, "p.npz")
     assert "1 of 300 are not, first: scores[7] = 1.5" in warning
 
 

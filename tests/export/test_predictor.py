@@ -190,7 +190,7 @@ def test_the_examples_in_cpp_find_the_same_people(runtime, exported, tmp_path):
 
 IN_OPENVINO = """
 import numpy as np
-from spnet_d2.search import OnnxPredictor
+from spnet_d2.export.predictor import OnnxPredictor
 predictor = OnnxPredictor(sys.argv[1], runtime="openvino")
 half = OnnxPredictor(sys.argv[1], runtime="openvino-bfloat16")
 assert half.fingerprint != predictor.fingerprint and half.settings != predictor.settings

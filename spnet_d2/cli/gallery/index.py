@@ -24,8 +24,8 @@ from spnet_d2.ingestion import (
 from spnet_d2.ingestion.home import exists
 from spnet_d2.ingestion.run import SEGMENT_SECONDS
 from spnet_d2.ingestion.sources import parse_time
-from spnet_d2.search.choose import add_predictor_options
-from spnet_d2.search.opened import OpenedPredictor
+from spnet_d2.predictors.opened import OpenedPredictor
+from spnet_d2.predictors.options import add_predictor_options
 from spnet_d2.search.people import PersonDetections
 
 

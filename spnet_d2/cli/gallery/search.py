@@ -15,8 +15,8 @@ from spnet_d2.gallery.calibration import Calibration
 from spnet_d2.gallery.finding import Sighting, find_person
 from spnet_d2.ingestion import GalleryHome
 from spnet_d2.ingestion.sources import parse_time
+from spnet_d2.predictors.opened import OpenedPredictor
 from spnet_d2.search.frames import read_image_bgr
-from spnet_d2.search.opened import OpenedPredictor
 from spnet_d2.search.query import box_warnings, clip_query_box
 from spnet_d2.utils.atomic_io import write_json, write_text
 from spnet_d2.visualization.found_page import FoundPage, Query

@@ -6,9 +6,9 @@ from typing import Protocol
 
 import numpy as np
 
-from spnet_d2.evaluation.boxes import paired_ious
+from spnet_d2.data.paired_boxes import paired_ious
 
-from .layouts import LAYOUTS
+from .layouts import DECODERS
 from .networks import content_hash, open_network
 from .pixels import Placement, place, to_input
 from .settings import DetectorSettings, ModelFileError, read_settings
@@ -76,7 +76,7 @@ class NetworkDetector:
         pixels = place(image, config.size, placement, config.padding)
         batch = to_input(pixels, config, image_format)[None]
         outputs = self._network.run(batch, self._outputs)
-        boxes, scores = LAYOUTS[config.layout](outputs, config)
+        boxes, scores = DECODERS[config.layout](outputs, config)
         boxes = placement.boxes_in_image(boxes)
         return keep_best(
             boxes, scores, image.shape[:2], config.min_score, config.nms, config.max_people

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .settings import DetectorSettings, ModelFileError
+from .settings import LAYOUTS, DetectorSettings, ModelFileError
 
 Outputs = Sequence[np.ndarray]
 Decoded = tuple[np.ndarray, np.ndarray]
@@ -89,13 +89,10 @@ def boxes_labels_scores(outputs: Outputs, settings: DetectorSettings) -> Decoded
     return boxes[people].astype(np.float64), scores[people].astype(np.float64)
 
 
-LAYOUTS: dict[str, Callable[[Outputs, DetectorSettings], Decoded]] = {
-    "yolox": yolox,
-    "yolov5": yolov5,
-    "yolov8": yolov8,
-    "ssd": ssd,
-    "boxes_labels_scores": boxes_labels_scores,
-}
+# By name of the layout.
+DECODERS: dict[str, Callable[[Outputs, DetectorSettings], Decoded]] = dict(
+    zip(LAYOUTS, (yolox, yolov5, yolov8, ssd, boxes_labels_scores), strict=True)
+)
 
 
 def _rows(outputs: Outputs, ndim: int, settings: DetectorSettings) -> np.ndarray:

@@ -25,6 +25,8 @@ from spnet_d2.errors import UserError
 
 # How an image of another shape becomes the network's input.
 FITS = ("stretch", "top_left", "centre")
+# Of a detector's outputs, see :mod:`.layouts`.
+LAYOUTS = ("yolox", "yolov5", "yolov8", "ssd", "boxes_labels_scores")
 HELP = "docs/two_stage.md shows the keys."
 S = TypeVar("S", bound="NetworkSettings")
 
@@ -77,7 +79,7 @@ class DetectorSettings(NetworkSettings):
     A person detector.
 
     Attributes:
-        layout: of the output, a name of :data:`~.layouts.LAYOUTS`.
+        layout: of the output, one of :data:`LAYOUTS`.
         person: the class number of people in the output.
         fit: how an image fills the input: "stretch" (aspect ratio changes), "top_left" (padded
             below and right) or "centre" (padded on both sides).
@@ -101,8 +103,6 @@ class DetectorSettings(NetworkSettings):
     max_people: int = 300
 
     def check(self) -> list[str]:
-        from .layouts import LAYOUTS
-
         wrong = super().check()
         if self.layout not in LAYOUTS:
             wrong.append(f"layout must be one of {', '.join(LAYOUTS)}, found {self.layout!r}")

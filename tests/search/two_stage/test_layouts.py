@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spnet_d2.search.two_stage.layouts import LAYOUTS, grid
+from spnet_d2.search.two_stage.layouts import DECODERS, grid
 from spnet_d2.search.two_stage.settings import DetectorSettings, ModelFileError
 
 SIZE = (64, 96)
@@ -26,7 +26,7 @@ def settings(layout: str, person: int = 1, **more) -> DetectorSettings:
 
 def test_yolox_against_a_loop(rng):
     output = rng.normal(size=(1, 8 * 12 + 4 * 6 + 2 * 3, 5 + 3)).astype(np.float32)
-    boxes, scores = LAYOUTS["yolox"]([output], settings("yolox", person=2))
+    boxes, scores = DECODERS["yolox"]([output], settings("yolox", person=2))
     row = 0
     for stride in (8, 16, 32):
         for y in range(64 // stride):
@@ -49,7 +49,7 @@ def test_grid_of_the_usual_input():
 
 def test_yolov5_against_a_loop(rng):
     output = rng.random((1, 20, 5 + 4)).astype(np.float32)
-    boxes, scores = LAYOUTS["yolov5"]([output], settings("yolov5"))
+    boxes, scores = DECODERS["yolov5"]([output], settings("yolov5"))
     for row, box, score in zip(output[0].tolist(), boxes, scores, strict=True):
         cx, cy, w, h, objectness, _, person, *_ = row
         expected = [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
@@ -59,7 +59,7 @@ def test_yolov5_against_a_loop(rng):
 
 def test_yolov8_against_a_loop(rng):
     output = rng.random((1, 4 + 3, 20)).astype(np.float32)
-    boxes, scores = LAYOUTS["yolov8"]([output], settings("yolov8"))
+    boxes, scores = DECODERS["yolov8"]([output], settings("yolov8"))
     for i in range(20):
         cx, cy, w, h, _, person, _ = output[0, :, i].tolist()
         expected = [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
@@ -71,7 +71,7 @@ def test_ssd_against_a_loop(rng):
     rows = rng.random((30, 7)).astype(np.float32)
     rows[:, 0], rows[:, 1] = 0, rng.integers(0, 3, 30)
     rows[22, 0] = -1
-    boxes, scores = LAYOUTS["ssd"]([rows[None, None]], settings("ssd"))
+    boxes, scores = DECODERS["ssd"]([rows[None, None]], settings("ssd"))
     expected = []
     for image, label, score, x1, y1, x2, y2 in rows.tolist():
         if image < 0:
@@ -84,7 +84,7 @@ def test_ssd_against_a_loop(rng):
 
 def test_boxes_labels_scores(rng):
     boxes, labels, scores = rng.random((9, 4)), rng.integers(0, 3, 9), rng.random(9)
-    found, kept = LAYOUTS["boxes_labels_scores"](
+    found, kept = DECODERS["boxes_labels_scores"](
         [boxes, labels, scores], settings("boxes_labels_scores")
     )
     np.testing.assert_array_equal(found, boxes[labels == 1])
@@ -104,7 +104,7 @@ def test_boxes_labels_scores(rng):
 )
 def test_outputs_of_another_layout(layout, outputs, message):
     with pytest.raises(ModelFileError, match=f"x.onnx: layout {layout} expects .*{message}"):
-        LAYOUTS[layout](outputs, settings(layout))
+        DECODERS[layout](outputs, settings(layout))
 
 
 @pytest.fixture

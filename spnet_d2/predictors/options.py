@@ -9,8 +9,7 @@ from pathlib import Path
 from spnet_d2.errors import UserError
 from spnet_d2.export.graph_files import RUNTIMES
 from spnet_d2.export.predictor import OnnxPredictor
-
-from .two_stage import NetworkDetector, ReidModel, TwoStagePredictor
+from spnet_d2.search.two_stage import NetworkDetector, ReidModel, TwoStagePredictor
 
 TORCHVISION = "torchvision:"
 
@@ -96,7 +95,7 @@ def _build_detector(name: str, min_score: float | None):
     if not name.startswith(TORCHVISION):
         return NetworkDetector.from_yaml(name, min_score)
     # Not above: it brings PyTorch.
-    from .torchvision_detector import TorchvisionDetector
+    from spnet_d2.search.torchvision_detector import TorchvisionDetector
 
     return TorchvisionDetector.load(name.removeprefix(TORCHVISION), min_score)
 
@@ -122,8 +121,7 @@ def _build_spnet(args: argparse.Namespace):
         raise PredictorChoiceError("--reid belongs to --detector; an SPNet embeds people itself.")
     # Not above: they bring PyTorch and Detectron2.
     from spnet_d2.config_reader import read_config
-
-    from .predictor import PersonSearchPredictor
+    from spnet_d2.search.predictor import PersonSearchPredictor
 
     cfg = read_config(args.config_file, args.opts)
     if args.min_score is not None:

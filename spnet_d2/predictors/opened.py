@@ -7,7 +7,7 @@ from typing import Any
 import spnet_d2
 from spnet_d2.pretrained import default_files
 
-from .choose import PredictorChoiceError, build_predictor
+from .options import PredictorChoiceError, build_predictor
 
 # Of the options, those that name a model.
 _FILES = ("config_file", "weights", "detector", "reid", "exported")
@@ -31,7 +31,7 @@ class OpenedPredictor:
     @classmethod
     def of(cls, args: argparse.Namespace) -> "OpenedPredictor":
         """
-        Open what the options of :func:`~.choose.add_predictor_options` name, else
+        Open what the options of :func:`~.options.add_predictor_options` name, else
         :func:`~spnet_d2.pretrained.default_files`.
 
         Raises:
@@ -43,7 +43,9 @@ class OpenedPredictor:
             args = _with(args, config_file=Path(args.weights).parent / "config.yaml")
         predictor = build_predictor(args)
         score = predictor.min_score
-        model = {name: _absolute(getattr(args, name)) for name in (*_FILES, "runtime")}
+        model: dict[str, Any] = {
+            name: _absolute(getattr(args, name)) for name in (*_FILES, "runtime")
+        }
         model |= {"opts": [str(word) for word in args.opts], "version": spnet_d2.__version__}
         return cls(predictor, {**model, "min_score": score}, score)
 

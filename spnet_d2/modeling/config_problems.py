@@ -1,0 +1,181 @@
+"""Values and combinations of ``MODEL`` and what else a model reads that can't work."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import (
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    PROPOSAL_GENERATOR_REGISTRY,
+    ROI_HEADS_REGISTRY,
+)
+
+from spnet_d2.config_keys import unread_keys
+from spnet_d2.config_reader import ConfigError, get_value
+
+from .backbone import FPN_INITS
+from .box_embedder import ROI_POOLINGS, ROI_SIZE
+from .fixed_norm import LOGIT_TYPES
+from .gallery_filter.network import MODES, QUERIES
+from .pair_sampler import MATCH_MODES
+from .precision import PRECISIONS
+from .reid_losses import REID_LOSSES
+from .swap_path import PATHWAYS
+
+_INFINITE = float("inf")
+
+_CHOICES = {
+    "MODEL.SPNET.ANCHOR_LOGITS": LOGIT_TYPES,
+    "MODEL.SPNET.CLS_LOGITS": (*LOGIT_TYPES, "mlp"),
+    "MODEL.SPNET.PATHWAY": PATHWAYS,
+    "MODEL.SPNET.TEST_PATHWAY": ("", *PATHWAYS),
+    "MODEL.SPNET.QC.MATCH_MODE": MATCH_MODES,
+    "MODEL.SPNET.GFN.MODE": MODES,
+    "MODEL.SPNET.GFN.QUERIES": QUERIES,
+    "MODEL.SPNET.SMALL_DATA.FPN_INIT": FPN_INITS,
+    "MODEL.SPNET.SMALL_DATA.ROI_POOLING": ("", *ROI_POOLINGS),
+    "MODEL.SPNET.TEST.PRECISION": PRECISIONS,
+    # What the model normalises; DefaultPredictor turns its BGR images into it.
+    "INPUT.FORMAT": ("RGB",),
+    # A person.
+    "MODEL.ROI_HEADS.NUM_CLASSES": (1,),
+}
+# Classes a key may name; others register theirs, too.
+_REGISTRIES = {
+    "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY,
+    "MODEL.PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY,
+    "MODEL.ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
+    "MODEL.SPNET.REID.LOSS": REID_LOSSES,
+}
+# Both limits are allowed.
+_RANGES = {
+    "MODEL.SPNET.NUM_CASCADES": (0, _INFINITE),
+    "MODEL.SPNET.SMALL_DATA.BOX_LOSS_WEIGHT": (0, _INFINITE),
+    "MODEL.SPNET.SMALL_DATA.ROI_STRIPES": (1, ROI_SIZE),
+    "MODEL.SPNET.SMALL_DATA.ROI_MARGIN": (0, 0.4),
+    "MODEL.SPNET.REID.LOSS_WEIGHT": (0, _INFINITE),
+    "MODEL.SPNET.GFN.LOSS_WEIGHT": (0, _INFINITE),
+    "MODEL.SPNET.MOMENTUM_TWIN.MOMENTUM": (0, 1),
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": (0, 1),
+    "MODEL.ROI_HEADS.NMS_THRESH_TEST": (0, 1),
+}
+_COUNTS = (
+    "MODEL.SPNET.ANCHORS_PER_IMAGE",
+    "MODEL.SPNET.QC.ANCHORS_PER_PAIR",
+    "MODEL.SPNET.QC.PAIRS_PER_BATCH",
+    "TEST.DETECTIONS_PER_IMAGE",
+)
+_POSITIVE = ("MODEL.SPNET.REID.SCALE",)
+
+
+def check_model_config(cfg: CfgNode) -> None:
+    """
+    Look for what no model can be built of.
+
+    Raises:
+        ConfigError: it names all keys that are unknown, out of range or clash, with their values.
+    """
+    raise_problems([*unread_keys(cfg), *model_problems(cfg)])
+
+
+def raise_problems(problems: Sequence[str]) -> None:
+    """All of them in one error, if there are any."""
+    if problems:
+        raise ConfigError("Settings that can't work: " + " ".join(problems))
+
+
+def model_problems(cfg: CfgNode) -> Iterator[str]:
+    """A sentence for each value that can't be, and each combination."""
+    yield from _wrong_values(cfg)
+    yield from _clashes(cfg)
+
+
+def wrong_choices(cfg: CfgNode, choices: Mapping[str, Sequence]) -> Iterator[str]:
+    """A sentence for each key whose value is none of its choices."""
+    for key, known in choices.items():
+        value = get_value(cfg, key)
+        if value not in known:
+            yield f"{key} is {value!r}, expected one of {', '.join(map(_shown, known))}."
+
+
+def _wrong_values(cfg: CfgNode) -> Iterator[str]:
+    yield from wrong_choices(cfg, _CHOICES)
+    # Then the file is one of another project, and its other names are no news.
+    model = cfg.MODEL.META_ARCHITECTURE
+    if model not in META_ARCH_REGISTRY or not issubclass(
+        META_ARCH_REGISTRY.get(model), META_ARCH_REGISTRY.get("SPNet")
+    ):
+        yield f"MODEL.META_ARCHITECTURE is {model!r}, expected SPNet or a class derived from it."
+    else:
+        for key, registry in _REGISTRIES.items():
+            value = get_value(cfg, key)
+            usable = [name for name, part in registry if not _of_detectron2(part)]
+            if value not in usable:
+                yield f"{key} is {value!r}, expected one of {', '.join(usable)}."
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError:
+        yield f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, expected cpu, cuda or one such as cuda:1."
+    for key, (low, high) in _RANGES.items():
+        value = get_value(cfg, key)
+        # Not true of NaN either.
+        if not low <= value <= high:
+            expected = f"{low} or more" if high == _INFINITE else f"{low} to {high}"
+            yield f"{key} is {value}, expected {expected}."
+    for key in _COUNTS:
+        count = get_value(cfg, key)
+        if count < 1:
+            yield f"{key} must be 1 or more, found {count}."
+    for key in _POSITIVE:
+        value = get_value(cfg, key)
+        if not value > 0:
+            yield f"{key} is {value}, expected more than 0."
+
+
+def _shown(choice: object) -> str:
+    return repr(choice) if choice == "" else str(choice)
+
+
+def _of_detectron2(part: Callable) -> bool:
+    """Whether it is of Detectron2's own models, whose parts don't go together with SPNet's."""
+    return part.__module__.partition(".")[0] == "detectron2"
+
+
+def _clashes(cfg: CfgNode) -> Iterator[str]:
+    spnet = cfg.MODEL.SPNET
+    if spnet.GFN.ENABLED:
+        yield from _gallery_filter_clashes(cfg)
+    jitter, share = spnet.SMALL_DATA.BOX_JITTER, spnet.SMALL_DATA.FEAT4_SHARE
+    if not 0 <= jitter < 0.5:
+        yield f"MODEL.SPNET.SMALL_DATA.BOX_JITTER is {jitter}, expected 0 to less than 0.5."
+    if not 1 <= spnet.REID_DIM * share <= spnet.REID_DIM:
+        yield (
+            f"MODEL.SPNET.SMALL_DATA.FEAT4_SHARE is {share}, expected a share of REID_DIM "
+            f"({spnet.REID_DIM}) between one dimension and all (1.0)."
+        )
+    if not spnet.SEPARATE_HEADS and spnet.EMBED_DIM != spnet.REID_DIM:
+        yield (
+            "MODEL.SPNET.SEPARATE_HEADS is False, so there is one embedding for re-id and "
+            f"localisation, but MODEL.SPNET.EMBED_DIM is {spnet.EMBED_DIM} and "
+            f"MODEL.SPNET.REID_DIM {spnet.REID_DIM}: make them equal, or the heads separate."
+        )
+
+
+def _gallery_filter_clashes(cfg: CfgNode) -> Iterator[str]:
+    spnet = cfg.MODEL.SPNET
+    if "QC" in (spnet.PATHWAY, spnet.TEST_PATHWAY):
+        yield (
+            "MODEL.SPNET.GFN.ENABLED scores scenes for detections that serve all queries, but "
+            "MODEL.SPNET.PATHWAY or TEST_PATHWAY is QC: set them to OC, or turn the filter off."
+        )
+    if spnet.GFN.QUERIES == "oim" and spnet.REID.LOSS != "oim":
+        yield (
+            "MODEL.SPNET.GFN.QUERIES is oim, but MODEL.SPNET.REID.LOSS is "
+            f"{spnet.REID.LOSS}, which has no look-up table: set QUERIES to batch."
+        )
+    if spnet.REID.ONLY:
+        yield (
+            "MODEL.SPNET.REID.ONLY drops the loss of MODEL.SPNET.GFN.ENABLED: set one of them to "
+            "False."
+        )

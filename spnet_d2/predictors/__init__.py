@@ -1,0 +1,1 @@
+"""Which predictor a program uses: what its options name, and how to open it again."""
