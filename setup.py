@@ -77,6 +77,7 @@ EXTRAS = {
         "fastapi-offline>=1.7",
         "httpx>=0.27",
         "playwright>=1.45",
+        "pymilvus>=2.5",
         "schemathesis>=4.0",
         "uvicorn>=0.30",
         "pytest>=8.2",
@@ -98,6 +99,8 @@ EXTRAS = {
     "onnx": ["onnxruntime>=1.18"],
     # Galleries of millions of people (engine lancedb); pylance compacts to files of a given size.
     "index": ["lancedb>=0.40", "pylance>=14.0"],
+    # Galleries in a Milvus cluster (engine milvus://...), by its own client.
+    "cluster": ["pymilvus>=2.5"],
     # Videos and streams by their own time stamps (OpenCV's are a fallback).
     "video": ["av>=12.0"],
     # The web page (`spnet-gallery serve`); fastapi-offline: /docs without a network.

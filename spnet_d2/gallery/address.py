@@ -8,9 +8,11 @@ from .errors import GalleryError
 from .exact import ExactStore
 from .folder import read_manifest
 from .lance import LanceStore
+from .milvus import SCHEME, MilvusStore
 from .store import GallerySettings, GalleryStore
 
 ENGINES = ("exact", "lancedb")
+ENGINE_HELP = "exact, lancedb, or milvus://HOST:PORT/COLLECTION"
 
 
 def create_gallery(
@@ -22,13 +24,16 @@ def create_gallery(
     Args:
         address: a new folder.
         settings: what makes its embeddings comparable.
-        engine: one of ``ENGINES``.
+        engine: one of ``ENGINES``, or ``milvus://HOST:PORT/COLLECTION``
+            (:class:`~.milvus.MilvusAddress`): the rows are there.
         options: of the engine.
 
     Raises:
         GalleryError: there is something already, the engine is unknown or not installed.
     """
-    return _engine(engine).create(address, settings, **options)
+    if engine.startswith(f"{SCHEME}://"):
+        return MilvusStore.create(address, settings, engine, **options)
+    return _engine(engine, ENGINES).create(address, settings, **options)
 
 
 def open_gallery(
@@ -51,7 +56,7 @@ def open_gallery(
             other settings than expected.
     """
     engine = read_manifest(Path(address))["engine"]
-    store = _engine(engine)(address, write=write, **options)
+    store = _engine(engine, (*ENGINES, MilvusStore.engine))(address, write=write, **options)
     if expected is not None:
         try:
             store.settings.check_serves(expected, store.address)
@@ -61,8 +66,8 @@ def open_gallery(
     return store
 
 
-def _engine(name: str) -> type:
-    for store in (ExactStore, LanceStore):
-        if store.engine == name:
+def _engine(name: str, known: tuple[str, ...]) -> type:
+    for store in (ExactStore, LanceStore, MilvusStore):
+        if store.engine == name and name in known:
             return store
-    raise GalleryError(f"Unknown engine {name!r}; this program has {', '.join(ENGINES)}.")
+    raise GalleryError(f"Unknown engine {name!r}; this program has {ENGINE_HELP}.")

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from spnet_d2.gallery import GalleryError, GallerySettings
-from spnet_d2.gallery.address import ENGINES
+from spnet_d2.gallery.address import ENGINE_HELP
 from spnet_d2.ingestion import (
     GalleryHome,
     Options,
@@ -49,7 +49,7 @@ def add(commands) -> None:
     option("--start", metavar="TIME", help="of --source's first frame: 2026-05-01T08:00:00+02:00")
     option("--camera", metavar="NAME", help="of --source (the source's name)")
     option("--fps", type=float, help="of --source, frames taken a second (as before, else 1)")
-    option("--engine", choices=ENGINES, default="exact", help="of a new gallery (%(default)s)")
+    option("--engine", default="exact", help=f"of a new gallery: {ENGINE_HELP} (%(default)s)")
     option(
         "--segment",
         type=float,

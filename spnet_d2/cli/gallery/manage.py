@@ -8,7 +8,7 @@ import numpy as np
 from tabulate import tabulate
 
 from spnet_d2.gallery import Filter, GalleryError
-from spnet_d2.gallery.address import ENGINES
+from spnet_d2.gallery.address import ENGINE_HELP
 from spnet_d2.ingestion import GalleryHome
 from spnet_d2.ingestion.archive import export_gallery, import_gallery
 from spnet_d2.ingestion.sources import parse_time
@@ -29,7 +29,7 @@ def add(commands) -> None:
     out.add_argument("--no-thumbnails", action="store_true", help="without crops of people")
     into = _command(commands, "import", "make a gallery of such a ZIP", take_in)
     into.add_argument("--archive", type=Path, required=True, metavar="ZIP")
-    into.add_argument("--engine", choices=ENGINES, default="exact", help="(%(default)s)")
+    into.add_argument("--engine", default="exact", help=f"{ENGINE_HELP} (%(default)s)")
 
 
 def _command(commands, name: str, help: str, run) -> argparse.ArgumentParser:
