@@ -9,10 +9,8 @@ from tabulate import tabulate
 
 from spnet_d2.utils.peak_memory import peak_memory, peak_memory_of_children
 
-from .starts import table as starts_table
-
 PROTOCOLS = ("standard", "reentry")
-PHASES = ("prepare", "pretrain", "compare", "train", "evaluate", "search")
+PHASES = ("prepare", "starter", "train", "evaluate", "search")
 
 
 class Clock:
@@ -53,62 +51,64 @@ def peak_rss_gb(num_workers: int) -> float:
 
 
 def make_results(
-    metrics: Mapping,
-    baseline: Mapping,
-    starts: Mapping[str, Mapping[str, float]],
-    seconds: Mapping,
-    peak_gb: float,
+    metrics: Mapping, starter: Mapping, baseline: Mapping, seconds: Mapping, peak_gb: float
 ) -> dict[str, dict | float]:
     """
     Content of ``results.json``; all metrics are fractions.
 
     Args:
-        metrics: of the evaluator.
+        metrics: of the evaluator, after training.
+        starter: of the evaluator, before it.
         baseline: of :func:`spnet_d2.demo.hsv_baseline.evaluate_hsv_baseline`.
-        starts: of :func:`spnet_d2.demo.starts.start_metrics`, by start; may be empty.
         seconds: of :meth:`Clock.seconds`.
         peak_gb: of :func:`peak_rss_gb`.
     """
-
-    def pick(source: Mapping, *keys: str) -> dict[str, float]:
-        return {key: round(float(source[key]), 6) for key in keys}
-
     return {
-        "detection": pick(metrics["detection"], "AP50", "recall50"),
-        **{name: pick(metrics[name], "mAP", "top1", "gt_mAP", "gt_top1") for name in PROTOCOLS},
-        "starts": {name: dict(found) for name, found in starts.items()},
-        "baseline_hsv": {name: pick(baseline[name], "mAP", "top1") for name in PROTOCOLS},
+        **_picked(metrics),
+        "starter": _picked(starter),
+        "baseline_hsv": {name: _pick(baseline[name], "mAP", "top1") for name in PROTOCOLS},
         "seconds": dict(seconds),
         "peak_rss_gb": peak_gb,
     }
+
+
+def _picked(metrics: Mapping) -> dict[str, dict[str, float]]:
+    return {
+        "detection": _pick(metrics["detection"], "AP50", "recall50"),
+        **{name: _pick(metrics[name], "mAP", "top1", "gt_mAP", "gt_top1") for name in PROTOCOLS},
+    }
+
+
+def _pick(source: Mapping, *keys: str) -> dict[str, float]:
+    return {key: round(float(source[key]), 6) for key in keys}
 
 
 def summary(results: Mapping) -> str:
     """Table in percent, and whether the model beats the colour histogram on its own detections."""
     rows = []
     for name in PROTOCOLS:
-        model, baseline = results[name], results["baseline_hsv"][name]
+        trained, starter = results[name], results["starter"][name]
+        baseline = results["baseline_hsv"][name]
         rows += [
-            [name, "SPNet, its detections", model["mAP"], model["top1"]],
-            ["", "SPNet, given boxes", model["gt_mAP"], model["gt_top1"]],
-            ["", "HSV stripes, given boxes", baseline["mAP"], baseline["top1"]],
+            [name, "starter weights, their detections", starter["mAP"], starter["top1"]],
+            ["", "fine-tuned, its detections", trained["mAP"], trained["top1"]],
+            ["", "fine-tuned, given boxes", trained["gt_mAP"], trained["gt_top1"]],
+            ["", "colour histogram, given boxes", baseline["mAP"], baseline["top1"]],
         ]
     rows = [[*row[:2], *(f"{100 * value:.1f}" for value in row[2:])] for row in rows]
     headers = ["protocol", "", "mAP", "top-1"]
     table = tabulate(
         rows, headers, disable_numparse=True, colalign=("left", "left", "right", "right")
     )
-    detection = results["detection"]
-    starts = ["", starts_table(results["starts"]), ""] if results["starts"] else []
+    detection, before = results["detection"], results["starter"]["detection"]
     verdicts = [f"{name}: {'yes' if beats_baseline(results, name) else 'NO'}" for name in PROTOCOLS]
     seconds = results["seconds"]
     return "\n".join(
         [
             table,
-            *starts,
-            f"detection: AP50 {100 * detection['AP50']:.1f}, "
-            f"recall50 {100 * detection['recall50']:.1f}",
-            f"SPNet's mAP above the colour histogram's? {', '.join(verdicts)}",
+            f"detection: AP50 {100 * before['AP50']:.1f} -> {100 * detection['AP50']:.1f}, "
+            f"recall50 {100 * before['recall50']:.1f} -> {100 * detection['recall50']:.1f}",
+            f"mAP above the colour histogram's after fine-tuning? {', '.join(verdicts)}",
             f"{seconds['total']:.0f} s ("
             + ", ".join(f"{name} {seconds[name]:.0f}" for name in PHASES)
             + f"), at most {results['peak_rss_gb']:.1f} GiB",
