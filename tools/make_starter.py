@@ -12,8 +12,6 @@ starter.pth, the weights in half precision (docs/starter.md).
 """
 
 import argparse
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,16 +20,15 @@ import spnet_d2  # noqa: F401  (before PyTorch: see spnet_d2/process.py)
 # isort: split
 import numpy as np
 
-from spnet_d2.config_files import get_config_file
 from spnet_d2.data.video_reader import VideoReader
 from spnet_d2.demo import lite0_weights
 from spnet_d2.errors import UserError, errors_in_one_line
 from spnet_d2.search.two_stage import NetworkDetector, ReidModel
 from spnet_d2.starter.pack import pack_weights
+from spnet_d2.starter.recipe import train_part
 from spnet_d2.starter.training_set import NAME, DistillationSet, Scene, annotated_scenes
 
 ROOT = Path(__file__).resolve().parents[1]
-TRAIN = ROOT / "tools" / "train_net.py"
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -90,21 +87,6 @@ def _video_scenes(path: Path, detector: NetworkDetector, every: int) -> Iterator
         yield Scene(f"{path.stem}_{frame.number:06d}", frame.image, sizes, np.zeros((0, 4)))
 
 
-def train(args: argparse.Namespace, config: str, output: Path, *opts: str) -> Path:
-    """A training run, resumed or skipped; its weights."""
-    weights = output / "model_final.pth"
-    if not weights.is_file():
-        data = args.output / "data"
-        command = [sys.executable, str(TRAIN), "--resume", "--config-file", get_config_file(config)]
-        command += ["--num-gpus", str(args.num_gpus), "DATASETS.FILES", str(data / "datasets.yaml")]
-        command += ["DATASETS.TRAIN", f"('{NAME}',)"]
-        command += ["MODEL.SPNET.REID.TARGETS", str(data / "targets.npz")]
-        command += ["OUTPUT_DIR", str(output), *opts, *args.opts]
-        if (status := subprocess.run(command).returncode) != 0:
-            raise SystemExit(status)
-    return weights
-
-
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     with errors_in_one_line("make_starter"):
@@ -112,10 +94,13 @@ def main(argv: list[str] | None = None) -> None:
         imagenet = args.output / lite0_weights.DEFAULT_PATH.name
         if not imagenet.is_file():
             lite0_weights.write_lite0_weights(imagenet)
-        trunk = ("MODEL.SPNET.BACKBONE.PRETRAINED", str(imagenet))
-        first = train(args, "starter/pretrain_qc", args.output / "pretrain", *trunk)
-        start = ("MODEL.WEIGHTS", str(first))
-        last = train(args, "starter/finetune_oc", args.output / "finetune", *trunk, *start)
+        data = args.output / "data"
+        opts = ["DATASETS.FILES", str(data / "datasets.yaml"), "DATASETS.TRAIN", f"('{NAME}',)"]
+        opts += ["MODEL.SPNET.REID.TARGETS", str(data / "targets.npz")]
+        opts += ["MODEL.SPNET.BACKBONE.PRETRAINED", str(imagenet), *args.opts]
+        first = train_part("starter/pretrain_qc", args.output / "pretrain", opts, args.num_gpus)
+        opts = [*opts, "MODEL.WEIGHTS", str(first)]
+        last = train_part("starter/finetune_oc", args.output / "finetune", opts, args.num_gpus)
         size = pack_weights(last, args.output / "starter.pth")
         print(f"{args.output / 'starter.pth'}: {size:.1f} MB")
 

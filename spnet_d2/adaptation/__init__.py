@@ -1,0 +1,1 @@
+"""From the starter weights to a model of one's own cameras, without any labels (docs/adapt.md)."""
