@@ -9,6 +9,7 @@
 # make starter   train the starter weights; results in outputs/starter (docs/starter.md)
 # make gpu-check   test and measure on this machine's GPU; results in docs/gpu.md
 # make experiment-pets   what pre-training adds, measured; results in outputs/experiment_pets
+# make experiment-strangers   the same for people never seen (docs/pretraining.md)
 #
 # PYTHON=python3.12  another interpreter        VENV=DIR  another (or your own) environment
 # VENV_ARGS=--system-site-packages  let the environment see Detectron2 or PyTorch of the system
@@ -33,7 +34,7 @@ INPUTS := setup.py constraints.txt Makefile tools/install_detectron2.py
 
 DOCS_STAMP := $(VENV)/.spnet_d2_docs_installed
 
-.PHONY: install test fuzz lint format docs wheel-check exported-check demo web starter experiment-pets gpu-check clean
+.PHONY: install test fuzz lint format docs wheel-check exported-check demo web starter experiment-pets experiment-strangers gpu-check clean
 
 install: $(STAMP)
 
@@ -95,6 +96,9 @@ starter: $(STAMP)
 
 experiment-pets: $(STAMP)
 	$(BIN)/python tools/experiment_pets.py $(EXPERIMENT_ARGS)
+
+experiment-strangers: $(STAMP)
+	$(BIN)/python tools/experiment_strangers.py $(EXPERIMENT_ARGS)
 
 clean:
 	rm -rf .venv outputs build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

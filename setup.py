@@ -121,6 +121,7 @@ COMMANDS = [
     "spnet-search = spnet_d2.cli.search:main",
     "spnet-gallery = spnet_d2.cli.gallery:main",
     "spnet-predict = spnet_d2.cli.predict:main",
+    "spnet-adapt = spnet_d2.cli.adapt:main",
     "spnet-evaluate = spnet_d2.cli.evaluate:main",
     "spnet-autolabel = spnet_d2.cli.autolabel:main",
     "spnet-export = spnet_d2.cli.export:main",

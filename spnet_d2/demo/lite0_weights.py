@@ -15,7 +15,7 @@ import importlib.util
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import timm
@@ -102,6 +102,18 @@ def write_lite0_weights(path: str | os.PathLike = DEFAULT_PATH) -> str:
         torch.save(weights, file)
     logger.info("%d tensors of EfficientNet-Lite0 (ImageNet) in %s", len(weights), path)
     return str(path)
+
+
+def trunk_settings(folder: Path, opts: Sequence[str]) -> list[str]:
+    """
+    KEY VALUE settings that name these weights.
+
+    Args:
+        folder: where they are written.
+        opts: settings of the user; nothing is written, and none are needed, where they name others.
+    """
+    key = "MODEL.SPNET.BACKBONE.PRETRAINED"
+    return [] if key in opts[0::2] else [key, write_lite0_weights(folder / DEFAULT_PATH.name)]
 
 
 if __name__ == "__main__":

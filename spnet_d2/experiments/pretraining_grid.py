@@ -1,4 +1,4 @@
-"""Does pre-training help on real footage? A grid of small runs on PETS09 (Figure 6 in miniature).
+"""Does pre-training help on real footage? A grid of small runs (Figure 6 in miniature).
 
 For every seed: fine-tuning from ImageNet weights alone, and after object-centric or query-centric
 pre-training on boxes without identities, of which all are there, most are missing, or to which
@@ -7,9 +7,9 @@ spurious ones were added.
 
 import json
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -19,22 +19,69 @@ from tabulate import tabulate
 from spnet_d2.experiments.plots import shared_legend
 from spnet_d2.experiments.run_record import Record
 
-CONFIGS = Path("projects_configs/pets09")
-TEST_SET = "pets09_test"
 PATHWAYS = ("oc", "qc")
 # Percent of the boxes' number: 80 % missing, all, 80 % spurious ones added.
 LABELS = (20, 100, 180)
-# Of metrics.json -> heading, in the table's order.
-METRICS = {
+_COLOURS = {"oc": "tab:orange", "qc": "tab:blue"}
+# Along the axis, so that one pathway's spread doesn't hide the other's.
+_SHIFT = {"oc": -2, "qc": 2}
+
+
+@dataclass(frozen=True)
+class Target:
+    """
+    What pre-trained weights are fine-tuned and evaluated on.
+
+    Attributes:
+        prefix: of the runs' names; empty for a study's only one.
+        config: file of the fine-tuning, in the study's folder.
+        test_set: registered name.
+        metrics: key of ``metrics.json`` -> heading, in the table's order.
+    """
+
+    prefix: str
+    config: str
+    test_set: str
+    metrics: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Study:
+    """
+    Attributes:
+        configs: folder of the configs, with ``pretrain_oc.yaml`` and ``pretrain_qc.yaml``.
+        weak_set: registered name of all boxes; noisy ones have ``_p20``, ``_p180`` behind it.
+        targets: fine-tunings of each pre-training.
+    """
+
+    configs: Path
+    weak_set: str
+    targets: tuple[Target, ...]
+
+
+_PETS09_METRICS = {
     "standard/mAP": "mAP",
     "standard/gt_mAP": "GT mAP",
     "reentry/mAP": "re-entry mAP",
     "reentry/gt_mAP": "re-entry GT mAP",
     "AP50": "AP@0.5",
 }
-_COLOURS = {"oc": "tab:orange", "qc": "tab:blue"}
-# Along the axis, so that one pathway's spread doesn't hide the other's.
-_SHIFT = {"oc": -2, "qc": 2}
+_MOT15_METRICS = {"later/mAP": "mAP", "later/gt_mAP": "GT mAP", "AP50": "AP@0.5"}
+# The demo's own people.
+PETS09 = Study(
+    Path("projects_configs/pets09"),
+    "pets09_weak_train",
+    (Target("", "experiment_finetune.yaml", "pets09_test", _PETS09_METRICS),),
+)
+# Pre-trained on strangers, fine-tuned on some people, evaluated on others.
+STRANGERS = Study(
+    Path("projects_configs/strangers"),
+    "strangers_weak",
+    (
+        Target("on_mot15_", "finetune_mot15.yaml", "pets09_test", _PETS09_METRICS),
+        Target("on_pets09_", "finetune_pets09.yaml", "mot15_people", _MOT15_METRICS),
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -44,21 +91,22 @@ class Run:
 
     Attributes:
         name: of its folder.
-        config: file in ``projects_configs/pets09``.
+        config: file in the study's folder.
         opts: settings on top of it, without folders.
         source: the run whose weights it starts from, if any.
+        target: of a fine-tuning.
     """
 
     name: str
     config: str
     opts: tuple[str, ...]
     source: "Run | None" = None
-    fine_tuning: bool = field(default=False, kw_only=True)
+    target: Target | None = None
 
     def result_file(self, root: Path) -> Path:
         """What exists when the run is finished."""
-        if self.fine_tuning:
-            return root / self.name / "inference" / TEST_SET / "metrics.json"
+        if self.target:
+            return root / self.name / "inference" / self.target.test_set / "metrics.json"
         return root / self.name / "model_final.pth"
 
     def settings(self, root: Path) -> list[str]:
@@ -67,21 +115,24 @@ class Run:
         return [*self.opts, *weights, "OUTPUT_DIR", str(root / self.name)]
 
 
-def make_grid(seeds: Iterable[int]) -> list[list[Run]]:
-    """Chains of runs, one per fine-tuning; a chain's runs follow one another."""
+def make_grid(study: Study, seeds: Iterable[int]) -> list[list[Run]]:
+    """Chains of runs, one per start; a chain's runs follow one another."""
     chains = []
     for seed in seeds:
         at_seed = ("SEED", str(seed))
-        chains.append([Run(f"none_s{seed}", "experiment_finetune.yaml", at_seed, fine_tuning=True)])
+        chains.append(_fine_tunings(study, f"none_s{seed}", at_seed, None))
         for labels in LABELS:
-            data = "pets09_weak_train" + ("" if labels == 100 else f"_p{labels}")
+            data = study.weak_set + ("" if labels == 100 else f"_p{labels}")
             for pathway in PATHWAYS:
                 name = f"{pathway}_p{labels}_s{seed}"
                 opts = (*at_seed, "DATASETS.TRAIN", f"('{data}',)")
                 first = Run(f"pretrain_{name}", f"pretrain_{pathway}.yaml", opts)
-                second = Run(name, "experiment_finetune.yaml", at_seed, first, fine_tuning=True)
-                chains.append([first, second])
+                chains.append([first, *_fine_tunings(study, name, at_seed, first)])
     return chains
+
+
+def _fine_tunings(study: Study, name: str, opts: tuple[str, ...], source: Run | None) -> list[Run]:
+    return [Run(f"{t.prefix}{name}", t.config, opts, source, t) for t in study.targets]
 
 
 def check_settings(run: Run, root: Path, common: Sequence[str], config_text: str) -> None:
@@ -132,7 +183,7 @@ def run_grid(
         return run.result_file(root).is_file()
 
     def run_chain(chain: Sequence[Run]) -> str | None:
-        if is_finished(chain[-1]):
+        if all(is_finished(run) for run in chain if run.target):
             return None
         for run in chain:
             if is_finished(run):
@@ -160,16 +211,18 @@ def run_grid(
     return sorted(failed)
 
 
-def collect(chains: Sequence[Sequence[Run]], root: Path) -> dict[str, list[dict[str, float]]]:
-    """Metrics of the finished fine-tunings, in percent: by variant (``none``, ``qc_p100`` ...),
-    one entry per seed."""
+def collect(
+    chains: Sequence[Sequence[Run]], root: Path, target: Target
+) -> dict[str, list[dict[str, float]]]:
+    """Metrics of a target's finished fine-tunings, in percent: by variant (``none``, ``qc_p100``
+    ...), one entry per seed."""
     found: dict[str, list[dict[str, float]]] = {}
-    for chain in chains:
-        file = chain[-1].result_file(root)
+    for run in (run for chain in chains for run in chain if run.target == target):
+        file = run.result_file(root)
         if file.is_file():
             content = json.loads(file.read_text(encoding="utf-8"))
-            variant = chain[-1].name.rpartition("_s")[0]
-            metrics = {key: 100 * content[key] for key in METRICS}
+            variant = run.name.removeprefix(target.prefix).rpartition("_s")[0]
+            metrics = {key: 100 * content[key] for key in target.metrics}
             found.setdefault(variant, []).append(metrics)
     return found
 
@@ -183,25 +236,25 @@ def variants() -> dict[str, str]:
     return rows
 
 
-def table(found: dict[str, list[dict[str, float]]]) -> str:
+def table(found: dict[str, list[dict[str, float]]], target: Target) -> str:
     """Markdown: mean and standard deviation over seeds."""
     rows = []
     for variant, label in variants().items():
         runs = found.get(variant, [])
         cells = []
-        for key in METRICS:
+        for key in target.metrics:
             values = [run[key] for run in runs]
             spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
             cells.append(f"{mean(values):.1f}{spread}" if values else "")
         rows.append([label, *cells, len(runs)])
-    return tabulate(rows, ["start", *METRICS.values(), "seeds"], tablefmt="github")
+    return tabulate(rows, ["start", *target.metrics.values(), "seeds"], tablefmt="github")
 
 
-def plot(found: dict[str, list[dict[str, float]]]) -> Figure:
+def plot(found: dict[str, list[dict[str, float]]], target: Target) -> Figure:
     """Metrics over the share of labels: both pathways, and the start without pre-training."""
-    figure = Figure(figsize=(3.4 * len(METRICS), 3.2), layout="constrained")
-    axes = figure.subplots(1, len(METRICS))
-    for axis, (key, heading) in zip(axes, METRICS.items(), strict=True):
+    figure = Figure(figsize=(3.4 * len(target.metrics), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(target.metrics))
+    for axis, (key, heading) in zip(axes, target.metrics.items(), strict=True):
         for pathway in PATHWAYS:
             points = [
                 (labels, [run[key] for run in found[f"{pathway}_p{labels}"]])

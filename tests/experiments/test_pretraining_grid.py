@@ -8,8 +8,8 @@ from detectron2.config import get_cfg
 
 from spnet_d2 import add_spnet_config
 from spnet_d2.experiments.pretraining_grid import (
-    CONFIGS,
-    METRICS,
+    PETS09,
+    STRANGERS,
     check_settings,
     collect,
     make_grid,
@@ -20,6 +20,7 @@ from spnet_d2.experiments.pretraining_grid import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
+(TARGET,) = PETS09.targets
 
 # Stands for tools/train_net.py: writes what a finished run leaves, counts its calls.
 TOOL = """
@@ -47,19 +48,19 @@ def run(chains, root: Path) -> tuple[list[str], list[str], list[str]]:
 
 
 def test_grid_has_every_start_for_every_seed():
-    chains = make_grid([0, 1, 2])
+    chains = make_grid(PETS09, [0, 1, 2])
     assert len(chains) == 3 * (1 + 2 * 3)
     names = [chain[-1].name for chain in chains]
     assert len(set(names)) == len(names)
     assert {name.rpartition("_s")[0] for name in names} == set(variants())
     for chain in chains:
-        assert chain[-1].fine_tuning and chain[-1].config == "experiment_finetune.yaml"
+        assert chain[-1].target and chain[-1].config == "experiment_finetune.yaml"
         seeds = {run.opts[run.opts.index("SEED") + 1] for run in chain}
         assert seeds == {chain[-1].name[-1]}
         assert chain[-1].source is (chain[0] if len(chain) == 2 else None)
-    first = make_grid([4])[3][0]
+    first = make_grid(PETS09, [4])[3][0]
     assert first.name == "pretrain_oc_p100_s4"  # after none, and both with 20 %
-    assert make_grid([4])[1][0].opts == (
+    assert make_grid(PETS09, [4])[1][0].opts == (
         "SEED",
         "4",
         "DATASETS.TRAIN",
@@ -68,20 +69,31 @@ def test_grid_has_every_start_for_every_seed():
 
 
 def test_weights_come_from_the_pre_training(tmp_path):
-    first, second = make_grid([0])[1]
+    first, second = make_grid(PETS09, [0])[1]
     settings = second.settings(tmp_path)
     weights = settings[settings.index("MODEL.WEIGHTS") + 1]
     assert Path(weights) == first.result_file(tmp_path)
     assert "MODEL.WEIGHTS" not in first.settings(tmp_path)
-    assert "MODEL.WEIGHTS" not in make_grid([0])[0][0].settings(tmp_path)
+    assert "MODEL.WEIGHTS" not in make_grid(PETS09, [0])[0][0].settings(tmp_path)
 
 
-def test_pathways_train_on_as_many_anchors():
+def test_strangers_are_fine_tuned_on_both_sets_of_people(tmp_path):
+    chains = make_grid(STRANGERS, [2])
+    assert len(chains) == 7 and [len(chain) for chain in chains] == [2, *[3] * 6]
+    first, on_mot15, on_pets09 = chains[6]
+    assert first.opts[-1] == "('strangers_weak_p180',)"
+    assert on_mot15.source is on_pets09.source is first
+    assert (on_mot15.name, on_pets09.name) == ("on_mot15_qc_p180_s2", "on_pets09_qc_p180_s2")
+    assert on_pets09.result_file(tmp_path).parent.name == "mot15_people"
+
+
+@pytest.mark.parametrize("study, least_rows", [(PETS09, 669), (STRANGERS, 3585)])
+def test_pathways_train_on_as_many_anchors(study, least_rows):
     configs = {}
-    for name in ("pretrain_oc", "pretrain_qc", "experiment_finetune"):
+    for name in ("pretrain_oc", "pretrain_qc", *(t.config[:-5] for t in study.targets)):
         cfg = get_cfg()
         add_spnet_config(cfg)
-        cfg.merge_from_file(str(ROOT / CONFIGS / f"{name}.yaml"))
+        cfg.merge_from_file(str(ROOT / study.configs / f"{name}.yaml"))
         configs[name] = cfg
     oc, qc = configs["pretrain_oc"], configs["pretrain_qc"]
     assert (oc.MODEL.SPNET.PATHWAY, qc.MODEL.SPNET.PATHWAY) == ("OC", "QC")
@@ -96,12 +108,12 @@ def test_pathways_train_on_as_many_anchors():
         for key in ("EMBED_DIM", "REID_DIM", "SEPARATE_HEADS"):
             assert cfg.MODEL.SPNET[key] == oc.MODEL.SPNET[key]
         assert cfg.MODEL.SPNET.SMALL_DATA.FEAT4_SHARE == oc.MODEL.SPNET.SMALL_DATA.FEAT4_SHARE
-    # A row for each of the 669 boxes of the noisiest labels.
-    assert oc.MODEL.SPNET.REID.QUEUE_SIZE > 669
+    # A row for each box of the noisiest labels.
+    assert oc.MODEL.SPNET.REID.QUEUE_SIZE > least_rows
 
 
 def test_a_failure_ends_its_chain_and_a_repetition_runs_the_rest(tmp_path):
-    chains = make_grid([0, 1])
+    chains = make_grid(PETS09, [0, 1])
     failed, started, lines = run(chains, tmp_path)
     assert failed == ["oc_p20_s0"]
     assert len(started) == len(set(started)) == 2 * 13
@@ -112,28 +124,28 @@ def test_a_failure_ends_its_chain_and_a_repetition_runs_the_rest(tmp_path):
 
 
 def test_table_and_plot(tmp_path):
-    chains = make_grid([0, 1])
+    chains = make_grid(PETS09, [0, 1])
     run(chains, tmp_path)
-    found = collect(chains, tmp_path)
+    found = collect(chains, tmp_path, TARGET)
     assert [len(found[name]) for name in ("none", "oc_p20", "qc_p180")] == [2, 1, 2]
-    text = table(found)
+    text = table(found, TARGET)
     rows = {line.split("|")[1].strip(): line for line in text.splitlines()[2:]}
     assert list(rows) == list(variants().values())
     assert "61.0 ± 1.4" in rows["QC pre-training, all boxes"]  # 60 and 62
     assert "| 52.0 " in rows["OC pre-training, 80 % missing"]  # seed 1 only: no spread
-    figure = plot(found)
-    assert [axis.get_title() for axis in figure.axes] == list(METRICS.values())
+    figure = plot(found, TARGET)
+    assert [axis.get_title() for axis in figure.axes] == list(TARGET.metrics.values())
     (legend,) = figure.legends
     assert {text.get_text() for text in legend.get_texts()} == {"OC", "QC", "ImageNet only"}
 
 
 def test_unfinished_variants_stay_empty():
-    text = table({"none": [dict.fromkeys(METRICS, 50.0)]})
+    text = table({"none": [dict.fromkeys(TARGET.metrics, 50.0)]}, TARGET)
     assert text.splitlines()[3].split("|")[2].strip() == ""
 
 
 def test_other_settings_are_refused(tmp_path):
-    run_ = make_grid([0])[0][0]
+    run_ = make_grid(PETS09, [0])[0][0]
     check_settings(run_, tmp_path, ["SOLVER.MAX_ITER", "3"], "a")
     check_settings(run_, tmp_path, ["SOLVER.MAX_ITER", "3"], "a")
     for opts, config in ((["SOLVER.MAX_ITER", "4"], "a"), (["SOLVER.MAX_ITER", "3"], "b")):

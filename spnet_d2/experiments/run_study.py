@@ -1,0 +1,101 @@
+"""Run a study of pre-training, and put its tables and plots together."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from detectron2.config import CfgNode
+
+from spnet_d2.utils.atomic_io import atomic_path, write_json, write_text
+
+from .pretraining_grid import Run, Study, check_settings, collect, make_grid, plot, run_grid, table
+
+
+def add_study_options(parser: argparse.ArgumentParser, root: Path, output: str) -> None:
+    """
+    Options of a study's tool.
+
+    Args:
+        parser: of the tool.
+        root: of the project.
+        output: default folder of the results, below ``outputs``.
+    """
+    data = Path(os.environ.get("DETECTRON2_DATASETS", root / "datasets"))
+    add = parser.add_argument
+    add("--output", type=Path, default=root / "outputs" / output, help="default: %(default)s")
+    add("--datasets", type=Path, default=data, help="where pets09/ is or goes")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="%(default)s")
+    add("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    add("--report-only", action="store_true", help="no runs, only table and plot")
+    add("--opts", nargs="+", default=[], metavar="KEY VALUE", help="for every run")
+
+
+def check_study_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End the program where options can't be used."""
+    if len(args.opts) % 2:
+        parser.error(f"settings are KEY VALUE pairs, found {len(args.opts)} words: {args.opts}")
+    if args.jobs < 1:
+        parser.error(f"--jobs must be at least 1, found {args.jobs}")
+
+
+def run_study(study: Study, args: argparse.Namespace, root: Path, common: Sequence[str]) -> None:
+    """
+    Run what is not finished, and write results.json, and table.md and plot.png of each target.
+
+    Args:
+        study: what to run.
+        args: of :func:`add_study_options`.
+        root: of the project.
+        common: KEY VALUE settings of all runs.
+
+    Raises:
+        ValueError: a run's folder was made with other settings.
+        SystemExit: a run failed, or none is finished.
+    """
+    chains = make_grid(study, args.seeds)
+    failed: list[str] = []
+    if not args.report_only:
+        for run in (run for chain in chains for run in chain):
+            config = CfgNode.load_yaml_with_base(str(root / study.configs / run.config))
+            check_settings(run, args.output, args.opts, CfgNode(config).dump())
+
+        def command(run) -> list[str]:
+            tool, config = root / "tools" / "train_net.py", root / study.configs / run.config
+            start = [sys.executable, str(tool), "--config-file", str(config), "--resume"]
+            return [*start, *run.settings(args.output), *common]
+
+        # Two runs of one thread are faster than one run of two.
+        environment = {
+            **os.environ,
+            "DETECTRON2_DATASETS": str(args.datasets.absolute()),
+            "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.jobs)),
+        }
+        failed = run_grid(chains, args.output, command, environment, args.jobs, _say)
+    _report(study, chains, args.output)
+    if failed:
+        raise SystemExit(f"{len(failed)} runs failed: {', '.join(failed)}. Repeat the command.")
+
+
+def _report(study: Study, chains: Sequence[Sequence[Run]], output: Path) -> None:
+    results = {}
+    for target in study.targets:
+        found = collect(chains, output, target)
+        if not found:
+            continue
+        results[target.prefix.rstrip("_")] = found
+        text = table(found, target)
+        write_text(output / f"{target.prefix}table.md", text + "\n")
+        with atomic_path(output / f"{target.prefix}plot.png") as part:
+            plot(found, target).savefig(part, dpi=110, format="png")
+        _say(f"{target.prefix.replace('_', ' ').strip()}\n{text}".strip())
+        _say(f"table and plot: {output}/{target.prefix}table.md, {target.prefix}plot.png")
+    if not results:
+        raise SystemExit(f"No run below {output} is finished.")
+    # A study's only target has no name.
+    write_json(output / "results.json", results.get("", results), indent=1, allow_nan=True)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201
