@@ -38,9 +38,9 @@ from spnet_d2.adaptation.training_sets import (
 from spnet_d2.config_files import get_config_file
 from spnet_d2.config_reader import read_config
 from spnet_d2.errors import UserError, exit_status
+from spnet_d2.predictors.options import add_two_stage_options
 from spnet_d2.pretrained import pretrained_files
 from spnet_d2.search import PersonSearchPredictor
-from spnet_d2.search.choose import add_two_stage_options
 from spnet_d2.search.two_stage import NetworkDetector, ReidModel
 from spnet_d2.starter.pack import pack_weights
 from spnet_d2.starter.recipe import train_part
