@@ -62,7 +62,7 @@ def test_documented_commands_name_what_exists(words, monkeypatch):
     command_line = ROOT / "spnet_d2" / "cli" / script.name
     files = [script, *([command_line] if command_line.is_file() else [])]
     source = "".join(file.read_text(encoding="utf-8") for file in files)
-    if "add_predictor_options" in source or "add_exported_options" in source:
+    if re.search(r"add_(predictor|exported|two_stage)_options", source):
         source += (ROOT / "spnet_d2/predictors/options.py").read_text(encoding="utf-8")
     known = "default_argument_parser" in source and default_argument_parser().format_help()
     for word in arguments:

@@ -26,7 +26,7 @@ FOLDER = ROOT / "projects_configs"
 # Those of two_stage/ describe networks.
 FILES = sorted(p for p in FOLDER.rglob("*.yaml") if p.parent.name != "two_stage")
 # Of no experiment of the paper.
-OWN = ("pets09", "prw", "gallery_filter", "starter")
+OWN = ("pets09", "prw", "gallery_filter", "starter", "strangers")
 
 
 @functools.cache
