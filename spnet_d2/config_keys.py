@@ -104,8 +104,8 @@ def _stray(key: str, ours: bool) -> Iterator[str]:
         yield f"{key} is no longer there: leave it out."
     elif ours and key.startswith("MODEL.SPNET."):
         own = [name for name in _defaults()[0] if name.startswith("MODEL.SPNET.")]
-        similar = difflib.get_close_matches(key, own, n=3)
-        told = f"; similar ones: {', '.join(similar)}" if similar else ""
+        close = difflib.get_close_matches(key, own, n=3)
+        told = f"; similar ones: {', '.join(close)}" if close else ""
         yield f"There is no key {key}{told}."
     elif similar := _slip_of_the_pen(key):
         yield f"There is no key {key}; a similar one is {similar}."

@@ -9,7 +9,7 @@ import ast
 import copy
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
 
 import yaml
@@ -148,9 +148,9 @@ def warn_of_renamed(names: Iterable[str]) -> None:
         logger.warning("Keys given by an earlier name were taken: %s.", told)
 
 
-def _wrap_single_values(node: Mapping, known: CfgNode, prefix: str = "") -> None:
+def _wrap_single_values(node: MutableMapping, known: CfgNode, prefix: str = "") -> None:
     for name, value in node.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, MutableMapping):
             if isinstance(known.get(name), Mapping):
                 _wrap_single_values(value, known[name], f"{prefix}{name}.")
         elif name in known:
@@ -213,7 +213,7 @@ def _literal(value: Any) -> Any:
 
 def _settle(section: Any, named: Any) -> None:
     """Of each pair of a section, set the key to 0 that was not named while the other one was."""
-    if not isinstance(section, Mapping) or not isinstance(named, Mapping):
+    if not isinstance(section, MutableMapping) or not isinstance(named, Mapping):
         return
     for iterations, epochs in _PAIRS:
         if iterations in named and epochs not in named:
@@ -225,7 +225,7 @@ def _settle(section: Any, named: Any) -> None:
 def _move(content: dict, old: str, new: str) -> bool:
     """Give the value of one dotted key of nested dicts to another, if it is there."""
     *sections, name = old.split(".")
-    place = content
+    place: Any = content
     for section in sections:
         place = place.get(section) if isinstance(place, dict) else None
     if not isinstance(place, dict) or name not in place:

@@ -112,8 +112,8 @@ def _similar(cfg: CfgNode, message: str) -> str:
     unknown = re.search(r"Non-existent (?:config )?key: ([\w.]+)", message)
     if not unknown:
         return ""
-    names = difflib.get_close_matches(unknown[1], _keys(cfg), n=3)
-    names = f"; similar ones: {', '.join(names)}" if names else ""
+    close = difflib.get_close_matches(unknown[1], list(_keys(cfg)), n=3)
+    names = f"; similar ones: {', '.join(close)}" if close else ""
     return f"{names}. spnet_d2/config.py has every key of this project"
 
 

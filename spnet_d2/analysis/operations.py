@@ -38,7 +38,7 @@ def inference_parts(model: Any, size: tuple[int, int], boxes: int) -> list[Part]
     Args:
         model: an SPNet with bridges.
         size: height and width of the network's input, padded as the model pads it.
-        boxes: detections that pass the first round; cascade rounds and the re-id embedder run
+        boxes: detections that pass the first stage; cascade stages and the re-id embedder run
             for each.
 
     Returns:
@@ -79,7 +79,7 @@ def inference_parts(model: Any, size: tuple[int, int], boxes: int) -> list[Part]
                     parts.append(_part(name, heads.loc_embedder(t), rois, boxes))
                 elif t > 1 or heads.num_cascades:
                     # The re-id embedder serves; its parameters are listed where it ends.
-                    part = _part(f"re-id embedder, round {t}", heads.reid_embedder, rois, boxes)
+                    part = _part(f"re-id embedder, stage {t}", heads.reid_embedder, rois, boxes)
                     parts.append(part._replace(parameters=0))
                 e = offsets[:1]
                 path, detector = heads.swap_paths[t - 1], heads.box_detectors[t - 1]

@@ -315,7 +315,7 @@ class Checkpointer(DetectionCheckpointer):
         except ValueError as error:
             raise type(error)(f"{error} {self._others(f)}") from error
         # Detectron2 looks for "model" in whatever was saved; a tensor or number can't be asked.
-        return content if isinstance(content, Mapping) else {"model": content}
+        return dict(content) if isinstance(content, Mapping) else {"model": content}
 
     def _missing(self, path: str) -> str:
         tag = Path(self.save_dir) / "last_checkpoint"

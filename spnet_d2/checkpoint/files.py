@@ -5,7 +5,7 @@ import re
 import zipfile
 from argparse import Namespace
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import PosixPath
 from typing import Any
@@ -17,7 +17,7 @@ from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_g
 # Values only, no code: what training scripts keep beside the tensors.
 from spnet_d2.errors import UserError
 
-_HARMLESS = [Namespace, PosixPath]
+_HARMLESS: list[Callable | tuple[Callable, str]] = [Namespace, PosixPath]
 # What is written: nothing that another version of Python or PyTorch could fail to read.
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
 _CONTAINERS = (dict, OrderedDict, Counter, list, tuple, set)

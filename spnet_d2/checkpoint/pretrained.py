@@ -48,7 +48,8 @@ def hub_url(name: str) -> str:
     found = timm.get_pretrained_cfg(name)
     if found and found.hf_hub_id:
         return f"https://huggingface.co/{found.hf_hub_id}"
-    return (found and found.url) or "the hub of timm, which lists no address"
+    address = found.url if found else ""
+    return str(address or "the hub of timm, which lists no address")
 
 
 def missing_file(path: str) -> PretrainedWeightsError:

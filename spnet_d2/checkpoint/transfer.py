@@ -8,7 +8,7 @@ the authors' code (``ckpt_load_share``, ``ckpt_load_cascade``; paper section 4 a
 - bridges are copied; a query-centric checkpoint has none, or zeros, which is where they start;
 - shared heads give separate ones the stage copies; re-id projectors start anew then, and where
   the re-id size differs;
-- cascade rounds that the checkpoint lacks are replicated from the first one ("PT-Rep") or keep
+- cascade stages that the checkpoint lacks are replicated from the first one ("PT-Rep") or keep
   their own start ("PT");
 - re-id memory, momentum twin and the teacher of learning without forgetting belong to one run:
   a new one starts with an empty memory and with a twin equal to the student.
@@ -35,14 +35,14 @@ class TransferError(UserError, ValueError):
 
 
 class Part(NamedTuple):
-    """A group of tensors that is treated as one: a kind and, where there are several, a round."""
+    """A group of tensors that is treated as one: a kind and, where there are several, a stage."""
 
     kind: str
-    round: int | None = None
+    stage: int | None = None
 
 
-# Start of names -> kind and round. A number is added to the index in the name, if there is one;
-# None: the kind has no rounds. What follows is the name within the part.
+# Start of names -> kind and stage. A number is added to the index in the name, if there is one;
+# None: the kind has no stages. What follows is the name within the part.
 _PARTS: tuple[tuple[str, str, int | None], ...] = (
     (r"backbone\.trunk\.", "trunk", None),
     (r"backbone\.fpn\.", "FPN", None),
@@ -70,7 +70,7 @@ _PARTS: tuple[tuple[str, str, int | None], ...] = (
 _REQUIRED = ("trunk", "FPN", "anchor embedder", "re-id stage copy")
 # Belong to one training run.
 _RUN = ("re-id memory", "momentum twin", "teacher of LwF")
-# Kinds that cascade rounds have, and their first round.
+# Kinds that cascade stages have, and their first stage.
 _ROUNDS = {
     "bridge": 0,
     "class head": 0,
@@ -135,8 +135,8 @@ class TransferPlan:
             self.rows, lambda r: (r.part.kind, r.action, r.why, r.origin)
         ):
             rows = list(group)
-            rounds = [str(r.part.round) for r in rows if r.part.round is not None]
-            name = f"{kind} {', '.join(rounds)}" if rounds else kind
+            stages = [str(r.part.stage) for r in rows if r.part.stage is not None]
+            name = f"{kind} {', '.join(stages)}" if stages else kind
             if origin is not None:
                 action = f"{action} from {_label(origin)}"
             lines.append([name, sum(r.tensors for r in rows), action, why])
@@ -156,7 +156,7 @@ class TransferPlan:
 
 
 def _label(part: Part) -> str:
-    return part.kind if part.round is None else f"{part.kind} {part.round}"
+    return part.kind if part.stage is None else f"{part.kind} {part.stage}"
 
 
 def _first(differences: list[str]) -> str:
@@ -246,7 +246,7 @@ class _Planner:
             )
         rows = sorted(
             self.rows,
-            key=lambda r: (r.action == "dropped", _ORDER.get(r.part.kind, 99), r.part.round or 0),
+            key=lambda r: (r.action == "dropped", _ORDER.get(r.part.kind, 99), r.part.stage or 0),
         )
         return TransferPlan(self.sources, tuple(rows))
 
@@ -272,7 +272,7 @@ def plan_start(source: Tensors, target: Tensors, cascade: str = "PT-Rep") -> Tra
     Args:
         source: the checkpoint's tensors by this package's names.
         target: the model's.
-        cascade: rounds that the checkpoint lacks: ``"PT-Rep"`` replicates its first one, ``"PT"``
+        cascade: stages that the checkpoint lacks: ``"PT-Rep"`` replicates its first one, ``"PT"``
             leaves them as they were built.
 
     Returns:
@@ -318,13 +318,13 @@ def _start_part(planner: _Planner, part: Part, cascade: str) -> None:
         if part == first or replicate:
             planner.copy(part, Part("re-id stage copy"), "shared heads become separate")
         else:
-            planner.initialise(part, "PT: only round 1 takes the shared heads' weights")
+            planner.initialise(part, "PT: only stage 1 takes the shared heads' weights")
     elif part != first and replicate and planner.fits(part, first):
-        planner.copy(part, first, "PT-Rep: the checkpoint lacks this round")
+        planner.copy(part, first, "PT-Rep: the checkpoint lacks this stage")
     elif part.kind == "bridge" and Part("bridge", 0) not in planner.have:
         planner.initialise(part, "the checkpoint is query-centric and has no bridge")
     elif part != first and first in planner.have:
-        planner.initialise(part, "PT: the checkpoint lacks this round")
+        planner.initialise(part, "PT: the checkpoint lacks this stage")
     else:
         planner.initialise(part, "the checkpoint has none")
 

@@ -130,8 +130,9 @@ def identify(state: Mapping[str, Tensor]) -> tuple[str, Family] | None:
 
 
 def rename(state: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
-    renamed = {name: family.trunk(name) for name in state}
-    unknown = [name for name, new in renamed.items() if new is None]
+    found = {name: family.trunk(name) for name in state}
+    renamed = {name: new for name, new in found.items() if new is not None}
+    unknown = [name for name in found if name not in renamed]
     if unknown:
         raise ValueError(
             f"{len(unknown)} names don't belong to {family.title}, the first: {first(unknown)}."

@@ -6,6 +6,7 @@ since a checkpoint brings them (:func:`~.backbone.pretrained_of`).
 
 import re
 from collections.abc import Collection
+from typing import Any
 
 from torch import nn
 
@@ -32,7 +33,7 @@ _PRETRAINED = re.compile(r"(.*\.)?(trunk|copy)\.|lwf\.")
 
 
 class UntrainedModelError(UserError, RuntimeError):
-    """Detections are asked of a model of which parts were never trained."""
+    """The model can't detect: parts of it were never trained."""
 
 
 def refuse_untrained(names: Collection[str]) -> None:
@@ -84,7 +85,7 @@ def refuse_random_trunk(names: Collection[str]) -> None:
         )
 
 
-def serves(model: nn.Module, name: str) -> bool:
+def serves(model: Any, name: str) -> bool:
     """
     Whether detections depend on a tensor.
 
@@ -108,7 +109,7 @@ def serves(model: nn.Module, name: str) -> bool:
     return True
 
 
-def note_loaded(model: nn.Module, incompatible) -> None:
+def note_loaded(model: Any, incompatible: Any) -> None:
     """
     Remember what a ``load_state_dict(strict=False)`` left untouched, in ``model.untrained``, and
     what of ``model.awaited`` is still to come.

@@ -25,6 +25,7 @@ from tabulate import tabulate
 from spnet_d2.checkpoint.files import read_checkpoint
 from spnet_d2.checkpoint.llnl import bridges_are_zero, build_from_llnl, infer_config, tensors_of
 from spnet_d2.config_reader import merge_settings, read_config
+from spnet_d2.modeling import SPNet
 from spnet_d2.utils.atomic_io import atomic_path
 
 
@@ -83,14 +84,14 @@ def make_config(state: dict, config_file: Path | None, opts: list[str]) -> CfgNo
     return cfg
 
 
-def describe(cfg: CfgNode, model: torch.nn.Module) -> str:
+def describe(cfg: CfgNode, model: SPNet) -> str:
     """The architecture as a table."""
     options = cfg.MODEL.SPNET
     parameters = sum(p.numel() for p in model.parameters())
     rows = [
         ("backbone", options.BACKBONE.NAME),
         ("pathway", options.PATHWAY),
-        ("cascade rounds", options.NUM_CASCADES),
+        ("cascade stages", options.NUM_CASCADES),
         ("heads", "separate" if options.SEPARATE_HEADS else "shared"),
         ("embedding / re-id size", f"{options.EMBED_DIM} / {options.REID_DIM}"),
         ("logits", f"{options.ANCHOR_LOGITS} / {options.CLS_LOGITS}"),
@@ -123,6 +124,7 @@ def convert(args: argparse.Namespace) -> None:
     with atomic_path(args.output) as weights, atomic_path(config) as text:
         torch.save({"model": model.state_dict()}, weights)
         text.write_text(cfg.dump(), encoding="utf-8")
+    assert isinstance(model, SPNet)
     print(describe(cfg, model))
     print(f"written: {args.output}, {config}")
 

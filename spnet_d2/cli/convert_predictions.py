@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 
 from spnet_d2.data.person_search_json import load_person_search_table, load_protocol
-from spnet_d2.errors import errors_in_one_line
+from spnet_d2.errors import exit_status
 from spnet_d2.evaluation.peers import PROJECTS, convert_dump, read_dump, read_image_names
 
 
@@ -64,6 +64,4 @@ def run(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     args = parse_args(argv)
-    with errors_in_one_line("convert_predictions"):
-        run(args)
-    return 0
+    return exit_status("convert_predictions", lambda: run(args))

@@ -13,10 +13,11 @@ and per_query.csv.
 
 import argparse
 import logging
-import sys
 from pathlib import Path
 
+from spnet_d2.cli.scored_files import add_scored_files
 from spnet_d2.data.person_search_json import ANNOTATIONS_HINT, load_person_search_table
+from spnet_d2.errors import exit_status
 from spnet_d2.evaluation import (
     ALL_PROTOCOL,
     VARIANTS,
@@ -41,7 +42,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--annotations", type=Path, required=True, help="person-search JSON")
+    add_scored_files(parser)
     parser.add_argument(
         "--protocol",
         action="extend",
@@ -49,13 +50,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         required=True,
         metavar="FILE",
         help=f'protocol JSON, or "{ALL_PROTOCOL}"',
-    )
-    parser.add_argument("--predictions", type=Path, required=True, help=".npz file")
-    parser.add_argument(
-        "--protocol-variant",
-        choices=list(VARIANTS),
-        default="original",
-        help="rules of published metrics, or without their known mistakes (%(default)s)",
     )
     parser.add_argument(
         "--cws", action="store_true", help="also rank by similarity times detection score"
@@ -144,9 +138,4 @@ def main(argv: list[str] | None = None) -> int:
     make_output_safe()
     args = parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        run(args)
-    except (OSError, ValueError) as error:
-        print(f"evaluate: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_status("evaluate", lambda: run(args))

@@ -28,11 +28,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tabulate import tabulate
 
+from spnet_d2.cli.box_option import box
 from spnet_d2.config_files import find_config_file
+from spnet_d2.data.geometry import xyxy_to_xywh
 from spnet_d2.data.own_images import write_own_image
-from spnet_d2.errors import UserError
+from spnet_d2.errors import exit_status
 from spnet_d2.export.predictor import OnnxPredictor
 from spnet_d2.predictors.options import add_exported_options, add_two_stage_options, build_predictor
 from spnet_d2.pretrained import default_files
@@ -62,7 +65,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--query", type=Path, required=True, help="image that shows the person")
-    parser.add_argument("--box", type=_box, required=True, metavar="x,y,w,h", help="where in it")
+    parser.add_argument("--box", type=box, required=True, metavar="x,y,w,h", help="where in it")
     parser.add_argument(
         "--gallery", type=Path, required=True, help="folder of images, video, or gallery.npz"
     )
@@ -106,16 +109,6 @@ def _join_box(argv: list[str]) -> list[str]:
         place = words.index("--box")
         words[place : place + 2] = [f"--box={words[place + 1]}"]
     return words
-
-
-def _box(text: str) -> tuple[float, ...]:
-    try:
-        x, y, w, h = (float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"expected four numbers x,y,w,h such as 412,180,64,170, found {text!r}"
-        ) from None
-    return x, y, w, h
 
 
 def load_config(args: argparse.Namespace):
@@ -286,7 +279,7 @@ def show(gallery: Gallery, matches: list[Match], suggestion: Suggestion | None) 
             f"{m.similarity:.3f}{'*' if m.similarity < below else ' ' if suggestion else ''}",
             m.frame,
             _when(m),
-            *(round(v) for v in _xywh(m.box)),
+            *np.rint(xyxy_to_xywh([m.box])[0]).astype(int),
         ]
         for m in matches
     ]
@@ -322,22 +315,9 @@ def _when(match: Match) -> str:
     return printable(Path(match.file).name) if match.time is None else f"{match.time:.2f} s"
 
 
-def _xywh(box) -> tuple[float, ...]:
-    return box[0], box[1], box[2] - box[0], box[3] - box[1]
-
-
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     make_output_safe()
     args = parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        run(args)
-    # A disk may fill up, or a folder go away, while frames are searched.
-    except (UserError, OSError, ImportError) as error:
-        print(f"search: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("search: stopped", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status("search", lambda: run(args))

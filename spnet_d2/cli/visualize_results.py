@@ -17,7 +17,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from spnet_d2.cli.scored_files import add_scored_files
 from spnet_d2.data.person_search_json import ANNOTATIONS_HINT, load_person_search_json
+from spnet_d2.errors import exit_status
 from spnet_d2.evaluation import (
     ALL_PROTOCOL,
     VARIANTS,
@@ -36,18 +38,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--annotations", type=Path, required=True, help="person-search JSON")
+    add_scored_files(parser)
     parser.add_argument(
         "--image-root", type=Path, required=True, help="folder that its file names are relative to"
     )
     parser.add_argument("--protocol", required=True, help=f'protocol JSON, or "{ALL_PROTOCOL}"')
-    parser.add_argument("--predictions", type=Path, required=True, help=".npz file")
-    parser.add_argument(
-        "--protocol-variant",
-        choices=list(VARIANTS),
-        default="original",
-        help="rules of published metrics, or without their known mistakes (%(default)s)",
-    )
     parser.add_argument(
         "--queries",
         type=int,
@@ -110,9 +105,4 @@ def main(argv: list[str] | None = None) -> int:
     make_output_safe()
     args = parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        run(args)
-    except (OSError, ValueError) as error:
-        print(f"visualize_results: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_status("visualize_results", lambda: run(args))

@@ -36,7 +36,7 @@ _MEANING = {
 
 
 class PersonSearchFormatError(UserError, ValueError):
-    """A file is there but does not hold what the person-search format asks for."""
+    """A file is there but is not in the person-search format."""
 
 
 def variable_iou_thresh(width: float, height: float) -> float:

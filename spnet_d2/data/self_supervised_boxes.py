@@ -192,7 +192,7 @@ class DistinctivePatches:
 
 
 def build_random_boxes(cfg, num_images: int, seed: int) -> RandomBoxes | None:
-    """What ``INPUT.SSL_BOXES`` asks for; None if it is empty."""
+    """Of ``INPUT.SSL_BOXES``; None if it is empty."""
     if not cfg.INPUT.SSL_BOXES:
         return None
     return RandomBoxes(cfg.INPUT.SSL_BOXES, NUM_BOXES, num_images, seed)

@@ -15,7 +15,7 @@ from spnet_d2.data.person_search_json import load_protocol, read_json
 from spnet_d2.search import Match
 
 PROTOCOL = "reentry"
-# The person must be in at least so many gallery frames.
+# The least gallery frames that show the person.
 MIN_APPEARANCES = 20
 
 
@@ -37,7 +37,7 @@ class Example:
     answers: dict[str, tuple[np.ndarray, float]]
 
     def is_hit(self, match: Match) -> bool:
-        """Whether a match is the person, by the overlap that the evaluation asks for."""
+        """Whether a match is the person, by the overlap that the evaluation requires."""
         if match.file not in self.answers:
             return False
         box, iou_thresh = self.answers[match.file]
@@ -67,6 +67,8 @@ def choose_example(dataset_name: str, protocol: str = PROTOCOL) -> Example:
     }
     metadata = MetadataCatalog.get(dataset_name)
     queries = load_protocol(metadata.protocols[protocol]).queries
+    if not isinstance(queries, dict):
+        raise ValueError(f'Protocol "{protocol}" of "{dataset_name}" has one gallery for all.')
     # An extra of this corpus, which dataset dicts don't carry.
     annotations = read_json(metadata.person_search_file)["annotations"]
     visibility = {a["id"]: a.get("visibility", 1.0) for a in annotations}

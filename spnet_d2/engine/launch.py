@@ -28,7 +28,7 @@ _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADD
 
 
 class LaunchError(UserError, ValueError):
-    """Processes that can't be started as they were asked for."""
+    """The processes that the options name can't be started."""
 
 
 def check_launch(args: Namespace, device: str) -> None:
@@ -40,7 +40,7 @@ def check_launch(args: Namespace, device: str) -> None:
         device: ``MODEL.DEVICE``.
 
     Raises:
-        LaunchError: it says what was asked for, what there is, and what to do.
+        LaunchError: it says what the options name, what there is, and what to do.
     """
     gpus = torch.cuda.device_count()
     if started_by_torchrun():
@@ -66,7 +66,7 @@ def check_launch(args: Namespace, device: str) -> None:
         local, asked = args.num_gpus, f"--num-gpus {args.num_gpus}"
     if local > max(1, gpus) and device != "cpu":
         raise LaunchError(
-            f"{asked}, but PyTorch finds {gpus} GPUs. Ask for so many, or for processes on the "
+            f"{asked}, but PyTorch finds {gpus} GPUs. Use that number, or processes on the "
             "CPU by MODEL.DEVICE cpu."
         )
 

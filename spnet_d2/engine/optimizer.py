@@ -1,6 +1,7 @@
 """Optimiser: AdamW (or SGD) in groups by learning rate, clipped by the gradient's global norm."""
 
 import math
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -124,7 +125,8 @@ def _run_hooks_once(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     That one runs them. PyTorch would make this one run them as well, before the gradient was
     looked at, as soon as a state is loaded.
     """
-    type(optimizer).step.hooked = True
+    step: Any = type(optimizer).step
+    step.hooked = True
     return optimizer
 
 
@@ -146,7 +148,7 @@ def clip_by_global_norm(
     ``step`` raises:
         FloatingPointError: the norm is infinite or NaN; the parameters are not touched.
     """
-    base = type(optimizer)
+    base: Any = type(optimizer)
 
     class FullModelClipping(base):
         def clip(self) -> Tensor:
@@ -171,10 +173,11 @@ def clip_by_global_norm(
 
     FullModelClipping.__name__ = f"{base.__name__}WithFullModelClipping"
     # Changing the class keeps the state and the hooks of the optimiser that was given.
-    optimizer.__class__ = FullModelClipping
-    optimizer.grad_norm, optimizer.clipped = None, False
+    clipping: Any = optimizer
+    clipping.__class__ = FullModelClipping
+    clipping.grad_norm, clipping.clipped = None, False
     # A fused optimiser would be given scaled gradients.
-    optimizer._step_supports_amp_scaling = False
+    clipping._step_supports_amp_scaling = False
     optimizer.register_load_state_dict_pre_hook(_keep_implementation)
     return _run_hooks_once(optimizer)
 

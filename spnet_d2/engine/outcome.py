@@ -51,8 +51,8 @@ class Outcome:
         *values, norm = torch.cat([numbers, grad_norm.detach().float()[None]]).tolist()
         if processes > 1:
             values, times = values[:-processes], values[-processes:]
-        *means, bad = values
-        return cls(dict(zip(losses[0], means, strict=True)), bad > 0, norm, max(times))
+        *logged, is_bad = values
+        return cls(dict(zip(losses[0], logged, strict=True)), is_bad > 0, norm, max(times))
 
     def write(self, data_time: float, iteration: int) -> None:
         """Put the losses into the event storage, as Detectron2's ``SimpleTrainer`` does."""

@@ -16,7 +16,8 @@ def capture() -> dict[str, Any]:
     Returns:
         dict of tensors, numbers, strings and lists, which ``torch.load(weights_only=True)`` reads.
     """
-    kind, keys, position, has_gauss, cached = np.random.get_state()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    assert isinstance(keys, np.ndarray)
     version, internal, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),

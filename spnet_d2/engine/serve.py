@@ -36,7 +36,7 @@ def serve(
         allow_untrained: accept weights that don't cover the whole model, or none.
 
     Returns:
-        The model in eval mode; on the CPU where the config asks for CUDA and there is none.
+        The model in eval mode; on the CPU if the config names CUDA and there is none.
 
     Raises:
         UntrainedModelError: no weights, or some that lack what detections depend on.

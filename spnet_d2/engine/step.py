@@ -75,7 +75,9 @@ class StepTrainer(SimpleTrainer):
         self.grad_scaler = None
         if precision == "float16":
             self.grad_scaler = torch.amp.GradScaler(self.device.type)
-        self.network = model.module if isinstance(model, DistributedDataParallel) else model
+        # An SPNet, or anything with its `move_twin_with`.
+        network: Any = model.module if isinstance(model, DistributedDataParallel) else model
+        self.network = network
         self.network.move_twin_with(optimizer)
         self._before = Moment(self.network)
 
@@ -210,7 +212,7 @@ class StepTrainer(SimpleTrainer):
 
 def _means(losses: list[dict[str, Tensor]]) -> dict[str, float]:
     return {
-        name: (sum(part[name].float() for part in losses) / len(losses)).item()
+        name: torch.stack([part[name].float() for part in losses]).sum(dim=0).item() / len(losses)
         for name in losses[0]
     }
 
@@ -227,7 +229,7 @@ def training_precision(cfg: CfgNode) -> str:
 def build_step_trainer(
     cfg: CfgNode, model: nn.Module, data_loader, optimizer: torch.optim.Optimizer
 ) -> StepTrainer:
-    """The trainer that a config asks for."""
+    """The trainer of a config."""
     return StepTrainer(
         model,
         data_loader,

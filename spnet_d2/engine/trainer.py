@@ -83,6 +83,8 @@ class Trainer(DefaultTrainer):
     the CPU the results are equal bit by bit (with ``SEED`` >= 0).
     """
 
+    iter: int
+
     def __init__(self, cfg: CfgNode):
         """
         Args:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -14,6 +15,7 @@ from spnet_d2.data.catalog import num_identities
 from spnet_d2.data.loaders import build_loss_loader
 from spnet_d2.engine import random_state
 from spnet_d2.engine.step import training_precision
+from spnet_d2.modeling import SPNet
 from spnet_d2.modeling.precision import autocast
 from spnet_d2.modeling.reid_losses import build_reid_loss
 from spnet_d2.modeling.whole_batch import alone
@@ -35,13 +37,13 @@ def validation_losses(cfg: CfgNode, model: nn.Module) -> dict:
         ``{"val": {"loss_anchor": ..., "total_loss": ...}}``; of several test sets, one such dict
         for each by name below ``"val"``. The same on all processes.
     """
-    model = getattr(model, "module", model)
+    network: Any = getattr(model, "module", model)
     names = cfg.DATASETS.TEST
-    results = {name: _losses_on(cfg, model, name) for name in names}
+    results = {name: _losses_on(cfg, network, name) for name in names}
     return {"val": results[names[0]] if len(names) == 1 else results}
 
 
-def _losses_on(cfg: CfgNode, model: nn.Module, name: str) -> dict[str, float]:
+def _losses_on(cfg: CfgNode, model: SPNet, name: str) -> dict[str, float]:
     loader = build_loss_loader(cfg, name)
     # Processes have different numbers of batches, each of which is a whole one.
     sums: Counter[str] = Counter()
@@ -66,7 +68,7 @@ def _losses_on(cfg: CfgNode, model: nn.Module, name: str) -> dict[str, float]:
 
 
 @contextmanager
-def _training_untouched(cfg: CfgNode, model: nn.Module, name: str) -> Iterator[None]:
+def _training_untouched(cfg: CfgNode, model: SPNet, name: str) -> Iterator[None]:
     """Training mode with a re-id memory for the people of ``name``; then all as before."""
     cfg = cfg.clone()
     cfg.defrost()

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from spnet_d2.data.geometry import xywh_to_xyxy
 from spnet_d2.data.person_search_json import EMPTY, PersonSearchTable
 
 logger = logging.getLogger(__name__)
@@ -62,12 +63,12 @@ class GroundTruth:
             image_ids=np.array([d["image_id"] for d in dicts], np.int64),
             annotation_ids=np.array([a["annotation_id"] for a in annotations], np.int64),
             image_index=_owners([len(d["annotations"]) for d in dicts]),
-            boxes=_xywh_to_xyxy([a["bbox"] for a in annotations]),
+            boxes=xywh_to_xyxy([a["bbox"] for a in annotations]),
             person_index=np.unique(
                 np.array([a["person_id"] for a in annotations], np.int64), return_inverse=True
             )[1],
             iou_thresh=np.array([a["iou_thresh"] for a in annotations], np.float64),
-            ignore_boxes=_xywh_to_xyxy([box for boxes in regions for box in boxes]),
+            ignore_boxes=xywh_to_xyxy([box for boxes in regions for box in boxes]),
             ignore_image_index=_owners([len(boxes) for boxes in regions]),
             empty_annotation_ids=_ids(d.get(EMPTY, ()) for d in dicts),
         )
@@ -85,10 +86,10 @@ class GroundTruth:
             image_ids=np.array([entry["id"] for entry in table.images], np.int64),
             annotation_ids=np.array([entry["id"] for entry in annotations], np.int64),
             image_index=table.rows[order],
-            boxes=_xywh_to_xyxy(table.boxes[order]),
+            boxes=xywh_to_xyxy(table.boxes[order]),
             person_index=np.unique(table.person_ids[order], return_inverse=True)[1],
             iou_thresh=np.array([entry["iou_thresh"] for entry in annotations], np.float64),
-            ignore_boxes=_xywh_to_xyxy([box for boxes in regions for box in boxes]),
+            ignore_boxes=xywh_to_xyxy([box for boxes in regions for box in boxes]),
             ignore_image_index=_owners([len(boxes) for boxes in regions]),
             empty_annotation_ids=_ids(table.empty.values()),
         )
@@ -175,11 +176,6 @@ def _owners(counts: list[int]) -> np.ndarray:
 
 def _ids(parts: Iterable[Iterable[int]]) -> np.ndarray:
     return np.array([number for part in parts for number in part], np.int64)
-
-
-def _xywh_to_xyxy(boxes: list | np.ndarray) -> np.ndarray:
-    boxes = np.array(boxes, np.float64).reshape(-1, 4)
-    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
 def _check_unique(ids: np.ndarray, what: str) -> None:

@@ -9,6 +9,7 @@ import logging
 import numpy as np
 
 from spnet_d2.data.box_conventions import cut_share
+from spnet_d2.data.geometry import xywh_to_xyxy, xyxy_to_xywh
 from spnet_d2.data.paired_boxes import group_pairs, paired_ious
 from spnet_d2.evaluation.ground_truth import GroundTruth
 from spnet_d2.evaluation.prediction_values import count_of
@@ -98,16 +99,11 @@ def _check_corners(report: _Report) -> None:
 
 
 def _check_border(report: _Report) -> None:
-    clipped = cut_share(_extents(report.boxes), report.sizes) > 0.1
+    clipped = cut_share(xyxy_to_xywh(report.boxes), report.sizes) > 0.1
     if clipped.mean() > 0.15 and np.count_nonzero(clipped) > 1:
         what = "reach beyond the image with more than 10% of their area"
         advice = "Boxes of a resized image? Divide them by its scale"
         logger.warning("%s", report.message(clipped, what, advice))
-
-
-def _extents(boxes: np.ndarray) -> np.ndarray:
-    """x, y, w, h of corners."""
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
 def _check_overlap(report: _Report, truth: GroundTruth, image_index: np.ndarray) -> None:
@@ -122,7 +118,7 @@ def _check_overlap(report: _Report, truth: GroundTruth, image_index: np.ndarray)
     found = _found(people, boxes, *groups)
     scale = _spread(people, _sizes_of(groups[0], image_index[used], sizes)) / _spread(boxes, sizes)
     meanings = {
-        "they were x, y, w, h": np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1),
+        "they were x, y, w, h": xywh_to_xyxy(boxes),
         "they were y1, x1, y2, x2": boxes[:, [1, 0, 3, 2]],
     }
     if np.abs(np.log(scale)).max() > 0.1:

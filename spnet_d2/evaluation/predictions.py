@@ -100,7 +100,7 @@ class Predictions:
         if self.made_by:
             arrays["made_by"] = np.array(self.made_by)
         with atomic_path(path) as part:
-            np.savez(part, **arrays)
+            np.savez(part, allow_pickle=False, **arrays)
 
     @classmethod
     def load(cls, path: str, mmap: bool = True) -> "Predictions":

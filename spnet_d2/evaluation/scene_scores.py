@@ -162,12 +162,14 @@ class SceneFilter:
                 rankings.append((0.0, False))
             pooled.append((values, shows))
             weights.append(boxes_of[gallery])
-        scores, shows = (np.concatenate(part) for part in zip(*pooled)) if pooled else 2 * ([],)
+        scores, shown = (
+            (np.concatenate(part) for part in zip(*pooled)) if pooled else 2 * (np.zeros(0),)
+        )
         mean_ap, top1 = np.mean(rankings, axis=0) if rankings else (0.0, 0.0)
         found = {"scene_mAP": float(mean_ap), "scene_top1": float(top1)}
-        found.update(suggested_filter(np.asarray(scores), np.asarray(shows, bool)))
+        found.update(suggested_filter(scores, shown.astype(bool)))
         if self.threshold is not None and rankings:
-            found.update(self._cost(scores, shows, np.concatenate(weights)))
+            found.update(self._cost(scores, shown, np.concatenate(weights)))
         return found
 
     def _images_of(self, query: int) -> np.ndarray:

@@ -171,7 +171,7 @@ class _Scored:
     def gallery_filter(
         self, protocol: RetrievalProtocol, vectors: np.ndarray, extra: ExtraMetrics
     ) -> SceneFilter | None:
-        """Scores of the protocol's scenes, if they are asked for."""
+        """Scores of the protocol's scenes, where they are wanted."""
         if not extra.gfn and extra.gfn_threshold is None:
             return None
         threshold = extra.gfn_threshold

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -95,7 +96,8 @@ def drawn(figure: Figure) -> int:
     """How many values a figure shows, dashed lines apart."""
     points = 0
     for axis in figure.axes:
-        points += sum(len(line.get_xdata()) for line in axis.lines if line.get_linestyle() == "-")
+        solid = (line for line in axis.lines if line.get_linestyle() == "-")
+        points += sum(np.size(line.get_xdata()) for line in solid)
         points += len(axis.patches)
     return points
 
@@ -136,12 +138,12 @@ def _bars(
     groups = list(zip(*(values for _, values in bars.values()), strict=True))
     sizes = [sum(v is not None for v in group) for group in groups]
     for i, (name, (colour, values)) in enumerate(bars.items()):
-        known = [k for k, v in enumerate(values) if v is not None]
-        if known:
-            before = [sum(v is not None for v in groups[k][:i]) for k in known]
-            x = [k + (b - (sizes[k] - 1) / 2) * width for k, b in zip(known, before, strict=True)]
-            axis.bar(x, [values[k] for k in known], width, color=colour, label=name)
-            shown += [values[k] for k in known]
+        heights = {k: v for k, v in enumerate(values) if v is not None}
+        if heights:
+            before = [sum(v is not None for v in groups[k][:i]) for k in heights]
+            x = [k + (b - (sizes[k] - 1) / 2) * width for k, b in zip(heights, before, strict=True)]
+            axis.bar(x, [*heights.values()], width, color=colour, label=name)
+            shown += heights.values()
     _dashed(axis, baseline)
     axis.set_xticks(range(len(labels)), labels, rotation=20, ha="right", fontsize="small")
     axis.set_xlim(-0.6, len(labels) - 0.4)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from spnet_d2.modeling import SPNet
+from spnet_d2.modeling.box_detector import BoxDetector
+from spnet_d2.modeling.swap_path import SwapPath
 from spnet_d2.search.predictor import PersonSearchPredictor
 from spnet_d2.utils.atomic_io import atomic_path
 
@@ -48,7 +50,7 @@ def export_model(
         ImportError: ``onnx`` or ``onnxscript`` is missing.
     """
     check_packages()
-    model, folder = predictor.model, Path(folder)
+    model, folder = spnet_of(predictor), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     writer = Writer(model, partial(_write_into, folder))
     writer.detector(torch.float32 if cfg.INPUT.EXACT_8BIT else torch.uint8)
@@ -149,7 +151,8 @@ class Writer:
         return found
 
     def _stage(self, name: str, t: int, takes_queries: bool) -> None:
-        detector = self.heads.box_detectors[t - 1]
+        detector, path = self.heads.box_detectors[t - 1], self.heads.swap_paths[t - 1]
+        assert isinstance(detector, BoxDetector) and isinstance(path, SwapPath)
         dim = self.proposals.anchor_embedder.dim
         inputs = {
             "embeddings": torch.rand(_BOXES, dim),
@@ -160,9 +163,21 @@ class Writer:
         if takes_queries:
             inputs["queries"] = torch.rand(_BOXES, dim)
         else:
-            graph = Stage(self.heads.swap_paths[t - 1], detector)
+            graph = Stage(path, detector)
         free = {key: {} if key == "image_size" else {0: "boxes"} for key in inputs}
         self._write(name, graph, inputs, free, ("refined", "logits"))
+
+
+def spnet_of(predictor: PersonSearchPredictor) -> SPNet:
+    """
+    The model to export.
+
+    Raises:
+        TypeError: the predictor runs another one.
+    """
+    if not isinstance(predictor.model, SPNet):
+        raise TypeError(f"Only SPNet can be exported, found {type(predictor.model).__name__}.")
+    return predictor.model
 
 
 def _write_into(folder: Path, name: str, *graph) -> None:
@@ -219,7 +234,7 @@ def describe(
     licence: str,
 ) -> Description:
     """What ``model.json`` says, of what :class:`Writer` made."""
-    model = predictor.model
+    model = spnet_of(predictor)
     selection, heads = model.proposal_generator.selection, model.roi_heads
     query_centric = model.test_pathway == "QC"
     return Description(

@@ -71,8 +71,8 @@ class Description:
         single: the graph with all of this and NMS inside; "" if it was not asked for.
         query_centric: people are found for queries alone.
         resize: before the detector.
-        min_score: least score of the first round, exclusive.
-        nms_threshold: IoU of the first round.
+        min_score: least score of the first stage, exclusive.
+        nms_threshold: IoU of the first stage.
         max_people: boxes of an image after it; 0: any number.
         stage_nms_threshold: IoU after every stage.
         embedding_dim, localisation_dim: D_r and D.

@@ -6,6 +6,7 @@ TensorFlow's padding compute it from the map's size, stage after stage: here it 
 """
 
 import copy
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -97,7 +98,10 @@ _LAYERS = {
 }
 
 
-def for_any_size(module: nn.Module) -> nn.Module:
+M = TypeVar("M", bound=nn.Module)
+
+
+def for_any_size(module: M) -> M:
     """``module``, or a copy whose layers take maps of any size; it shares no weights then."""
     if not any(type(layer) in _LAYERS for layer in module.modules()):
         return module

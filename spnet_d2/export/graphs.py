@@ -14,11 +14,17 @@ from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import roi_align
 
-from spnet_d2.modeling.backbone import FEATURES
+from spnet_d2.modeling import SPNet
+from spnet_d2.modeling.backbone import FEATURES, PyramidBackbone
 from spnet_d2.modeling.box_detector import BoxDetector
 from spnet_d2.modeling.box_embedder import ROI_SIZE
 from spnet_d2.modeling.losses import BOX_TRANSFORM
-from spnet_d2.modeling.proposal_generator import ANCHOR_SIZES, ANCHORS_PER_CELL, ASPECT_RATIOS
+from spnet_d2.modeling.proposal_generator import (
+    ANCHOR_SIZES,
+    ANCHORS_PER_CELL,
+    ASPECT_RATIOS,
+    SwapPathProposalGenerator,
+)
 from spnet_d2.modeling.swap_path import SwapPath
 
 # A score that no least score lets through: of places without an anchor, in small images.
@@ -30,7 +36,10 @@ _SCALE, _SAMPLES = 1 / 8, 2
 class Pyramid(nn.Module):
     """Images -> pyramid levels and anchors: normalisation, padding, trunk, FPN."""
 
-    def __init__(self, model: nn.Module, backbone: nn.Module):
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: SPNet, backbone: PyramidBackbone):
         """
         Args:
             model: the trained SPNet, for its statistics.
@@ -86,7 +95,7 @@ class Head(nn.Module):
 class Detector(nn.Module):
     """Object-centric: images -> p3, and the k best boxes of every image before NMS."""
 
-    def __init__(self, pyramid: Pyramid, proposals: nn.Module):
+    def __init__(self, pyramid: Pyramid, proposals: SwapPathProposalGenerator):
         """
         Args:
             pyramid: of the model.
@@ -195,10 +204,11 @@ def decode(deltas: Tensor, boxes: Tensor, size) -> Tensor:
 class Encoder(nn.Module):
     """Query-centric: images -> p3, anchors and their embeddings."""
 
-    def __init__(self, pyramid: Pyramid, proposals: nn.Module):
+    def __init__(self, pyramid: Pyramid, proposals: SwapPathProposalGenerator):
         super().__init__()
         self.pyramid = pyramid
         embedder = proposals.anchor_embedder
+        assert embedder.conv.bias is not None
         self.anchors = AnchorConvolution(embedder.conv.weight, embedder.conv.bias, embedder.dim)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -214,7 +224,7 @@ class Encoder(nn.Module):
 class Matcher(nn.Module):
     """Query-centric: anchors of one image and queries -> the k best boxes of each query."""
 
-    def __init__(self, proposals: nn.Module):
+    def __init__(self, proposals: SwapPathProposalGenerator):
         super().__init__()
         self.head, self.positive = Head(proposals.box_detector), proposals.positive_norm
         self.count = proposals.selection.query_topk
@@ -266,6 +276,9 @@ class Embedder(nn.Module):
 
 class Stage(nn.Module):
     """A cascade stage behind its embedder: embeddings of boxes -> refined boxes and logits."""
+
+    matrix: Tensor
+    vector: Tensor
 
     def __init__(self, path: SwapPath, detector: BoxDetector):
         """

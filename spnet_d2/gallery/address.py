@@ -66,8 +66,12 @@ def open_gallery(
     return store
 
 
-def _engine(name: str, known: tuple[str, ...]) -> type:
-    for store in (ExactStore, LanceStore, MilvusStore):
+Store = type[ExactStore] | type[LanceStore] | type[MilvusStore]
+
+
+def _engine(name: str, known: tuple[str, ...]) -> Store:
+    stores: tuple[Store, ...] = (ExactStore, LanceStore, MilvusStore)
+    for store in stores:
         if store.engine == name and name in known:
             return store
     raise GalleryError(f"Unknown engine {name!r}; this program has {ENGINE_HELP}.")

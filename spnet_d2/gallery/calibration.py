@@ -84,7 +84,7 @@ class Calibration:
         return self._tracklets_of(rows) * self.stranger_tail(similarity)
 
     def threshold(self, false_alarms: float, rows: int | None = None) -> float:
-        """The similarity above which so many strangers are expected per search."""
+        """The similarity above which a given number of strangers is expected per search."""
         grid = np.linspace(-1, 1, 4001)
         expected = self.false_alarms(grid, rows)
         fitting = np.flatnonzero(expected <= false_alarms)

@@ -197,7 +197,7 @@ class ExactStore(FolderStore):
         """A segment; files that are open stay so."""
         segment = self._segments.get(entry["file"])
         name = entry["deleted"]
-        if segment is None or getattr(segment, "deleted_file", None) != name:
+        if segment is None or segment.deleted_file != name:
             rows = None if name is None else np.load(self._folder / name)
             segment = Segment(self._folder / entry["file"], rows)
             segment.deleted_file = name
@@ -246,7 +246,8 @@ class ExactStore(FolderStore):
             pass
 
     def _last_of_one_size(self) -> list[dict]:
-        group, size = [], 0
+        group: list[dict] = []
+        size = 0
         for entry in reversed(self._entries):
             own = _size_class(entry["rows"])
             size = max(size, own) if not group else size
@@ -261,7 +262,8 @@ class ExactStore(FolderStore):
 
     def _groups(self) -> list[list[dict]]:
         """Neighbours to put together, and segments with deleted rows."""
-        groups, rows = [], 0
+        groups: list[list[dict]] = []
+        rows = 0
         for entry in list(self._entries):
             live = entry["rows"] - len(self._segments[entry["file"]].deleted)
             if not groups or rows + live > self._largest:

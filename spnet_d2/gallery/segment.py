@@ -49,6 +49,9 @@ class Segment:
         GalleryError: the file is cut short or no segment.
     """
 
+    # File that the numbers come from, if there is one.
+    deleted_file: str | None = None
+
     def __init__(self, path: Path, deleted: np.ndarray | None = None):
         self.path = path
         self._footer, self._data = _opened(path)
@@ -125,7 +128,7 @@ class Segment:
         for name, place in self._footer["columns"].items():
             data, crc = self._data[place["offset"] : place["offset"] + place["bytes"]], 0
             for start in range(0, len(data), _PIECE):
-                crc = zlib.crc32(data[start : start + _PIECE], crc)
+                crc = zlib.crc32(data[start : start + _PIECE].data, crc)
             if crc != place["crc32"]:
                 raise GalleryError(
                     f"{self.path} is damaged: its {name} changed since they were written."
@@ -225,7 +228,7 @@ def _write_column(
     offset, crc = file.tell(), 0
     for piece in pieces:
         # As bytes: the buffer protocol has no time stamps.
-        data = np.ascontiguousarray(piece, dtype).reshape(-1).view(np.uint8)
+        data = np.ascontiguousarray(piece, dtype).reshape(-1).view(np.uint8).data
         crc = zlib.crc32(data, crc)
         file.write(data)
     size = file.tell() - offset

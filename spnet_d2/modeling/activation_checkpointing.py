@@ -6,8 +6,9 @@ the second pass into their running statistics.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,7 +32,7 @@ def unchanged_statistics(module: nn.Module) -> Iterator[None]:
             norm._buffers.update(buffers)
 
 
-class _Checkpointed:
+class _Checkpointed(nn.Module):
     """Mixed into a block's class, rather than wrapped around it: names of weights stay."""
 
     def forward(self, *args, **kwargs):
@@ -49,7 +50,8 @@ def _contexts(block: nn.Module):
 
 
 @cache
-def _checkpointed_class(kind: type) -> type:
+def _checkpointed_class(kind: Hashable) -> Any:
+    assert isinstance(kind, type)
     return type(f"Checkpointed{kind.__name__}", (_Checkpointed, kind), {})
 
 
@@ -87,4 +89,5 @@ def checkpoint_blocks(trunk: nn.Module) -> None:
             f"MODEL.SPNET.ACTIVATION_CHECKPOINTING: no blocks found in {type(trunk).__name__}."
         )
     for block in blocks:
-        block.__class__ = _checkpointed_class(type(block))
+        kind: Any = type(block)
+        block.__class__ = _checkpointed_class(kind)

@@ -15,6 +15,7 @@ import logging
 import os
 import re
 from collections import OrderedDict
+from typing import Any
 
 import timm
 import torch
@@ -90,12 +91,15 @@ def create_trunk(
         # Random weights start as torchvision's; timm would zero each block's last batch norm.
         kwargs["zero_init_last"] = False
     kwargs.update(_feature_options(timm_name, kwargs))
-    trunk = _create(timm_name, pretrained == "hub", **kwargs)
-    if isinstance(getattr(trunk, "patch_embed", None), PatchEmbed):
+    listed = _create(timm_name, pretrained == "hub", **kwargs)
+    assert isinstance(listed, FeatureListNet)
+    trunk: FeatureListNet | SoliderSwin = listed
+    embedding = getattr(listed, "patch_embed", None)
+    if isinstance(embedding, PatchEmbed):
         # Sizes that patches don't divide lose their last rows and columns, as in torchvision.
-        trunk["patch_embed"].img_size = None
+        embedding.img_size = None
     if name in SOLIDER_SWINS:
-        trunk = SoliderSwin(trunk, random=pretrained == "")
+        trunk = SoliderSwin(listed, random=pretrained == "")
     else:
         use_blocks(trunk, RuntimeShiftBlock)
         use_chunked_blocks(trunk)
@@ -189,7 +193,8 @@ def _feature_options(name: str, kwargs: dict) -> dict:
         try:
             # timm changes the options it is given.
             with torch.device("meta"):
-                info = timm.create_model(name, **kwargs, **copy.deepcopy(listing)).feature_info
+                model: Any = timm.create_model(name, **kwargs, **copy.deepcopy(listing))
+            info = model.feature_info
         except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
             errors.append(str(error))
             continue
@@ -353,6 +358,9 @@ class TimmFPN(PyramidBackbone):
     W/8), ...}`` up to p7, every level's size rounded up.
     """
 
+    trunk: FeatureListNet | SoliderSwin
+    fpn: FeaturePyramidNetwork
+
     @configurable
     def __init__(
         self,
@@ -383,7 +391,7 @@ class TimmFPN(PyramidBackbone):
         # C. The RoI heads' copies of the last stage take as many as the stride-16 map has.
         self.channels = self.trunk_channels[1]
         self.roi_pooling = getattr(trunk, "roi_pooling", "max")
-        self.fpn = FeaturePyramidNetwork(
+        fpn = self.fpn = FeaturePyramidNetwork(
             list(self.trunk_channels),
             self.channels,
             extra_blocks=LastLevelP6P7(self.trunk_channels[2], self.channels),
@@ -397,7 +405,7 @@ class TimmFPN(PyramidBackbone):
             trunk.requires_grad_(False)
         if freeze_p3:
             self.fpn.inner_blocks.requires_grad_(False)
-            self.fpn.layer_blocks[0].requires_grad_(False)
+            fpn.layer_blocks[0].requires_grad_(False)
         self.train(self.training)
 
     @classmethod

@@ -39,7 +39,7 @@ class ClassHead(nn.Module):
 
 
 class BoxDetector(nn.Module):
-    """Class head and box head of one round."""
+    """Class head and box head of one stage."""
 
     def __init__(self, dim: int, logits: str = "fixed_norm", positive: bool = False):
         super().__init__()

@@ -149,7 +149,7 @@ class RoiPooling(nn.Module):
         self.sizes = (self.num_stripes(ROI_SIZE) * backbone.channels,)
 
     def num_stripes(self, rows: int) -> int:
-        """Stripes of a map with so many rows."""
+        """Stripes of a map with this number of rows."""
         return min(self.stripes, rows)
 
     def pool(self, maps: Tensor, dim: tuple[int, int] = (2, 3)) -> Tensor:
@@ -244,21 +244,24 @@ class ReidEmbedder(nn.Module):
         self.copy = copy(backbone, options)
         self.dim = dim
         sizes = (from_feat4, dim - from_feat4)
-        self.projectors = nn.ModuleList(
-            nn.Sequential(nn.Linear(i, o), SafeBatchNorm1d(o, affine=False))
-            for i, o in zip(self.copy.sizes, sizes)
-        )
-        for projector in self.projectors:
-            nn.init.normal_(projector[0].weight, std=0.01)
-            nn.init.zeros_(projector[0].bias)
+        self.projectors = nn.ModuleList(_projector(i, o) for i, o in zip(self.copy.sizes, sizes))
 
     def forward(self, rois: Tensor) -> Tensor:
         """(n, C, 14, 14) -> (n, D_r) float32."""
         features = self.copy(rois)
-        pairs = zip(self.projectors, features, strict=True)
-        # The norms' results can be too large for half precision.
-        parts = [norm(widen(linear(feature))) for (linear, norm), feature in pairs]
+        parts = []
+        for projector, feature in zip(self.projectors, features, strict=True):
+            linear, norm = projector.children()
+            # The norms' results can be too large for half precision.
+            parts.append(norm(widen(linear(feature))))
         return torch.cat(parts, dim=1)
+
+
+def _projector(size: int, dim: int) -> nn.Sequential:
+    linear = nn.Linear(size, dim)
+    nn.init.normal_(linear.weight, std=0.01)
+    nn.init.zeros_(linear.bias)
+    return nn.Sequential(linear, SafeBatchNorm1d(dim, affine=False))
 
 
 class LocalisationEmbedder(nn.Module):

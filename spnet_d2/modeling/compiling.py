@@ -1,11 +1,15 @@
 """``torch.compile`` of what takes most of the time (``MODEL.SPNET.COMPILE``)."""
 
+from collections.abc import Iterable
+
 from torch import nn
 
 
-def compile_networks(model: nn.Module, backend: str = "inductor") -> None:
+def compile_networks(
+    model: nn.Module, trunks: Iterable[nn.Module], backend: str = "inductor"
+) -> None:
     """
-    Compile the trunk and the RoI heads' copies of its last stage, and the momentum twin's.
+    Compile trunks and the RoI heads' copies of their last stage.
 
     Modules are compiled in place, when they are called first: names of weights stay, as do hooks.
     Sizes of images and numbers of RoIs may change: the first change compiles once more, for any.
@@ -13,11 +17,11 @@ def compile_networks(model: nn.Module, backend: str = "inductor") -> None:
 
     Args:
         model: an SPNet.
+        trunks: its own and its momentum encoder's.
         backend: of ``torch.compile``.
     """
-    twins = [] if model.twin is None else [model.twin.backbone]
-    for backbone in (model.backbone, *twins):
-        backbone.trunk.compile(backend=backend)
+    for trunk in trunks:
+        trunk.compile(backend=backend)
     for name, module in model.named_modules():
         if name.endswith("copy.stage"):
             module.compile(backend=backend)

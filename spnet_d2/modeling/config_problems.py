@@ -154,6 +154,12 @@ def _clashes(cfg: CfgNode) -> Iterator[str]:
             f"MODEL.SPNET.SMALL_DATA.FEAT4_SHARE is {share}, expected a share of REID_DIM "
             f"({spnet.REID_DIM}) between one dimension and all (1.0)."
         )
+    loss = REID_LOSSES.get(spnet.REID.LOSS) if spnet.REID.LOSS in REID_LOSSES else None
+    if spnet.MOMENTUM_TWIN.ENABLED and loss and "teacher" not in loss.takes:
+        yield (
+            "MODEL.SPNET.MOMENTUM_TWIN fills the momentum queue, but MODEL.SPNET.REID.LOSS is "
+            f"{spnet.REID.LOSS!r}: set it to 'momentum_queue', or turn the twin off."
+        )
     if not spnet.SEPARATE_HEADS and spnet.EMBED_DIM != spnet.REID_DIM:
         yield (
             "MODEL.SPNET.SEPARATE_HEADS is False, so there is one embedding for re-id and "

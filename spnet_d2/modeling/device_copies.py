@@ -36,7 +36,12 @@ def to_device(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
 def move(values: Any, device: torch.device) -> Any:
     """Lists, tuples and dataclasses of tensors, on ``device``, see :func:`to_device`."""
     found: list[Tensor] = []
-    _map(values, lambda tensor: found.append(tensor) or tensor)
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    _map(values, note)
     moved = iter(to_device(found, device))
     return _map(values, lambda _: next(moved))
 
@@ -47,7 +52,7 @@ def _map(values: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return change(values)
     if isinstance(values, list | tuple):
         return type(values)(_map(value, change) for value in values)
-    if dataclasses.is_dataclass(values):
+    if dataclasses.is_dataclass(values) and not isinstance(values, type):
         fields = {f.name: getattr(values, f.name) for f in dataclasses.fields(values)}
         return type(values)(**{name: _map(value, change) for name, value in fields.items()})
     return values

@@ -40,6 +40,7 @@ class SafeBatchNorm1d(nn.BatchNorm1d):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and len(x) < 2:
+            assert self.num_batches_tracked is not None
             self.num_batches_tracked += 1
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps

@@ -7,7 +7,7 @@ network.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .proposal_generator import SwapPathProposalGenerator, anchors_of_size, match_anchors
 from .roi_heads import SPNetROIHeads
@@ -17,8 +17,8 @@ from .whole_batch import Share
 
 
 def known_counts(
-    generator: nn.Module,
-    heads: nn.Module,
+    generator: SwapPathProposalGenerator,
+    heads: SPNetROIHeads,
     padded_size: tuple[int, int],
     targets: Targets,
     reid_only: bool = False,

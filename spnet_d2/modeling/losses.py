@@ -93,8 +93,7 @@ def clip_to_images(boxes: Tensor, sizes: Tensor | tuple[int, int]) -> Tensor:
         sizes: height and width of all, or a tensor (2,) or (..., 2).
     """
     if not isinstance(sizes, Tensor):
-        height, width = sizes
-        x, y = boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)
+        x, y = boxes[..., 0::2].clamp(0, sizes[1]), boxes[..., 1::2].clamp(0, sizes[0])
         return torch.stack([x, y], dim=-1).flatten(-2)
     height, width = sizes.unbind(-1)
     limits = torch.stack([width, height, width, height], dim=-1).to(boxes.dtype)

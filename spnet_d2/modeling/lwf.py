@@ -8,6 +8,7 @@ Shapes: ``N`` images, ``c5`` stride-32 channels, ``Y`` ImageNet classes.
 
 import copy
 from collections import OrderedDict
+from typing import Any
 
 import timm
 import torch
@@ -74,7 +75,8 @@ def imagenet_classifier(name: str, pretrained: str | dict[str, Tensor] = "hub") 
         raise ValueError(f"timm model {name!r} has no classes. {hint}")
     layers = dict(model.named_children())
     # The trunk ends with the last layer that timm lists as a feature.
-    end = model.feature_info[-1]["module"].split(".")[0]
+    features: Any = model.feature_info
+    end = features[-1]["module"].split(".")[0]
     behind = list(layers)[list(layers).index(end) + 1 :]
     return nn.Sequential(OrderedDict((key, layers[key]) for key in behind))
 

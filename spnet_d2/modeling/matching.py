@@ -1,6 +1,6 @@
 """Which boxes are foreground, background or ignored, and the ground truth each one trains on."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
 import torch
@@ -70,7 +70,6 @@ class Samples:
         target_boxes: (M, 4) ground-truth boxes.
         target_ids: (M,) int64 identities of these, as the re-id loss takes them.
         per_image: no image has more of them; known without waiting for the GPU.
-        logits: (M,) and deltas: (M, 4): what the stage predicts for them.
         pair: (M,) int64 ascending (query, image) pair of each, and query: (P, D) the pairs' query
             embeddings; query-centric only.
     """
@@ -81,19 +80,37 @@ class Samples:
     target_boxes: Tensor
     target_ids: Tensor
     per_image: int = 0
-    logits: Tensor | None = None
-    deltas: Tensor | None = None
     pair: Tensor | None = None
     query: Tensor | None = None
 
-    def predicted(self, logits: Tensor, deltas: Tensor) -> "Samples":
-        """The same boxes with what a stage predicts for them."""
-        return replace(self, logits=logits, deltas=deltas)
+    def predicted(self, logits: Tensor, deltas: Tensor) -> "PredictedSamples":
+        """The same boxes with what a stage predicts for them: (M,) and (M, 4)."""
+        mine = {field.name: getattr(self, field.name) for field in fields(Samples)}
+        return PredictedSamples(**mine, logits=logits, deltas=deltas)
+
+    @property
+    def query_rows(self) -> Tensor | None:
+        """(M, D) the query of each box's pair; query-centric only."""
+        return None if self.query is None else self.query[self.pair]
 
     @property
     def rois(self) -> Tensor:
         """(M, 5) the image's position and the box."""
         return join_rois(self.image_index, self.boxes)
+
+
+@dataclass
+class PredictedSamples(Samples):
+    """
+    Samples whose stage has run.
+
+    Attributes:
+        logits: (M,) that they are a person.
+        deltas: (M, 4) from the box to the ground truth.
+    """
+
+    logits: Tensor = field(kw_only=True)
+    deltas: Tensor = field(kw_only=True)
 
 
 def join_rois(image_index: Tensor, boxes: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Momentum twin (He et al., CVPR 2020): a slow copy of the network that embeds people.
 
-Its embeddings fill the momentum queue. It copies backbone, FPN and re-id embedder; batch norms
-use their own statistics of its own batches, and stochastic depth is on, as in the student.
+Its embeddings fill the momentum queue. It copies backbone, FPN and re-id embedder. Its batch norms
+have running statistics of their own, and stochastic depth is on, as in the student.
 """
 
 import copy
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .backbone import PyramidBackbone
-from .box_embedder import embed_boxes
+from .box_embedder import RoiMap, embed_boxes
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,9 @@ logger = logging.getLogger(__name__)
 class MomentumTwin(nn.Module):
     """Exponential moving average of the student's parameters (not of its buffers)."""
 
-    def __init__(self, backbone: nn.Module, reid_embedder: nn.Module, momentum: float = 0.9999):
+    def __init__(
+        self, backbone: PyramidBackbone, reid_embedder: nn.Module, momentum: float = 0.9999
+    ):
         """
         Args:
             backbone, reid_embedder: the student's modules; they are copied.
@@ -53,12 +55,12 @@ class MomentumTwin(nn.Module):
         return self.backbone.finest(maps)
 
     @torch.no_grad()
-    def embed(self, p3: Tensor, boxes: list[Tensor]) -> Tensor:
-        """Boxes (n_i, 4) per image -> (sum n_i, D_r)."""
+    def embed(self, p3: Tensor | RoiMap, boxes: Tensor | list[Tensor]) -> Tensor:
+        """RoIs (n, 5), or boxes (n_i, 4) per image, -> (n, D_r)."""
         return embed_boxes(self.reid_embedder, p3, boxes)
 
     @torch.no_grad()
-    def update(self, backbone: nn.Module, reid_embedder: nn.Module) -> None:
+    def update(self, backbone: PyramidBackbone, reid_embedder: nn.Module) -> None:
         """Move towards the student: by ``SPNet.move_twin_with`` before the optimiser's step."""
         pairs = [(self.backbone.fpn, backbone.fpn), (self.reid_embedder, reid_embedder)]
         if not (backbone.trunk_is_constant and self._has_trunk_of(backbone)):
@@ -84,7 +86,7 @@ class MomentumTwin(nn.Module):
         """
         Whether the trunks have equal parameters and buffers.
 
-        The device is asked only where a tensor was replaced or written to since it was asked last:
+        They are compared on the device only if a tensor was replaced or written to since last time:
         in training with a frozen trunk once, and after a checkpoint was loaded.
         """
         pairs = [_tensors(self.backbone.trunk), _tensors(student.trunk)]

@@ -67,12 +67,8 @@ class Pairs:
     positive: Tensor
     boxes: Tensor
     target_ids: Tensor
-    positive_rows: Tensor | None = None
+    positive_rows: Tensor
     counts: list[int] = field(default_factory=list)
-
-    def __post_init__(self):
-        if self.positive_rows is None:
-            self.positive_rows = self.positive.nonzero()[:, 0]
 
     def __len__(self) -> int:
         return len(self.image)
@@ -162,6 +158,7 @@ def sample_pairs(queries: Queries, num_images: int, limit: int, mode: str = "alg
         positive,
         queries.boxes[box_row] * positive[:, None],
         queries.target_ids[box_row] * positive,
+        positive.nonzero()[:, 0],
         counts=image.bincount(minlength=num_images).tolist(),
     )
 
@@ -204,9 +201,9 @@ def label_pairs(
         foreground = (iou >= FOREGROUND_IOU) | (iou == iou.amax(dim=1, keepdim=True))
         ignored = ~foreground & (iou >= BACKGROUND_IOU)
         labels.index_copy_(0, rows, foreground.char() - ignored.char())
-    ignore = [Boxes(anchors[:0]) if r is None else r for r in ignore or [None] * len(targets)]
-    if conservative or any(map(len, ignore)):
-        left_out = torch.stack([ignored_boxes(anchors, regions) for regions in ignore])
+    regions = [Boxes(anchors[:0]) if r is None else r for r in ignore or [None] * len(targets)]
+    if conservative or any(map(len, regions)):
+        left_out = torch.stack([ignored_boxes(anchors, region) for region in regions])
         if conservative:
             boxes = [t.gt_boxes.tensor for t in targets]
             people = [match_boxes(anchors, b, ANCHOR_MATCHER)[0] == 1 for b in boxes]

@@ -5,7 +5,7 @@ autocast. Boxes, norms of offsets, class and box heads, batch norms of embedding
 losses are float32.
 
 On GPUs "float32" is strict: neither matrix products nor convolutions use TF32. In half precision
-what stays float32 may use it, but for what asks for full precision, as similarities do.
+what stays float32 may use it, except within full_precision, as similarities are computed.
 """
 
 import contextlib

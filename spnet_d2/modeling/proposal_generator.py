@@ -1,4 +1,4 @@
-"""Anchors -> anchor embeddings x_a -> swap path -> scored, refined proposals (the first round).
+"""Anchors -> anchor embeddings x_a -> swap path -> scored, refined proposals (the first stage).
 
 Shapes: ``N`` images, ``A`` anchors of an image (all levels), ``D`` embedding size, ``K`` anchors
 sampled per image or pair, ``M`` sampled anchors of the batch, ``Q`` queries, ``P`` pairs.
@@ -23,7 +23,13 @@ from .backbone import FEATURES, STRIDES
 from .box_detector import BoxDetector
 from .fixed_norm import NormLogits, offset_norm
 from .losses import BOX_TRANSFORM, anchor_loss, box_loss, clip_to_images, nms_per_query
-from .matching import ANCHOR_MATCHER, Samples, gather_samples, match_boxes
+from .matching import (
+    ANCHOR_MATCHER,
+    PredictedSamples,
+    Samples,
+    gather_samples,
+    match_boxes,
+)
 from .pair_sampler import (
     MATCH_MODES,
     Pairs,
@@ -64,7 +70,12 @@ class AnchorEmbedder(nn.Module):
         self.dim = dim
         self.conv = Conv3x3(in_channels, ANCHORS_PER_CELL * dim, 3, padding=1)
         nn.init.normal_(self.conv.weight, std=0.01)
-        nn.init.constant_(self.conv.bias, bias)
+        nn.init.constant_(self._bias, bias)
+
+    @property
+    def _bias(self) -> Tensor:
+        assert self.conv.bias is not None
+        return self.conv.bias
 
     def forward(
         self,
@@ -103,12 +114,12 @@ class AnchorEmbedder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Weight and bias of all levels' convolution; folded ones are kept between images."""
         if affine is None:
-            return self.conv.weight, self.conv.bias
+            return self.conv.weight, self._bias
         # Rounded once, not for every level: autocast remembers parameters only.
         half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         if not isinstance(affine, SwapPath):
             return self._rounded(affine, half)
-        sources = (self.conv.weight, self.conv.bias, affine.bridge.weight, affine.bridge.bias)
+        sources = (self.conv.weight, self._bias, affine.bridge.weight, affine.bridge.bias)
         if self.training or torch.is_grad_enabled() or any(x.is_inference() for x in sources):
             return self._rounded(affine.affine(), half)
         # Whatever changes parameters, in place or by others, changes one of these.
@@ -129,7 +140,7 @@ class AnchorEmbedder(nn.Module):
         with full_precision(matrix):
             # Channels are the 9 anchors' embeddings one after another.
             weight = matrix @ self.conv.weight.view(ANCHORS_PER_CELL, self.dim, -1)
-            bias = self.conv.bias.view(ANCHORS_PER_CELL, self.dim) @ matrix.T + vector
+            bias = self._bias.view(ANCHORS_PER_CELL, self.dim) @ matrix.T + vector
         return weight.view_as(self.conv.weight), bias.flatten()
 
 
@@ -254,7 +265,7 @@ def check_counts(options: object, *names: str) -> None:
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class SwapPathProposalGenerator(nn.Module):
-    """The first round: every anchor is scored by the norm of its offset embedding."""
+    """The first stage: every anchor is scored by the norm of its offset embedding."""
 
     @configurable
     def __init__(
@@ -331,7 +342,7 @@ class SwapPathProposalGenerator(nn.Module):
         targets: Targets | None = None,
         queries: list[Tensor] | Tensor | None = None,
         pairs: Pairs | None = None,
-    ) -> tuple[Samples | list[Instances], dict[str, whole_batch.Share]]:
+    ) -> tuple[PredictedSamples | list[Instances], dict[str, whole_batch.Share]]:
         """
         Args:
             images: the padded batch.
@@ -354,12 +365,14 @@ class SwapPathProposalGenerator(nn.Module):
             anchors = grid_anchors(images.tensor.shape[-2:], levels)
             offsets = self.anchor_embedder.by_level(levels, self.swap_path)
             if self.training:
+                assert targets is not None
                 return self._train(anchors, offsets, targets)
             return self._propose_all(anchors, offsets, sizes), {}
         anchors, x_a = self.embed_anchors(images, features)
         if self.training:
+            assert targets is not None and pairs is not None and isinstance(queries, Tensor)
             return self._train_pairs(anchors, x_a, targets, queries, pairs)
-        return self.search(anchors, x_a, sizes, queries), {}
+        return self.search(anchors, x_a, sizes, list(queries)), {}
 
     def embed_anchors(
         self, images: ImageList, features: dict[str, Tensor]
@@ -397,7 +410,9 @@ class SwapPathProposalGenerator(nn.Module):
             statistics.record(**{f"num_pairs_{kind}": n for kind, n in kinds.items()})
         return pairs
 
-    def _train(self, anchors: Tensor, offsets: list[Tensor], targets: Targets):
+    def _train(
+        self, anchors: Tensor, offsets: list[Tensor], targets: Targets
+    ) -> tuple[PredictedSamples, dict[str, whole_batch.Share]]:
         """Label all anchors, take the anchor loss over all, and sample K per image."""
         labels, matched = match_anchors(anchors, targets)
         self._record(labels, len(targets))
@@ -408,12 +423,12 @@ class SwapPathProposalGenerator(nn.Module):
         samples = gather_samples(
             anchors[chosen], image, labels[image, chosen], rows, targets, self.anchors_per_image
         )
-        samples = samples.predicted(*self.box_detector(sampled))
-        return samples, self._losses(logits, labels, samples)
+        predicted = samples.predicted(*self.box_detector(sampled))
+        return predicted, self._losses(logits, labels, predicted)
 
     def _train_pairs(
         self, anchors: Tensor, x_a: Tensor, targets: Targets, queries: Tensor, pairs: Pairs
-    ):
+    ) -> tuple[PredictedSamples, dict[str, whole_batch.Share]]:
         """Take the anchor loss over all anchors of the pairs, and sample K of each."""
         asked = queries[pairs.query]
         parts = zip(asked.split(pairs.counts), x_a, strict=True)
@@ -443,10 +458,10 @@ class SwapPathProposalGenerator(nn.Module):
             query=asked,
         )
         offsets = self.swap_path.query_centric(
-            samples.query[:, None], x_a[pairs.image[:, None], chosen]
+            asked[:, None], x_a[pairs.image[:, None], chosen]
         ).flatten(0, 1)
-        samples = samples.predicted(*self.box_detector(offsets))
-        return samples, self._losses(self.anchor_logits(norms), labels, samples)
+        predicted = samples.predicted(*self.box_detector(offsets))
+        return predicted, self._losses(self.anchor_logits(norms), labels, predicted)
 
     def _record(self, labels: Tensor, number: int) -> None:
         """Mean numbers of anchors that count, of an image or a pair."""
@@ -456,7 +471,7 @@ class SwapPathProposalGenerator(nn.Module):
                 statistics.record(**{f"num_{name}_anchors": mean})
 
     def _losses(
-        self, logits: Tensor, labels: Tensor, samples: Samples
+        self, logits: Tensor, labels: Tensor, samples: PredictedSamples
     ) -> dict[str, whole_batch.Share]:
         """Of all anchors' logits and labels, and of the sampled anchors' predictions."""
         box = box_loss(samples.deltas, samples.boxes, samples.target_boxes, samples.labels)

@@ -12,7 +12,7 @@ class QueryInstances(Sequence[Instances]):
     One ``Instances`` per query, without ``query_index``.
 
     A frame may have thousands of queries. Evaluation reads the table, so their ``Instances`` are
-    made when the first of them is asked for; the length needs none.
+    made when the first one is read; the length needs none.
     """
 
     def __init__(self, found: Instances, num_queries: int):

@@ -29,6 +29,7 @@ from .box_embedder import (
 from .losses import BOX_TRANSFORM, box_loss, class_loss, clip_to_images, nms_per_query
 from .matching import (
     FOREGROUND_IOU,
+    PredictedSamples,
     Samples,
     gather_samples,
     join_rois,
@@ -95,7 +96,7 @@ class ReidOptions:
         dim: D_r.
         feat4_share: how much of D_r is ``feat4``'s, see :class:`~.box_embedder.ReidEmbedder`.
         gt_only: only ground-truth boxes train re-id.
-        per_pair: at most so many boxes of a (query, image) pair do.
+        per_pair: most boxes of a (query, image) pair that do.
         box_jitter: in training, sides of ground-truth boxes move by up to this share of the
             shorter side.
         loss_weight: factor on ``loss_reid``.
@@ -276,7 +277,7 @@ class SPNetROIHeads(nn.Module):
     def losses(
         self,
         features: Features,
-        samples: Samples,
+        samples: PredictedSamples,
         targets: Targets,
         gt: GroundTruthEmbeddings,
         teacher: Callable[[Tensor], Tensor] | None = None,
@@ -299,13 +300,10 @@ class SPNetROIHeads(nn.Module):
         p3 = roi_map(features)
         losses: dict[str, Tensor | Share] = {}
         for t in range(1, self.num_cascades + 1):
-            if self.query_centric:
-                samples = _refine_pairs(samples, targets)
-            else:
-                samples = self._resample(samples, targets)
-            x_a = embed_boxes(self.loc_embedder(t), p3, samples.rois)
-            query = samples.query[samples.pair] if self.query_centric else None
-            samples = samples.predicted(*self._stage(t, x_a, query))
+            refine = _refine_pairs if self.query_centric else self._resample
+            sampled = refine(samples, targets)
+            x_a = embed_boxes(self.loc_embedder(t), p3, sampled.rois)
+            samples = sampled.predicted(*self._stage(t, x_a, sampled.query_rows))
             losses[f"loss_cls_{t}"] = class_loss(samples.logits, samples.labels)
             box = box_loss(samples.deltas, samples.boxes, samples.target_boxes, samples.labels)
             losses[f"loss_box_{t}"] = box * self.cascade.box_loss_weight
@@ -316,7 +314,7 @@ class SPNetROIHeads(nn.Module):
     def _reid_loss(
         self,
         p3: RoiMap,
-        samples: Samples,
+        samples: PredictedSamples,
         targets: Targets,
         gt: GroundTruthEmbeddings,
         teacher: Callable[[Tensor], Tensor] | None,
@@ -338,11 +336,12 @@ class SPNetROIHeads(nn.Module):
     def _stage(self, t: int, x_a: Tensor, query: Tensor | None) -> tuple[Tensor, Tensor]:
         """Logits (n,) and deltas (n, 4) of stage ``t`` for boxes' embeddings (n, D)."""
         path = self.swap_paths[t - 1]
+        assert isinstance(path, SwapPath)
         if self.query_centric and query is not None:
             return self.box_detectors[t - 1](path.query_centric(query, x_a))
         return self.box_detectors[t - 1](path.object_centric(x_a))
 
-    def _reid_rois(self, samples: Samples, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    def _reid_rois(self, samples: PredictedSamples, sizes: Tensor) -> tuple[Tensor, Tensor]:
         """RoIs (n, 5) that train re-id, and their identities (n,)."""
         boxes = _refine(samples, sizes)
         # Any box close to its own target counts, background that grew onto it included.
@@ -353,7 +352,7 @@ class SPNetROIHeads(nn.Module):
         rows = close.nonzero()[:, 0]
         return join_rois(samples.image_index, boxes)[rows], samples.target_ids[rows]
 
-    def _resample(self, samples: Samples, targets: Targets) -> Samples:
+    def _resample(self, samples: PredictedSamples, targets: Targets) -> Samples:
         """The last stage's refined boxes and the ground truth, matched and sampled anew."""
         boxes = torch.cat([_refine(samples, targets.sizes), targets.boxes])
         image = torch.cat([samples.image_index, targets.image_index])
@@ -436,7 +435,7 @@ class SPNetROIHeads(nn.Module):
         return results
 
 
-def _refine_pairs(samples: Samples, targets: Targets) -> Samples:
+def _refine_pairs(samples: PredictedSamples, targets: Targets) -> Samples:
     """
     The last stage's refined boxes of every pair and, behind them, the person's own box.
 
@@ -444,6 +443,7 @@ def _refine_pairs(samples: Samples, targets: Targets) -> Samples:
     background box, as in the authors' code, which adds one per pair whatever its kind. Background
     inside of ignore regions trains nothing.
     """
+    assert samples.pair is not None and samples.query is not None
     first = torch.searchsorted(
         samples.pair, torch.arange(len(samples.query), device=samples.pair.device)
     )
@@ -465,7 +465,7 @@ def _refine_pairs(samples: Samples, targets: Targets) -> Samples:
     )
 
 
-def _refine(samples: Samples, sizes: Tensor) -> Tensor:
+def _refine(samples: PredictedSamples, sizes: Tensor) -> Tensor:
     """Boxes (M, 4) after a stage's deltas, clipped to their images, without gradient."""
     boxes = BOX_TRANSFORM.apply_deltas(samples.deltas.detach(), samples.boxes)
     return clip_to_images(boxes, sizes[samples.image_index])

@@ -4,14 +4,15 @@ Shapes: ``N`` images, ``n`` boxes of an image, ``D`` / ``D_r`` localisation / re
 """
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.modeling import (
     META_ARCH_REGISTRY,
-    Backbone,
     build_backbone,
     build_proposal_generator,
 )
@@ -28,7 +29,7 @@ from ..checkpoint.untrained import (
     refuse_untrained,
 )
 from . import whole_batch
-from .backbone import FEATURES, pretrained_of
+from .backbone import FEATURES, PyramidBackbone, pretrained_of
 from .box_embedder import RoiMap
 from .compiling import compile_networks
 from .config_problems import check_model_config
@@ -39,8 +40,9 @@ from .lwf import LearningWithoutForgetting, imagenet_classifier
 from .momentum_encoder import MomentumTwin
 from .pair_sampler import make_queries, unique_people
 from .precision import autocast, inference_precision
+from .proposal_generator import SwapPathProposalGenerator
 from .query_results import QueryInstances
-from .roi_heads import ROI_MAP
+from .roi_heads import ROI_MAP, Features, SPNetROIHeads
 from .swap_path import PATHWAYS
 from .sync_batch_norm import synchronise_batch_norms, synchronise_trunk
 from .targets import Targets
@@ -48,6 +50,60 @@ from .targets import Targets
 logger = logging.getLogger(__name__)
 
 _TRAINING_FIELDS = ("gt_boxes", "gt_person_ids", "gt_identities")
+
+
+@dataclass(frozen=True)
+class MoreParts:
+    """
+    What trains beside detection and re-id.
+
+    Attributes:
+        twin: momentum encoder for the re-id loss.
+        lwf: learning without forgetting.
+        gallery_filter: gives scenes embeddings.
+        reid_only: train re-id alone.
+    """
+
+    twin: MomentumTwin | None = None
+    lwf: LearningWithoutForgetting | None = None
+    gallery_filter: GalleryFilter | None = None
+    reid_only: bool = False
+
+    @classmethod
+    def from_config(
+        cls, cfg: CfgNode, backbone: PyramidBackbone, roi_heads: SPNetROIHeads
+    ) -> "MoreParts":
+        options = cfg.MODEL.SPNET
+        twin = lwf = None
+        if options.MOMENTUM_TWIN.ENABLED:
+            momentum = options.MOMENTUM_TWIN.MOMENTUM
+            twin = MomentumTwin(backbone, roi_heads.reid_embedder, momentum)
+        if options.LWF.ENABLED:
+            classifier = imagenet_classifier(options.BACKBONE.NAME, pretrained_of(cfg))
+            lwf = LearningWithoutForgetting(backbone, classifier)
+        filtering = build_gallery_filter(cfg, roi_heads.reid_embedder)
+        return cls(twin, lwf, filtering, options.REID.ONLY)
+
+
+@dataclass(frozen=True)
+class Running:
+    """
+    How a machine runs a model.
+
+    Attributes:
+        sync_bn: batch norms see the batches of all processes together.
+        sync_trunk: those of the trunk by PyTorch's own layers, which need GPUs.
+        compiled: ``torch.compile`` trunks and RoI stages, see :mod:`.compiling`.
+        test_precision: of inference, see :mod:`.precision`.
+        awaits_weights: the trunk's pretrained weights are not there yet: a checkpoint brings them
+            before training.
+    """
+
+    sync_bn: bool = False
+    sync_trunk: bool = False
+    compiled: bool = False
+    test_precision: str = "float32"
+    awaits_weights: bool = False
 
 
 @META_ARCH_REGISTRY.register()
@@ -68,6 +124,12 @@ class SPNet(nn.Module):
     - ``embed_only``: optional, true to embed ``instances`` at inference and detect nobody.
     """
 
+    backbone: PyramidBackbone
+    # Or classes of others with the same interface.
+    proposal_generator: SwapPathProposalGenerator
+    roi_heads: SPNetROIHeads
+    pixel_mean: Tensor
+    pixel_std: Tensor
     # Queries of an image searched at a time: bounds memory, changes no result.
     queries_per_chunk = 64
 
@@ -75,22 +137,15 @@ class SPNet(nn.Module):
     def __init__(
         self,
         *,
-        backbone: Backbone,
+        backbone: PyramidBackbone,
         proposal_generator: nn.Module,
         roi_heads: nn.Module,
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
         pathway: str = "OC",
         test_pathway: str = "",
-        twin: MomentumTwin | None = None,
-        lwf: LearningWithoutForgetting | None = None,
-        gallery_filter: GalleryFilter | None = None,
-        reid_only: bool = False,
-        sync_bn: bool = False,
-        sync_trunk: bool = False,
-        compiled: bool = False,
-        test_precision: str = "float32",
-        awaits_weights: bool = False,
+        more: "MoreParts | None" = None,
+        running: "Running | None" = None,
     ):
         """
         Args:
@@ -99,18 +154,10 @@ class SPNet(nn.Module):
             roi_heads: the cascade stages after it, and re-id.
             pixel_mean, pixel_std: RGB statistics on the 0..255 scale.
             pathway: "OC" or "QC", of training.
-            test_pathway: of inference, default the same. "QC" detects only what it is asked
-                for by ``queries``.
-            twin: momentum encoder for the re-id loss.
-            lwf: learning without forgetting.
-            gallery_filter: gives scenes embeddings.
-            reid_only: train re-id alone.
-            sync_bn: batch norms see the batches of all processes together.
-            sync_trunk: those of the trunk by PyTorch's own layers, which need GPUs.
-            compiled: ``torch.compile`` trunks and RoI stages, see :mod:`.compiling`.
-            test_precision: of inference, see :mod:`.precision`.
-            awaits_weights: the trunk's pretrained weights are not there yet: a checkpoint brings
-                them before training.
+            test_pathway: of inference, default the same. "QC" detects only the people that
+                ``queries`` name.
+            more: what trains beside detection and re-id; default: nothing.
+            running: how a machine runs it; default: as it is, in float32.
 
         Raises:
             ValueError: unknown pathway.
@@ -120,27 +167,29 @@ class SPNet(nn.Module):
         for name, value in (("pathway", pathway), ("test_pathway", test_pathway)):
             if value not in PATHWAYS:
                 raise ValueError(f"{name} is {value!r}, expected one of {PATHWAYS}.")
-        self.test_precision = test_precision
+        more, running = more or MoreParts(), running or Running()
+        self.test_precision = running.test_precision
         self.pathway = pathway
         self.test_pathway = test_pathway
-        self.twin = twin
-        self.reid_only = reid_only
+        self.twin = more.twin
+        self.reid_only = more.reid_only
         self.backbone = backbone
-        self.proposal_generator = proposal_generator
-        self.roi_heads = roi_heads
-        self.lwf = lwf
-        self.gallery_filter = gallery_filter
-        if sync_bn and comm.get_world_size() > 1:
-            if sync_trunk:
-                for module in (backbone, *([] if twin is None else [twin.backbone])):
-                    synchronise_trunk(module.trunk)
+        self.proposal_generator = proposal_generator  # type: ignore[assignment]
+        self.roi_heads = roi_heads  # type: ignore[assignment]
+        self.lwf = more.lwf
+        self.gallery_filter = more.gallery_filter
+        trunks = [backbone.trunk, *([] if more.twin is None else [more.twin.backbone.trunk])]
+        if running.sync_bn and comm.get_world_size() > 1:
+            if running.sync_trunk:
+                for trunk in trunks:
+                    synchronise_trunk(trunk)
             synchronise_batch_norms(self)
-        if compiled:
-            compile_networks(self)
+        if running.compiled:
+            compile_networks(self, trunks)
         # Tensors that a checkpoint left untouched; None: there was no checkpoint.
         self.untrained: tuple[str, ...] | None = None
         # Tensors of pretrained weights that a checkpoint has to bring.
-        self.awaited = names_of_pretrained(self) if awaits_weights else frozenset()
+        self.awaited = names_of_pretrained(self) if running.awaits_weights else frozenset()
         self.warned = False
         self.register_load_state_dict_post_hook(note_loaded)
         mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (pixel_mean, pixel_std))
@@ -155,19 +204,6 @@ class SPNet(nn.Module):
         backbone = build_backbone(cfg)
         # Not Detectron2's builder: the RoI heads copy the trunk's last stage.
         roi_heads = ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)(cfg, backbone)
-        twin = None
-        if options.MOMENTUM_TWIN.ENABLED:
-            if "teacher" not in roi_heads.reid_loss.takes:
-                raise ValueError(
-                    "MODEL.SPNET.MOMENTUM_TWIN fills the momentum queue, but MODEL.SPNET.REID.LOSS "
-                    f"is {options.REID.LOSS!r}: set it to 'momentum_queue', or turn the twin off."
-                )
-            momentum = options.MOMENTUM_TWIN.MOMENTUM
-            twin = MomentumTwin(backbone, roi_heads.reid_embedder, momentum)
-        lwf = None
-        if options.LWF.ENABLED:
-            classifier = imagenet_classifier(options.BACKBONE.NAME, pretrained_of(cfg))
-            lwf = LearningWithoutForgetting(backbone, classifier)
         return {
             "backbone": backbone,
             "proposal_generator": build_proposal_generator(cfg, backbone.output_shape()),
@@ -176,15 +212,14 @@ class SPNet(nn.Module):
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "pathway": options.PATHWAY,
             "test_pathway": options.TEST_PATHWAY,
-            "twin": twin,
-            "lwf": lwf,
-            "gallery_filter": build_gallery_filter(cfg, roi_heads.reid_embedder),
-            "reid_only": options.REID.ONLY,
-            "sync_bn": options.SYNC_BN,
-            "sync_trunk": cfg.MODEL.DEVICE.startswith("cuda"),
-            "compiled": options.COMPILE,
-            "test_precision": options.TEST.PRECISION,
-            "awaits_weights": pretrained_of(cfg) != options.BACKBONE.PRETRAINED,
+            "more": MoreParts.from_config(cfg, backbone, roi_heads),
+            "running": Running(
+                sync_bn=options.SYNC_BN,
+                sync_trunk=cfg.MODEL.DEVICE.startswith("cuda"),
+                compiled=options.COMPILE,
+                test_precision=options.TEST.PRECISION,
+                awaits_weights=pretrained_of(cfg) != options.BACKBONE.PRETRAINED,
+            ),
         }
 
     @property
@@ -210,7 +245,7 @@ class SPNet(nn.Module):
 
         Raises:
             ValueError: an empty batch, images or boxes that can't be used.
-            UntrainedModelError: detections are asked for, but the checkpoint that was loaded
+            UntrainedModelError: the model is to detect, but the checkpoint that was loaded
                 left parts of the model untouched, which were not trained since.
         """
         if not batched_inputs:
@@ -275,11 +310,13 @@ class SPNet(nn.Module):
             if counts is not None:
                 return whole_batch.means(counts)
         maps = self.backbone.trunk_maps(batch.tensor)
-        features = with_roi_map(self.backbone.pyramid(maps))
+        pyramid = self.backbone.pyramid(maps)
+        features = with_roi_map(pyramid)
         gt = self.roi_heads.embed_boxes(features, targets.rois, with_loc=query_centric)
         if query_centric:
+            assert gt.loc is not None
             queries = gt.loc[rows]
-        samples, losses = self.proposal_generator(batch, features, people, queries, pairs)
+        samples, losses = self.proposal_generator(batch, pyramid, people, queries, pairs)
         teacher = None
         if self.twin is not None:
             self.twin.mention_standstill()
@@ -293,18 +330,20 @@ class SPNet(nn.Module):
         if self.lwf is not None and not self.reid_only:
             losses["loss_lwf"] = self.lwf(batch.tensor, maps[-1])
         if self.gallery_filter is not None:
-            losses.update(self._gallery_filter_losses(features, gt.reid, batched_inputs, given))
+            scenes = self.gallery_filter.embed(pyramid[FEATURES[0]])
+            losses.update(self._gallery_filter_losses(scenes, gt.reid, batched_inputs, given))
         if self.reid_only:
             losses = {"loss_reid": losses["loss_reid"]}
         return whole_batch.means(losses)
 
     def _gallery_filter_losses(
         self,
-        features: dict[str, Tensor],
+        scenes: Tensor,
         queries: Tensor,
         batched_inputs: list[dict],
         given: list[Instances],
     ) -> dict[str, Tensor]:
+        assert self.gallery_filter is not None
         lacking = next((x for x in batched_inputs if "image_id" not in x), None)
         if lacking is not None:
             raise ValueError(
@@ -312,7 +351,7 @@ class SPNet(nn.Module):
                 f"{_whose(lacking)}: it remembers the scenes of earlier batches."
             )
         return self.gallery_filter.losses(
-            self.gallery_filter.embed(features[FEATURES[0]]),
+            scenes,
             queries,
             [x["image_id"] for x in batched_inputs],
             [t.gt_person_ids for t in given],
@@ -359,29 +398,31 @@ class SPNet(nn.Module):
 
     def _detect(self, inputs: list["_Input"], batch: ImageList) -> list[dict]:
         """Detections, and embeddings of given boxes, of one group of :meth:`_inference`."""
-        features = with_roi_map(self.backbone(batch.tensor))
+        pyramid = self.backbone(batch.tensor)
+        features = with_roi_map(pyramid)
         results: list[dict] = [{} for _ in inputs]
         if inputs[0].given.get("embed_only"):
             pass
         elif "queries" in inputs[0].given:
-            results = self._search(inputs, batch, features)
+            results = self._search(inputs, batch, pyramid, features)
         elif self.test_pathway == "QC":
             results = [{"query_instances": []} for _ in inputs]
         else:
-            proposals, _ = self.proposal_generator(batch, features)
+            proposals, _ = self.proposal_generator(batch, pyramid)
             detections = self.roi_heads.detect(features, batch.image_sizes, proposals)
             results = [
                 {"instances": to_original_size(d, x.given)} for d, x in zip(detections, inputs)
             ]
         if self.gallery_filter is not None:
             fuser = self.gallery_filter.scoring()
-            scenes = self.gallery_filter.embed(features[FEATURES[0]])
+            scenes = self.gallery_filter.embed(pyramid[FEATURES[0]])
             for result, scene in zip(results, scenes, strict=True):
                 result.update(scene_embedding=scene, scene_fuser=fuser)
         if any("instances" in x.given for x in inputs):
             boxes = [x.boxes for x in inputs]
             counts = [len(b) for b in boxes]
             embedded = self.roi_heads.embed_boxes(features, boxes)
+            assert embedded.loc is not None
             reid, loc = (x.split(counts) for x in (embedded.reid, embedded.loc))
             for x, result, r, e in zip(inputs, results, reid, loc, strict=True):
                 if "instances" in x.given:
@@ -389,7 +430,11 @@ class SPNet(nn.Module):
         return results
 
     def _search(
-        self, inputs: list["_Input"], batch: ImageList, features: dict[str, Tensor]
+        self,
+        inputs: list["_Input"],
+        batch: ImageList,
+        pyramid: dict[str, Tensor],
+        features: Features,
     ) -> list[dict]:
         """
         Detections of every image for each of its queries.
@@ -399,7 +444,7 @@ class SPNet(nn.Module):
         """
         queries = [x.queries for x in inputs]
         sizes = batch.image_sizes
-        anchors, x_a = self.proposal_generator.embed_anchors(batch, features)
+        anchors, x_a = self.proposal_generator.embed_anchors(batch, pyramid)
         parts: list[list[Instances]] = [[] for _ in inputs]
         for first in range(0, max(map(len, queries)), self.queries_per_chunk):
             chunk = [q[first : first + self.queries_per_chunk] for q in queries]
@@ -434,7 +479,7 @@ class _Input(NamedTuple):
     queries: Tensor
 
 
-def with_roi_map(features: dict[str, Tensor]) -> dict[str, Tensor | RoiMap]:
+def with_roi_map(features: Mapping[str, Tensor]) -> Features:
     """A pyramid, and what RoIs are pooled from."""
     return {**features, ROI_MAP: RoiMap.of(features[FEATURES[0]])}
 

@@ -25,7 +25,7 @@ def needs_bridges(cfg: CfgNode) -> bool:
 
 class SwapPath(nn.Module):
     """
-    One round's swap path, with the bridge layer of its object-centric side.
+    One stage's swap path, with the bridge layer of its object-centric side.
 
     ``x_o = (W x_a + b) - x_a``; W and b start at zero, so x_o starts at -x_a. (The authors' code
     has another bridge, "direct", ``x_o = W x_a + b``, which no published run uses.)

@@ -33,12 +33,13 @@ class RuntimeShiftBlock(PadFirstBlock):
     """torchvision's: windows shift only along sides that are longer than one window."""
 
     def _attn(self, x: Tensor) -> Tensor:
-        self.shift_size = tuple(
+        down, across = (
             shift if side > window else 0
             for side, window, shift in zip(
                 x.shape[1:3], self.window_size, self.target_shift_size, strict=True
             )
         )
+        self.shift_size = down, across
         return super()._attn(x)
 
 
@@ -99,8 +100,10 @@ class SoliderSwin(nn.Module):
                     module.reset_parameters()
         for name in body.feature_info.module_name():
             stage = body[name.replace(".", "_")]
-            merging = SemanticMerging(stage.downsample.dim, stage.downsample.out_dim)
-            merging.load_state_dict(stage.downsample.state_dict(), strict=False)
+            plain = stage.downsample
+            assert isinstance(plain, PatchMerging)
+            merging = SemanticMerging(plain.dim, plain.out_dim)
+            merging.load_state_dict(plain.state_dict(), strict=False)
             stage.downsample = merging
         self.body = body
         self.norms = nn.ModuleList(nn.LayerNorm(c) for c in body.feature_info.channels())

@@ -26,7 +26,8 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         # What timm's fused layers do behind the norm.
-        self.drop, self.act = nn.Identity(), nn.Identity()
+        self.drop: nn.Module = nn.Identity()
+        self.act: nn.Module = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, C, ...) -> the same shape and type."""
@@ -39,6 +40,9 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def _normalise(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
+        # As every batch norm of a trunk or embedder, with a fixed step.
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None and self.momentum is not None
         with full_precision(x):
             values = x.float()
             mean, var, count = _moments(values)
@@ -111,7 +115,7 @@ def synchronises(module: nn.Module) -> bool:
     return any(isinstance(m, SyncBatchNorm) and m.training for m in module.modules())
 
 
-def _synchronised(norm: nn.Module) -> SyncBatchNorm:
+def _synchronised(norm: nn.modules.batchnorm._BatchNorm) -> SyncBatchNorm:
     with torch.device("meta"):
         new = SyncBatchNorm(norm.num_features, norm.eps, norm.momentum, affine=norm.affine)
     new.weight, new.bias = norm.weight, norm.bias

@@ -22,10 +22,11 @@ def due() -> bool:
 
 def record(**values: Tensor | float) -> None:
     """Put numbers into Detectron2's ``EventStorage`` as ``spnet/NAME``, if they are :func:`due`."""
-    if not due():
+    storage = _storage()
+    if storage is None or not due():
         return
     for name, value in values.items():
-        _storage().put_scalar(f"{PREFIX}/{name}", float(value), smoothing_hint=False)
+        storage.put_scalar(f"{PREFIX}/{name}", float(value), smoothing_hint=False)
 
 
 def _storage() -> EventStorage | None:

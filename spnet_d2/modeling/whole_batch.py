@@ -1,13 +1,13 @@
-"""What the shares of a batch have to know of one another, so that they train as the whole would.
+"""Global sums and rows of a batch that is split over processes and accumulation steps.
 
-A batch is shared out to processes and, with gradient accumulation, to parts that a process takes
-one after another. Losses are divided by numbers of rows of the whole batch, and re-id memories
-take the rows of the whole batch, in the order in which one process would see them: image by image,
-boxes first and ground truth last.
+A process takes its part of a batch at once or, with gradient accumulation, in several parts one
+after another. Losses are divided by the whole batch's numbers of rows. Re-id memories take the
+whole batch's rows in the order in which one process would see them: image by image, boxes first
+and ground truth last.
 
-Gradients are averaged over shares by those who train (``DistributedDataParallel`` over processes,
-the trainer over parts), so a share's loss is its sum times the number of shares, over the whole
-batch's count. The mean over shares, which is what is logged, is then the whole batch's loss.
+``DistributedDataParallel`` (over processes) and the trainer (over parts) average the gradients. A
+share's loss is therefore its sum times the number of shares, over the whole batch's count. The mean
+over shares, which is logged, is then the whole batch's loss.
 
 Collective operations happen in the forward pass: all processes must call the model, each with one
 image or more, equally often.
@@ -144,14 +144,13 @@ def means(losses: "Mapping[str, Share | Tensor]") -> dict[str, Tensor]:
         the whole batch's mean.
     """
     shares = {name: x for name, x in losses.items() if isinstance(x, Share)}
+    found = {name: x for name, x in losses.items() if not isinstance(x, Share)}
     if not shares:
-        return dict(losses)
+        return found
     counts = _whole_counts([x.count for x in shares.values()])
-    found = {
-        name: x.total * _num_shares() / count.clamp(min=1) * x.weight
-        for (name, x), count in zip(shares.items(), counts, strict=True)
-    }
-    return {name: found.get(name, x) for name, x in losses.items()}
+    for (name, x), count in zip(shares.items(), counts, strict=True):
+        found[name] = x.total * _num_shares() / count.clamp(min=1) * x.weight
+    return {name: found[name] for name in losses}
 
 
 def mean(total: Tensor, count: Tensor | int, whole: Tensor | int | None = None) -> Tensor:
@@ -163,13 +162,12 @@ def mean(total: Tensor, count: Tensor | int, whole: Tensor | int | None = None) 
         count: number of rows to divide by, of the share alone.
         whole: the sum of ``count`` over processes, where it is known, which saves the exchange.
     """
-    count, whole = (_scalar(x, total) for x in (count, whole))
     if whole is None or _parts is not None:
-        return Share(total, count).mean()
-    return total * _num_shares() / whole.clamp(min=1)
+        return Share(total, _scalar(count, total)).mean()
+    return total * _num_shares() / _scalar(whole, total).clamp(min=1)
 
 
-def _scalar(x, like: Tensor):
+def _scalar(x: Tensor | int, like: Tensor) -> Tensor:
     return torch.full((), x, device=like.device) if isinstance(x, int) else x
 
 
@@ -209,10 +207,10 @@ def whole_rows(num_last: int, *tensors: Tensor) -> list[Tensor] | None:
     """
     groups = [list(group) for group in zip(*(_cut(t, num_last) for t in tensors))]
     if _parts is not None:
-        joined = _parts.add_rows(groups)
-        if joined is None:
+        all_parts = _parts.add_rows(groups)
+        if all_parts is None:
             return None
-        groups = joined
+        groups = all_parts
     if num_processes() == 1:
         return [torch.cat(parts) for parts in zip(*groups)]
     # One exchange of all counts, and one of the rows of all tensors.

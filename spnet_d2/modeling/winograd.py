@@ -37,6 +37,7 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, K, H, W)."""
+        assert self.bias is not None
         return convolve([x], self.weight, self.bias)[0]
 
 
@@ -170,10 +171,10 @@ def _backward(
         if grad_filters is not None:
             tiles = _transform(_TO_TILES, _cut(padded[i, strip]))
             grad_filters.baddbmm_(products.transpose(1, 2), tiles)
-        if need_x:
+        if grad_x is not None:
             tiles = _transform(_TO_TILES.T, torch.bmm(products, filters))
             _paste(tiles, grad_x[i, strip], columns)
-    if not need_x:
+    if grad_x is None:
         return None
     return grad_x[:, 1 : height + 1, 1 : width + 1].permute(0, 3, 1, 2)
 

@@ -3,9 +3,10 @@
 import json
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,30 +18,15 @@ logger = logging.getLogger(__name__)
 
 
 class Finder(Protocol):
-    """A predictor, as far as an index says what made it."""
+    """A predictor, as far as an index needs it."""
 
-    fingerprint: str
-    settings: dict
+    @property
+    def fingerprint(self) -> str: ...
 
+    @property
+    def settings(self) -> Any: ...
 
-class Begun(Protocol):
-    """An unfinished :class:`~.gallery.Gallery`."""
-
-    num_frames: int
-    source: str
-    fingerprint: str
-    min_score: float
-    every: float
-    frame_numbers: np.ndarray
-    frame_files: np.ndarray
-    frame_times: np.ndarray
-    frame_stamps: np.ndarray | None
-    frame_index: np.ndarray
-    boxes: np.ndarray
-    scores: np.ndarray
-    embeddings: np.ndarray
-
-    def changed_since(self, frame: int) -> bool: ...
+    def detect(self, images: Sequence[np.ndarray], query: Any = None) -> list[PersonDetections]: ...
 
 
 class Collected:
@@ -92,8 +78,8 @@ class Collected:
             "frame_stamps": np.array(self.stamps, np.int64).reshape(-1, 3),
         }
 
-    def resume(self, begun: Begun, path: str | os.PathLike) -> None:
-        """Take over an unfinished index of a file, if it was begun with the same settings."""
+    def resume(self, begun: Any, path: str | os.PathLike) -> None:
+        """Take over a file's unfinished ``Gallery``, if it was begun with the same settings."""
         if not self._fits(begun):
             logger.warning("%s was begun with other frames or settings; it starts anew.", path)
             return
@@ -110,7 +96,7 @@ class Collected:
                 People(*(a[start:end] for a in (begun.boxes, begun.scores, begun.embeddings)))
             )
 
-    def _fits(self, begun: Begun) -> bool:
+    def _fits(self, begun: Any) -> bool:
         every, name = getattr(self.frames, "every", 1), self.frames.name
         same = (begun.fingerprint, begun.min_score, begun.every, begun.source) == (
             self.predictor.fingerprint,

@@ -237,7 +237,7 @@ def load_model(cfg, weights: str, allow_untrained: bool = False) -> nn.Module:
         allow_untrained: accept that it does not cover all of the model, or that there is none.
 
     Returns:
-        The model in eval mode; on the CPU if the config asks for CUDA and there is none.
+        The model in eval mode; on the CPU if the config names CUDA and there is none.
 
     Raises:
         SearchInputError: no weights given, no such file, weights of another model, or settings

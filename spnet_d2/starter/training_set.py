@@ -128,7 +128,7 @@ class DistillationSet:
         (self.folder / "images").mkdir(parents=True, exist_ok=True)
 
     def add(self, scenes: Iterable[Scene], copies: int = 0) -> None:
-        """Scenes, each with so many recoloured copies."""
+        """Scenes, each with a number of recoloured copies."""
         for scene in scenes:
             self._add(scene, scene.image, "")
             for number in range(copies):

@@ -27,7 +27,7 @@ def draw_calibration(path: Path, pairs: Pairs, found: Calibration) -> None:
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.subplots()
     low = min(pairs.strangers.min(), pairs.same.min(), 0)
-    bins = np.linspace(low, 1, 61)
+    bins = np.linspace(low, 1, 61).tolist()
     axes.hist(pairs.strangers, bins, density=True, alpha=0.55, color="#c44e52", label="strangers")
     axes.hist(pairs.same, bins, density=True, alpha=0.55, color="#4c72b0", label="one person")
     grid = np.linspace(low, 0.999, 500)

@@ -72,7 +72,7 @@ def test_the_trainer_s_whole_step(run):
 def test_inference_with_operators(run):
     result, text = run("--task inference --size 64 96 --images 2 --profile")
     check(result, text, ["OC inference"])
-    # Two people in each of two images, in the first round and at the end.
+    # Two people in each of two images, in the first stage and at the end.
     assert result["rois"] >= 4 and "RoIs embedded" in text
     assert "aten::" in text
 

@@ -37,9 +37,9 @@ def test_boxes_and_rounds_multiply():
     many = by_name("MODEL.SPNET.NUM_CASCADES", 2, boxes=6)[1]
     assert many["re-id embedder"].flops == 3 * few["re-id embedder"].flops
     assert many["trunk"].flops == few["trunk"].flops
-    # Shared heads: the re-id embedder serves every round, and is counted once as parameters.
-    assert few["re-id embedder, round 2"].flops == few["re-id embedder"].flops
-    assert few["re-id embedder, round 2"].parameters == 0
+    # Shared heads: the re-id embedder serves every stage, and is counted once as parameters.
+    assert few["re-id embedder, stage 2"].flops == few["re-id embedder"].flops
+    assert few["re-id embedder, stage 2"].parameters == 0
 
 
 def test_unused_localisation_embedder_is_named():

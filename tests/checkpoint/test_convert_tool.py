@@ -36,7 +36,7 @@ def tool():
     ],
 )
 def test_every_trunk_of_the_authors_finds_its_place(trunk, name, tensors, parameters):
-    # SPNet-L: two rounds, separate heads, re-id size 2048.
+    # SPNet-L: two stages, separate heads, re-id size 2048.
     shapes = llnl_shapes(trunk, 2, True, 2048)
     state = {k: torch.empty(shape, device="meta") for k, shape in shapes.items()}
     with torch.device("meta"):

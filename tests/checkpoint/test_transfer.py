@@ -70,7 +70,7 @@ def started(path, *overrides, **kwargs):
 
 
 def label(part):
-    return part.kind if part.round is None else f"{part.kind} {part.round}"
+    return part.kind if part.stage is None else f"{part.kind} {part.stage}"
 
 
 # Which parts are new: the table of the authors' missing keys, for every kind of fine-tuning.
@@ -204,7 +204,7 @@ def test_table_groups_parts():
     for line in (
         "FPN 16 copied",
         "bridge 0, 1, 2 6 initialised the checkpoint is query-centric and has no bridge",
-        "box head 1, 2 20 replicated from box head 0 PT-Rep: the checkpoint lacks this round",
+        "box head 1, 2 20 replicated from box head 0 PT-Rep: the checkpoint lacks this stage",
         "re-id memory 3 initialised every run fills its own",
         "momentum twin 145 dropped belongs to the run that wrote it",
     ):
@@ -296,7 +296,7 @@ def test_exact_loading_takes_nothing_else(file):
         ([], TWIN, None),
         ([], ["MODEL.SPNET.ANCHOR_LOGITS", "batch_norm"], None),
         ([], ["MODEL.SPNET.TEST_PATHWAY", "QC"], None),
-        # The localisation head of separate heads does nothing without rounds.
+        # The localisation head of separate heads does nothing without stages.
         (QC, [], "swap_path.bridge"),
         (QC, ["MODEL.SPNET.TEST_PATHWAY", "QC"], None),
         (QC, cascades(1), "swap_path.bridge"),

@@ -127,6 +127,7 @@ def test_selection_reference_numbers(monkeypatch):
         image=torch.tensor([0, 0, 0, 1, 1]),
         query=torch.tensor([0, 1, 2, 0, 1]),
         positive=torch.tensor([True, False, True, False, True]),
+        positive_rows=torch.tensor([0, 2, 4]),
         boxes=torch.zeros(5, 4),
         target_ids=torch.zeros(5, dtype=torch.int64),
     )

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.testing import assert_close
 
-from spnet_d2.modeling.spnet import SPNet
+from spnet_d2.modeling.spnet import Running, SPNet
 from spnet_d2.modeling.sync_batch_norm import SyncBatchNorm
 from tests.modeling.tiny import tiny_config, tiny_input, tiny_model
 
@@ -18,8 +18,7 @@ def test_a_trunk_s_norms_on_gpus_are_pytorch_s(monkeypatch):
     model = SPNet(
         **{
             **SPNet.from_config(tiny_config("MODEL.SPNET.BACKBONE.NAME", "resnet10t")),
-            "sync_bn": True,
-            "sync_trunk": True,
+            "running": Running(sync_bn=True, sync_trunk=True),
         }
     )
     assert list(model.state_dict()) == list(plain.state_dict())

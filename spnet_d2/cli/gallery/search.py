@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
+from spnet_d2.cli.box_option import Box, box
 from spnet_d2.gallery import Filter, GalleryError
 from spnet_d2.gallery.calibration import Calibration
 from spnet_d2.gallery.finding import Sighting, find_person
@@ -20,8 +21,6 @@ from spnet_d2.search.frames import read_image_bgr
 from spnet_d2.search.query import box_warnings, clip_query_box
 from spnet_d2.utils.atomic_io import write_json, write_text
 from spnet_d2.visualization.found_page import FoundPage, Query
-
-Box = tuple[float, float, float, float]
 
 
 @dataclass
@@ -88,7 +87,7 @@ def add(commands) -> None:
     ):
         metavar = "IMAGE" if kind is Path else "ID"
         option(name, type=kind, action=_Add, dest="pictures", metavar=metavar, help=text)
-    option("--box", type=_box, action=_Where, metavar="x,y,w,h", help="where in the picture before")
+    option("--box", type=box, action=_Where, metavar="x,y,w,h", help="where in the picture before")
     option("--detection", type=int, action=_Where, metavar="N", help="the n-th person found in it")
     option("--camera", action="append", metavar="NAME")
     option("--from", dest="since", metavar="TIME", help="2026-05-01T08:00:00+02:00")
@@ -265,13 +264,3 @@ def _print(hits: list[Sighting], more: bool, verdict: Verdict, output: Path) -> 
         print("... and more")  # noqa: T201
     print(verdict.sentence(hits))  # noqa: T201
     print(output / "found.html")  # noqa: T201
-
-
-def _box(text: str) -> Box:
-    try:
-        x, y, w, h = (float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"expected four numbers x,y,w,h such as 412,180,64,170, found {text!r}"
-        ) from None
-    return x, y, w, h

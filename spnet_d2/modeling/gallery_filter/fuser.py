@@ -23,6 +23,9 @@ class Fuser(nn.Module):
     (Q, D) matrices alone. With fewer than two pairs the running statistics are used, and kept.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, dim: int):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))

@@ -74,7 +74,7 @@ class SceneMemory:
 
 
 def _order(count: int, generator: torch.Generator) -> list[int]:
-    """Random places of so many things."""
+    """Random places among a number of things."""
     if sampling._first_in_order:
         return list(range(count))
     return torch.randperm(count, generator=generator).tolist()

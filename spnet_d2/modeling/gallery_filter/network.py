@@ -37,6 +37,8 @@ _SCENE_SIZE = 56
 class GalleryFilter(nn.Module):
     """Scene embedder, fuser, loss and memory."""
 
+    step: Tensor
+
     def __init__(
         self,
         reid_embedder: ReidEmbedder,

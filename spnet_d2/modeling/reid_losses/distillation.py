@@ -45,6 +45,7 @@ class DistillationLoss(ReidLoss):
     """
 
     id_field: ClassVar[str] = "gt_identities"
+    targets: Tensor | None
 
     def __init__(self, targets: Tensor | None):
         """

@@ -34,6 +34,10 @@ class MomentumQueueLoss(ReidLoss):
     """
 
     takes: ClassVar[tuple[str, ...]] = ("teacher", "num_gt")
+    queue: Tensor
+    labels: Tensor
+    ages: Tensor
+    queue_head: Tensor
 
     def __init__(self, dim: int, queue_size: int = 65536, scale: float = 10.0):
         """

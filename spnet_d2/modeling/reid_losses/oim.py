@@ -37,6 +37,9 @@ class OIMLoss(ReidLoss):
     takes: ClassVar[tuple[str, ...]] = ("num_gt",)
     divides_by_rows: ClassVar[bool] = True
     learns_known_people: ClassVar[bool] = True
+    lut: Tensor | None
+    queue: Tensor
+    queue_head: Tensor
 
     def __init__(
         self,
@@ -87,15 +90,10 @@ class OIMLoss(ReidLoss):
         Returns:
             Scalar: the sum over labelled rows / n; 0 (with a graph) for no rows.
         """
-        if self.lut is None:
-            raise RuntimeError(
-                "The OIM look-up table has no size yet: set MODEL.SPNET.REID.NUM_IDENTITIES to "
-                "the number of identities of the training set, or load a checkpoint."
-            )
         # Similarities in float32 under autocast too.
         with full_precision(embeddings):
             x = unit_rows(embeddings.float())
-            memory = [self.lut, self.queue]
+            memory = [self._table, self.queue]
             similarities = self._similarities(x.detach(), identities)
             total = memory_loss(x, memory, similarities, identities, self.scale)
             # Rows of unknown people are in no term of the sum, but go into the memory: one that
@@ -108,10 +106,20 @@ class OIMLoss(ReidLoss):
                 self.update(*rows)
         return whole_batch.mean(total, len(x), whole=None if rows is None else len(rows[0]))
 
+    @property
+    def _table(self) -> Tensor:
+        if self.lut is None:
+            raise RuntimeError(
+                "The OIM look-up table has no size yet: build it with num_identities "
+                "(MODEL.SPNET.REID.NUM_IDENTITIES), the number of identities of the training set, "
+                "or load a checkpoint."
+            )
+        return self.lut
+
     @torch.no_grad()
     def _similarities(self, x: Tensor, identities: Tensor) -> Tensor:
         """Of rows (n, D) to the memory, and the constants of its empty rows: (n, L + Q)."""
-        memory = (self.lut, self.queue)
+        memory = (self._table, self.queue)
         similarities = x.new_empty(len(x), sum(map(len, memory)))
         for part, rows in zip(similarities.split([len(m) for m in memory], dim=1), memory):
             part.copy_(x @ rows.T)
@@ -141,7 +149,7 @@ class OIMLoss(ReidLoss):
             self._update_lut(x, people, steps.split(sizes))
         self._push(x[unknown])
         if statistics.due():
-            filled = {"lut": self.lut, "queue": self.queue}
+            filled = {"lut": self._table, "queue": self.queue}
             rows = {f"num_{name}_rows": rows.any(dim=1).sum() for name, rows in filled.items()}
             statistics.record(**rows)
 
@@ -161,11 +169,11 @@ class OIMLoss(ReidLoss):
 
     def _update_lut(self, x: Tensor, people: Tensor, steps: tuple[Tensor, ...]) -> None:
         """Running means of people (U,), most rows first: the k-th row of all who have one."""
-        means = self.lut[people]
+        means = self._table[people]
         for rows in steps:
             mean = self.momentum * means[: len(rows)] + (1 - self.momentum) * x[rows]
             means[: len(rows)] = unit_rows(mean)
-        self.lut.index_copy_(0, people, means)
+        self._table.index_copy_(0, people, means)
 
     def _push(self, x: Tensor) -> None:
         size = len(self.queue)

@@ -13,9 +13,14 @@ class ReidLoss(nn.Module):
     Base of the re-id losses.
 
     ``forward`` takes embeddings (n, D_r), ground truth last, their identities (n,) and, by name,
-    what ``takes`` has; it returns a scalar. The batch may be shared out to processes and parts:
-    what a loss divides by, and the rows of a memory, are the whole batch's, by
-    :mod:`..whole_batch` (``mean``, ``whole_rows``).
+    what ``takes`` has; it returns a scalar. The batch may be shared out to processes and parts,
+    and which part is running is state of :mod:`..whole_batch`, which a loss reads:
+
+    - ``mean(total, count)`` divides by the whole batch's count;
+    - ``whole_rows(num_gt, ...)`` are the whole batch's rows for a memory, None until the last part;
+    - with gradient accumulation every part comes twice. Rows that enter a memory before the loss
+      are collected ``in_first_pass()``, those that enter it afterwards ``in_last_pass()``, which is
+      the one whose loss counts. Without accumulation both are true.
 
     Attributes:
         id_field: ground-truth field with the identities: ``gt_person_ids`` (whatever tells people
@@ -42,7 +47,7 @@ class ReidLoss(nn.Module):
 class _ReidLosses(Registry):
     """Detectron2's registry, with names of their own for the classes."""
 
-    def register(self, name: str) -> Callable[[type], type]:  # type: ignore[override]
+    def register(self, name: str) -> Callable[[type], type]:
         """Decorator that adds a :class:`ReidLoss` as ``name``."""
 
         def add(kind: type) -> type:
