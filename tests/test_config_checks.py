@@ -75,6 +75,7 @@ def test_data_sets_that_nobody_registered():
             "NMS_THRESH_TEST is 50.0, expected 0 to 1",
         ),
         (["MODEL.ROI_HEADS.SCORE_THRESH_TEST", NAN], "SCORE_THRESH_TEST is nan, expected 0 to 1"),
+        (spnet("INIT.CASCADE", "rep"), "INIT.CASCADE is 'rep', expected one of PT-Rep, PT"),
         (spnet("REID.SCALE", 0.0), "MODEL.SPNET.REID.SCALE is 0.0, expected more than 0"),
         (spnet("REID_DIM", 256), "SEPARATE_HEADS is False.*EMBED_DIM is 128 .*REID_DIM 256"),
     ],

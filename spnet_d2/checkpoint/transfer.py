@@ -283,7 +283,7 @@ def plan_start(source: Tensors, target: Tensors, cascade: str = "PT-Rep") -> Tra
         ValueError: unknown ``cascade``.
     """
     if cascade not in CASCADES:
-        raise ValueError(f"MODEL.SPNET.INIT.CASCADE is {cascade!r}, expected one of {CASCADES}.")
+        raise ValueError(f"cascade is {cascade!r}, expected one of {CASCADES}.")
     planner = _planner(source, target)
     for part in planner.want:
         if part.kind not in _RUN and not planner.must_fit(part):

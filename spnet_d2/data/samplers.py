@@ -37,16 +37,15 @@ def batches_per_epoch(
     """
     if views_per_image < 1 or batch_size < 1 or batch_size % (views_per_image * world_size):
         raise ValueError(
-            f"SOLVER.IMS_PER_BATCH ({batch_size}) must be a multiple of "
-            f"DATALOADER.VIEWS_PER_IMAGE ({views_per_image}) times the number of processes "
-            f"({world_size})."
+            f"batch_size ({batch_size}) must be a multiple of views_per_image ({views_per_image}) "
+            f"times the number of processes ({world_size})."
         )
     slots = num_images * views_per_image
     batches = slots // batch_size if views_per_image == 1 else -(-slots // batch_size)
     if batches < 1:
         raise ValueError(
-            f"{num_images} training images do not fill one batch of {batch_size}. Lower "
-            "SOLVER.IMS_PER_BATCH or check DATASETS.TRAIN."
+            f"{num_images} training images do not fill one batch of {batch_size}. Lower batch_size "
+            "(SOLVER.IMS_PER_BATCH) or check the training set (DATASETS.TRAIN)."
         )
     return batches
 

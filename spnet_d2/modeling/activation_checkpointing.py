@@ -86,7 +86,8 @@ def checkpoint_blocks(trunk: nn.Module) -> None:
     blocks = find_blocks(trunk)
     if not blocks:
         raise ValueError(
-            f"MODEL.SPNET.ACTIVATION_CHECKPOINTING: no blocks found in {type(trunk).__name__}."
+            f"No blocks to checkpoint in {type(trunk).__name__} "
+            "(MODEL.SPNET.ACTIVATION_CHECKPOINTING)."
         )
     for block in blocks:
         kind: Any = type(block)

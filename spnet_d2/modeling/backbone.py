@@ -169,11 +169,11 @@ def weight_options(name: str, pretrained: str | dict[str, Tensor]) -> dict:
 
 def _check_name(name: str, timm_name: str) -> None:
     if re.match(r"(pass_)?(vit|deit)", name):
-        raise ValueError(f"MODEL.SPNET.BACKBONE.NAME is {name!r}. {VIT_UNSUPPORTED}")
+        raise ValueError(f"name is {name!r}. {VIT_UNSUPPORTED}")
     if not timm.is_model(timm_name):
         similar = difflib.get_close_matches(name, [*timm.list_models(), *SOLIDER_SWINS], n=5)
         raise ValueError(
-            f"MODEL.SPNET.BACKBONE.NAME {name!r} is not a timm {timm.__version__} model"
+            f"name is {name!r} (MODEL.SPNET.BACKBONE.NAME), not a timm {timm.__version__} model"
             + (f"; similar names: {', '.join(similar)}." if similar else ".")
         )
 

@@ -11,6 +11,7 @@ from detectron2.modeling import (
     ROI_HEADS_REGISTRY,
 )
 
+from spnet_d2.checkpoint.transfer import CASCADES
 from spnet_d2.config_keys import unread_keys
 from spnet_d2.config_reader import ConfigError, get_value
 
@@ -32,6 +33,7 @@ _CHOICES = {
     "MODEL.SPNET.TEST_PATHWAY": ("", *PATHWAYS),
     "MODEL.SPNET.QC.MATCH_MODE": MATCH_MODES,
     "MODEL.SPNET.GFN.MODE": MODES,
+    "MODEL.SPNET.INIT.CASCADE": CASCADES,
     "MODEL.SPNET.GFN.QUERIES": QUERIES,
     "MODEL.SPNET.SMALL_DATA.FPN_INIT": FPN_INITS,
     "MODEL.SPNET.SMALL_DATA.ROI_POOLING": ("", *ROI_POOLINGS),

@@ -270,7 +270,7 @@ def test_what_holds_no_weights_by_name(content, tmp_path):
 
 def test_unknown_cascade():
     state = new().state_dict()
-    with pytest.raises(ValueError, match=r"INIT.CASCADE is 'rep', expected one of"):
+    with pytest.raises(ValueError, match=r"cascade is 'rep', expected one of"):
         plan_start(state, state, "rep")
 
 

@@ -78,8 +78,8 @@ class DistillationLoss(ReidLoss):
         """
         if self.targets is None:
             raise RuntimeError(
-                "Distillation has no targets to learn: set MODEL.SPNET.REID.TARGETS to the .npz "
-                "file with the training set's target embeddings."
+                "Distillation has no targets to learn: build it with targets (of the .npz file "
+                "MODEL.SPNET.REID.TARGETS), the training set's embeddings by another model."
             )
         with full_precision(embeddings):
             x = unit_rows(embeddings.float())

@@ -132,7 +132,7 @@ class MomentumQueueLoss(ReidLoss):
         if len(people) > size:
             raise ValueError(
                 f"A batch has {len(people)} people but the momentum queue only {size} rows; "
-                "raise MODEL.SPNET.REID.QUEUE_SIZE."
+                "raise queue_size (MODEL.SPNET.REID.QUEUE_SIZE)."
             )
         self.ages += self.labels != _EMPTY
         if len(people) == 0:
