@@ -13,7 +13,7 @@ makes the sets known to every tool:
     tools/visualize_data.py --dataset street --output outputs/street \\
         DATASETS.FILES datasets/street/datasets.yaml
 
-Look at preview.jpg, and at what the report says was left out. Images are not copied unless asked.
+Look at preview.jpg, and at what the report says was left out. Images are copied with --copy only.
 """
 
 import argparse

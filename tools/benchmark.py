@@ -191,9 +191,9 @@ def bench_detection(args: argparse.Namespace) -> dict:
     @torch.no_grad()
     def detect(queries: torch.Tensor | None = None) -> None:
         rois.clear()
-        asked = {} if queries is None else {"queries": {"reid": queries, "loc": queries}}
+        queried = {} if queries is None else {"queries": {"reid": queries, "loc": queries}}
         with timed_parts(model, clock):
-            model([x | asked for x in batch])
+            model([x | queried for x in batch])
 
     works = limit_works(model, batch, cfg.MODEL.SPNET.TEST.PRECISION)
     if pathway == "OC":

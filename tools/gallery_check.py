@@ -168,16 +168,16 @@ def check(boxes: Boxes, queries: dict[int, list[int]], per_tracklet: int, fps: f
     kept = best_rows(boxes.tracklets, boxes.boxes[:, 3] - boxes.boxes[:, 1], per_tracklet)
     kept = np.isin(np.arange(len(boxes.ids)), kept)
     row_of = {int(i): row for row, i in enumerate(boxes.ids)}
-    asked = [
+    queried = [
         (row_of[i], np.flatnonzero(np.isin(boxes.images, images)))
         for i, images in queries.items()
         if i in row_of
     ]
-    asked = [(q, g[g != q]) for q, g in asked if (boxes.people[g] == boxes.people[q]).any()]
+    queried = [(q, g[g != q]) for q, g in queried if (boxes.people[g] == boxes.people[q]).any()]
 
     def mean_ap(count: int, only: np.ndarray) -> tuple[float, float]:
         found = []
-        for query, gallery in asked:
+        for query, gallery in queried:
             vector = joined_query(boxes.vectors[several_queries(boxes, query, gallery, count)])
             rows = gallery[only[gallery]]
             best, right = by_tracklet(
@@ -188,7 +188,7 @@ def check(boxes: Boxes, queries: dict[int, list[int]], per_tracklet: int, fps: f
 
     everyone = np.ones(len(kept), bool)
     figures = {
-        "queries": len(asked),
+        "queries": len(queried),
         "rows": len(kept),
         "rows kept": int(kept.sum()),
         "tracklets": quality.tracklets,
@@ -199,10 +199,10 @@ def check(boxes: Boxes, queries: dict[int, list[int]], per_tracklet: int, fps: f
         "mAP, top-1 with 2 pictures": mean_ap(2, kept),
         "mAP, top-1 with 3 pictures": mean_ap(3, kept),
     }
-    return {**figures, **_calibration(boxes, asked, kept, fps)}
+    return {**figures, **_calibration(boxes, queried, kept, fps)}
 
 
-def _calibration(boxes: Boxes, asked, kept: np.ndarray, fps: float) -> dict:
+def _calibration(boxes: Boxes, queried, kept: np.ndarray, fps: float) -> dict:
     rows = np.flatnonzero(kept)
     people = People.of(
         boxes.vectors[rows],
@@ -223,7 +223,7 @@ def _calibration(boxes: Boxes, asked, kept: np.ndarray, fps: float) -> dict:
     claims = []
     for rate, _ in thresholds(found):
         alarms, seen = [], []
-        for query, gallery in asked:
+        for query, gallery in queried:
             rows = gallery[kept[gallery]]
             similarities = boxes.vectors[rows] @ boxes.vectors[query]
             best, right = by_tracklet(boxes, rows, similarities, boxes.people[query])

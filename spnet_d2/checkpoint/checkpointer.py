@@ -314,7 +314,7 @@ class Checkpointer(DetectionCheckpointer):
             content = read_checkpoint(f)
         except ValueError as error:
             raise type(error)(f"{error} {self._others(f)}") from error
-        # Detectron2 looks for "model" in whatever was saved; a tensor or number can't be asked.
+        # Detectron2 looks for "model" in whatever was saved; in a tensor or number it can't.
         return dict(content) if isinstance(content, Mapping) else {"model": content}
 
     def _missing(self, path: str) -> str:

@@ -99,13 +99,13 @@ def serves(model: Any, name: str) -> bool:
     """
     if not name.startswith(_SERVING) or name.endswith("num_batches_tracked"):
         return False
-    asked, heads = model.test_pathway == "QC", model.roi_heads
+    query_centric, heads = model.test_pathway == "QC", model.roi_heads
     if name.startswith("proposal_generator.swap_path."):
-        return not asked
+        return not query_centric
     if name.startswith("roi_heads.swap_paths."):
-        return not (asked and heads.query_centric)
+        return not (query_centric and heads.query_centric)
     if name.startswith("roi_heads.loc_embedders."):
-        return asked or heads.num_cascades > 0
+        return query_centric or heads.num_cascades > 0
     return True
 
 

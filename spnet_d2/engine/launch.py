@@ -84,7 +84,7 @@ def launch_job(main: Callable, args: Namespace, device: str) -> None:
         device: ``MODEL.DEVICE``.
 
     Raises:
-        JobError: one of several processes ended with an error that is the user's to mend; it
+        JobError: one of several processes ended with an error that the user can fix; it
             has that error's type and text. Other errors are raised as they are.
     """
     if started_by_torchrun():

@@ -170,12 +170,12 @@ def score_query_centric_detections(
         variant: which pairs count, and how detections are matched.
     """
     num_queries = len(protocol.queries)
-    asked = np.full(len(truth.boxes), -1)
-    asked[protocol.queries] = np.arange(num_queries)
-    detections = detections.take(asked[detections.query_index] >= 0)
-    asker = asked[detections.query_index]
-    by_asker = np.argsort(asker, kind="stable")
-    asker_starts = np.searchsorted(asker[by_asker], np.arange(num_queries + 1))
+    query_of = np.full(len(truth.boxes), -1)
+    query_of[protocol.queries] = np.arange(num_queries)
+    detections = detections.take(query_of[detections.query_index] >= 0)
+    found_for = query_of[detections.query_index]
+    by_query = np.argsort(found_for, kind="stable")
+    query_starts = np.searchsorted(found_for[by_query], np.arange(num_queries + 1))
 
     query, box = group_pairs(truth.person_index[protocol.queries], truth.person_index)
     starts = np.searchsorted(query, np.arange(num_queries + 1))
@@ -187,12 +187,12 @@ def score_query_centric_detections(
         listed[gallery] = True
         of_person = slice(starts[q], starts[q + 1])
         person_in_gallery[of_person] = listed[truth.image_index[box[of_person]]]
-        found = by_asker[asker_starts[q] : asker_starts[q + 1]]
+        found = by_query[query_starts[q] : query_starts[q + 1]]
         counts[found] = listed[detections.image_index[found]]
         listed[gallery] = False
     query, box = query[person_in_gallery], box[person_in_gallery]
     pairs = query * truth.num_images + truth.image_index[box]
-    detected = asker * truth.num_images + detections.image_index
+    detected = found_for * truth.num_images + detections.image_index
     if variant.absent_ignored:
         counts &= np.isin(detected, pairs)
     detected, detections = detected[counts], detections.take(counts)

@@ -145,12 +145,12 @@ class GroundTruthEmbedder(DatasetEvaluator):
                 )
             reid = to_numpy(given["reid"], self._dtype)
             self._boxes[image["image_id"]] = BoxEmbeddings(ids, reid)
-            asked = np.isin(ids, self._query_ids)
-            if asked.any():
+            queried = np.isin(ids, self._query_ids)
+            if queried.any():
                 self._queries[image["image_id"]] = BoxEmbeddings(
-                    ids[asked],
-                    to_numpy(given["reid"], torch.float32)[asked],
-                    to_numpy(given["loc"], torch.float32)[asked],
+                    ids[queried],
+                    to_numpy(given["reid"], torch.float32)[queried],
+                    to_numpy(given["loc"], torch.float32)[queried],
                 )
 
     def evaluate(self) -> tuple[BoxEmbeddings, BoxEmbeddings]:
@@ -213,8 +213,8 @@ class QueryLoader:
         for batch in self._loader:
             ids = np.array([x["image_id"] for x in batch], np.int64)
             images = self._truth.find_images(ids, "the test loader")
-            asked = [(x, self._plan.queries(image)) for x, image in zip(batch, images)]
-            searched = [self._with_queries(x, boxes) for x, boxes in asked if len(boxes)]
+            queried = [(x, self._plan.queries(image)) for x, image in zip(batch, images)]
+            searched = [self._with_queries(x, boxes) for x, boxes in queried if len(boxes)]
             if searched:
                 yield searched
 

@@ -143,8 +143,10 @@ def rowwise_cosine_source(
         embeddings, boxes: as in :func:`cosine_source`.
     """
     values = np.zeros(len(boxes), np.float32)
-    asked = np.flatnonzero(query_of_box >= 0)
-    values[asked] = _pair_cosines(query_vectors, query_of_box[asked], embeddings, boxes.rows[asked])
+    queried = np.flatnonzero(query_of_box >= 0)
+    values[queried] = _pair_cosines(
+        query_vectors, query_of_box[queried], embeddings, boxes.rows[queried]
+    )
 
     def source(pool_of: PoolOf):
         for query in range(len(query_vectors)):

@@ -68,7 +68,7 @@ class Description:
         localiser: graph of p3 and boxes -> localisation embeddings of queries; "" unless
             query-centric. The embedder itself with shared heads.
         stages: of the cascade.
-        single: the graph with all of this and NMS inside; "" if it was not asked for.
+        single: the graph with all of this and NMS inside; "" if there is none.
         query_centric: people are found for queries alone.
         resize: before the detector.
         min_score: least score of the first stage, exclusive.

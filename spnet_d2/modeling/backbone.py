@@ -179,7 +179,7 @@ def _check_name(name: str, timm_name: str) -> None:
 
 
 # Most models list their layers by themselves; EfficientNets keep all stages in one Sequential,
-# and say so only if asked.
+# which has to be flattened.
 _LISTINGS = (
     {"feature_cls": "list"},
     {"feature_cfg": {"feature_cls": "list", "flatten_sequential": True}},

@@ -103,7 +103,7 @@ def wrong_choices(cfg: CfgNode, choices: Mapping[str, Sequence]) -> Iterator[str
 
 def _wrong_values(cfg: CfgNode) -> Iterator[str]:
     yield from wrong_choices(cfg, _CHOICES)
-    # Then the file is one of another project, and its other names are no news.
+    # Otherwise the config is of another project: its other names are not reported as well.
     model = cfg.MODEL.META_ARCHITECTURE
     if model not in META_ARCH_REGISTRY or not issubclass(
         META_ARCH_REGISTRY.get(model), META_ARCH_REGISTRY.get("SPNet")

@@ -430,8 +430,8 @@ class SwapPathProposalGenerator(nn.Module):
         self, anchors: Tensor, x_a: Tensor, targets: Targets, queries: Tensor, pairs: Pairs
     ) -> tuple[PredictedSamples, dict[str, whole_batch.Share]]:
         """Take the anchor loss over all anchors of the pairs, and sample K of each."""
-        asked = queries[pairs.query]
-        parts = zip(asked.split(pairs.counts), x_a, strict=True)
+        queried = queries[pairs.query]
+        parts = zip(queried.split(pairs.counts), x_a, strict=True)
         norms = torch.cat([query_distances(q, x) for q, x in parts])
         people = [Instances((0, 0), gt_boxes=Boxes(b)) for b in targets.of_images()]
         labels = label_pairs(
@@ -455,10 +455,10 @@ class SwapPathProposalGenerator(nn.Module):
             target_boxes=pairs.boxes.repeat_interleave(k, dim=0),
             target_ids=pairs.target_ids.repeat_interleave(k),
             pair=torch.arange(len(pairs), device=chosen.device).repeat_interleave(k),
-            query=asked,
+            query=queried,
         )
         offsets = self.swap_path.query_centric(
-            asked[:, None], x_a[pairs.image[:, None], chosen]
+            queried[:, None], x_a[pairs.image[:, None], chosen]
         ).flatten(0, 1)
         predicted = samples.predicted(*self.box_detector(offsets))
         return predicted, self._losses(self.anchor_logits(norms), labels, predicted)

@@ -107,9 +107,9 @@ def test_sample_seeds_are_spread():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"num_images": 10, "batch_size": 5, "views_per_image": 2}, "VIEWS_PER_IMAGE"),
-        ({"num_images": 10, "batch_size": 4, "views_per_image": 0}, "VIEWS_PER_IMAGE"),
-        ({"num_images": 10, "batch_size": 0}, "IMS_PER_BATCH"),
+        ({"num_images": 10, "batch_size": 5, "views_per_image": 2}, "views_per_image"),
+        ({"num_images": 10, "batch_size": 4, "views_per_image": 0}, "views_per_image"),
+        ({"num_images": 10, "batch_size": 0}, "batch_size"),
         ({"num_images": 10, "batch_size": 4, "views_per_image": 2, "world_size": 4}, "processes"),
         ({"num_images": 3, "batch_size": 4}, "do not fill one batch"),
         ({"num_images": 0, "batch_size": 4, "views_per_image": 2}, "0 training images"),

@@ -131,10 +131,6 @@ def _known(shape: Sequence) -> tuple[int, ...]:
     return tuple(int(v) if str(v).strip().isdecimal() else -1 for v in shape)
 
 
-def _openvino_shape(port) -> tuple[int, ...]:
-    return _known([v.get_length() if v.is_static else -1 for v in port.partial_shape])
-
-
 def _check_inputs(shapes: list[tuple[int, ...]], file: Path) -> tuple[int, ...]:
     if len(shapes) != 1 or len(shapes[0]) != 4:
         raise ModelFileError(

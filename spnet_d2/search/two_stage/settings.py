@@ -143,7 +143,9 @@ def read_settings(file: str | os.PathLike, kind: type[S]) -> S:
         raise ModelFileError(f"{file} lacks {', '.join(missing)}. {HELP}")
     settings = _build(kind, content, file)
     if not settings.network.is_file():
-        raise ModelFileError(f"{file}: no network at {settings.network}; get it, or mend its path.")
+        raise ModelFileError(
+            f"{file}: no network at {settings.network}; get it, or correct its path."
+        )
     return settings
 
 
