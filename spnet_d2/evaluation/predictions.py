@@ -8,7 +8,7 @@ import math
 import os
 import zipfile
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -96,11 +96,11 @@ class Predictions:
 
     def save(self, path: str) -> None:
         """Write ``path`` (``.npz``, uncompressed so that it can be memory-mapped), atomically."""
-        arrays = {k: v for k, v in self.arrays().items() if v is not None}
+        arrays: dict[str, Any] = {k: v for k, v in self.arrays().items() if v is not None}
         if self.made_by:
             arrays["made_by"] = np.array(self.made_by)
         with atomic_path(path) as part:
-            np.savez(part, allow_pickle=False, **arrays)
+            np.savez(part, **arrays)
 
     @classmethod
     def load(cls, path: str, mmap: bool = True) -> "Predictions":
