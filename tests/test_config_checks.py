@@ -23,7 +23,9 @@ def test_configs_that_ship():
     for path in paths:
         cfg = read_config(path)
         check_config(cfg)
-        check_data_sets(cfg)
+        # The study on strangers makes and registers its sets.
+        if path.parent.name != "strangers":
+            check_data_sets(cfg)
 
 
 def test_processes_that_will_share_a_batch():
