@@ -9,6 +9,7 @@
     python tools/benchmark.py --task inference --profile
     python tools/benchmark.py --task qc-search --queries 64
     python tools/benchmark.py --task evaluate --cases prw     # options of benchmark_evaluation.py
+    python tools/benchmark.py --task gallery --people 100000  # options of benchmark_gallery.py
 
 Models have random weights and see noise. What is compared is repeated in turn, so that whatever
 else the machine does meets all of it. The limit is what backbone and FPN alone take for the same
@@ -60,7 +61,9 @@ from spnet_d2.engine.step import training_precision
 from spnet_d2.utils.atomic_io import write_json
 from spnet_d2.utils.peak_memory import peak_memory
 
-TASKS = ("data", "train", "step", "inference", "qc-search", "evaluate")
+TASKS = ("data", "train", "step", "inference", "qc-search", "evaluate", "gallery")
+# Tasks that are programs of their own.
+_SCRIPTS = {"evaluate": "benchmark_evaluation.py", "gallery": "benchmark_gallery.py"}
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -246,13 +249,13 @@ def main(argv: list[str] | None = None) -> int:
     first = argparse.ArgumentParser(add_help=False)
     first.add_argument("--task")
     known, rest = first.parse_known_args(argv)
-    if known.task == "evaluate":
+    if known.task in _SCRIPTS:
         if "--profile" in rest:
             raise SystemExit(
-                "benchmark: --task evaluate has no --profile, as it times processes of their own. "
-                "Profile one: python -m cProfile -s tottime tools/evaluate.py ..."
+                f"benchmark: --task {known.task} has no --profile, as it times processes of their "
+                "own. Profile one: python -m cProfile -s tottime tools/evaluate.py ..."
             )
-        script = Path(__file__).with_name("benchmark_evaluation.py")
+        script = Path(__file__).with_name(_SCRIPTS[known.task])
         return subprocess.call([sys.executable, str(script), *rest])
     args = parse_args(argv)
     benches = {"train": bench_train, "step": bench_step, "data": bench_data}

@@ -96,12 +96,15 @@ def test_data(run):
     assert "decode" in text and "Ordered by: internal time" in text
 
 
-def test_evaluation_is_its_own_script(tool, monkeypatch):
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [("evaluate", "benchmark_evaluation.py"), ("gallery", "benchmark_gallery.py")],
+)
+def test_some_are_scripts_of_their_own(tool, monkeypatch, task, name):
     called = []
     monkeypatch.setattr(subprocess, "call", lambda words: called.append(words) or 3)
-    assert tool.main(["--task", "evaluate", "--cases", "prw"]) == 3
-    script = str(ROOT / "tools" / "benchmark_evaluation.py")
-    assert called == [[sys.executable, script, "--cases", "prw"]]
+    assert tool.main(["--task", task, "--cases", "prw"]) == 3
+    assert called == [[sys.executable, str(ROOT / "tools" / name), "--cases", "prw"]]
 
 
 @pytest.mark.parametrize(
