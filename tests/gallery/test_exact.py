@@ -3,10 +3,6 @@
 import errno
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +19,8 @@ from spnet_d2.gallery import (
 )
 
 from .conftest import SETTINGS
+from .killed import KILLS, check_kills
 from .people import made_up, same
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -43,74 +38,18 @@ def content(path) -> dict[str, bytes]:
     }
 
 
-# Adds, deletes and compacts for ever; tells each commit by one line, which holds who is there.
-# The package's own start, which imports PyTorch and takes seconds, is left out.
-WRITER = """
-import sys, types
-
-package = types.ModuleType("spnet_d2")
-package.__path__ = ["spnet_d2"]
-sys.modules["spnet_d2"] = package
-
-from spnet_d2.gallery import Filter, open_gallery
-from tests.gallery.people import made_up
-
-assert not {"torch", "detectron2"} & sys.modules.keys()
-
-store = open_gallery(sys.argv[1], write=True)
-step = 0
-while True:
-    print("try", flush=True)
-    if step % 7 == 5:
-        store.delete(Filter(ids=store.find()[::3]))
-    elif step % 7 == 6:
-        store.compact()
-    else:
-        store.add(made_up(20, seed=step))
-    print("done", *store.find().tolist(), flush=True)
-    step += 1
-"""
-
-
 def test_a_killed_writer_leaves_what_was_committed(tmp_path):
-    """Killed at a dozen moments: the gallery is as before or after the change it was at."""
     address = tmp_path / "gallery"
     create_gallery(address, SETTINGS).close()
-    random = np.random.default_rng(0)
-    before: list[int] = []
-    for _ in range(12):
-        told = run_and_kill(address, random.uniform(0, 0.25))
-        with open_gallery(address) as store:
-            ids = store.find().tolist()
-            store.verify()
-            assert len(store.fetch(ids)) == store.count() == len(ids)
-        known = told[-1] if told else before
-        new = set(ids) - set(known)
-        # All of an addition or nothing; all of a deletion or nothing.
-        assert len(new) in (0, 20)
-        assert set(known) <= set(ids) or set(ids) == set(known) - set(known[::3])
-        before = ids
+    check_kills(address, KILLS or 12, 0.25)
+    with open_gallery(address) as store:
+        store.verify()
     with open_gallery(address, write=True) as store:
         listed = {entry["file"] for entry in store._entries}
         listed |= {entry["deleted"] for entry in store._entries} - {None}
         assert {path.name for path in (address / "segments").iterdir()} == listed
         people = made_up(5)
         assert same(store.fetch(store.add(people)), people)
-
-
-def run_and_kill(address, seconds: float) -> list[list[int]]:
-    """Who was there after each commit that the writer told of."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(address)], stdout=subprocess.PIPE, text=True, cwd=ROOT
-    )
-    try:
-        assert process.stdout.readline() == "try\n"
-        time.sleep(seconds)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        rest = process.communicate()[0]
-    lines = [line.split() for line in rest.split("\n")[:-1] if line.startswith("done")]
-    return [[int(word) for word in words[1:]] for words in lines]
 
 
 @pytest.mark.parametrize("number", range(1, 9))

@@ -16,6 +16,7 @@ from spnet_d2.gallery import (
     open_gallery,
 )
 
+from .killed import KILLS, check_kills
 from .people import made_up, same
 
 if importlib.util.find_spec("lancedb") is None:
@@ -35,7 +36,7 @@ def store(tmp_path):
 def recall(store, people, ids, where=None) -> float:
     """Share of the ten nearest that 30 searches find."""
     where = where or Filter()
-    with create_gallery(Path(store.address).with_name("oracle"), SETTINGS) as oracle:
+    with create_gallery(Path(store.address).with_name("oracle"), store.settings) as oracle:
         oracle.add(people)
         oracle_ids = dict(zip(oracle.find().tolist(), ids.tolist()))
         found = 0
@@ -205,3 +206,20 @@ def test_rows_that_compaction_moved_are_found(store, tmp_path):
         store.delete(Filter(ids=hits.ids[:1]))
         with pytest.raises(GalleryError):
             reader.fetch(hits.ids)
+
+
+def test_a_killed_writer_leaves_what_was_committed(tmp_path):
+    """Also while it indexes; the next writer goes on, and searches find whom the oracle finds."""
+    address = tmp_path / "gallery"
+    settings = GallerySettings(16, "model A", 0.1)
+    options = {"exact_below": 256}
+    with create_gallery(address, settings, engine="lancedb", **options) as store:
+        store.add(made_up(400))
+    check_kills(address, KILLS or 3, 1.5, **options)
+    with open_gallery(address, write=True, **options) as store:
+        before = store.find()
+        assert store.add(made_up(5)).min() > before.max()
+        store.compact()
+        people = store.fetch(ids := store.find())
+        assert len(people) == len(before) + 5
+        assert recall(store, people, ids) >= 0.95
