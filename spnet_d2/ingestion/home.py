@@ -7,6 +7,7 @@
     people/         the store: embeddings and their columns (spnet_d2.gallery)
     units/          one JSON per unit of work that is in the store: its frames and boxes
     ready/          units that were looked at and are not in the store yet
+    plans/          units of folders that are not done yet
     leases/         units that a process works on
     thumbnails/     crops of people
     calibration.json, cases/, audit.jsonl   of other modules
@@ -17,7 +18,7 @@ killed at any moment leaves each unit in one of these states, and the next run g
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from spnet_d2.utils.atomic_io import write_json
 
 from . import clips
 from .findings import Findings, Scene, scenes_from_json
+from .plans import Plans, file_lock
 from .sources import Source, same_footage
 from .thumbnails import Thumbnails
 from .units import Unit
@@ -62,6 +64,7 @@ class GalleryHome:
         self._content = _read(self.path)
         self.settings = GallerySettings(**self._content["settings"])
         self.model: dict[str, Any] = self._content["model"]
+        self.plans = Plans(self.path / "plans")
         self.thumbnails = Thumbnails(self.path / "thumbnails")
         self._store: GalleryStore | None = None
 
@@ -106,6 +109,27 @@ class GalleryHome:
             write_json(home / _FILE, content, indent=1)
         return cls(home)
 
+    @classmethod
+    def create_or_open(
+        cls,
+        path: str | Path,
+        settings: GallerySettings,
+        model: Mapping[str, Any],
+        engine: str = "exact",
+    ) -> "GalleryHome":
+        """The one that is there, else a new one, also when several processes want it at once."""
+        place = Path(path).resolve()
+        with storage_errors(place, "making the gallery"):
+            place.parent.mkdir(parents=True, exist_ok=True)
+        making = place.parent / f".{place.name}.making"
+        with file_lock(making):
+            there = exists(place)
+            home = cls(place) if there else cls.create(place, settings, model, engine)
+            # Whoever waits for it, or makes it again, finds the gallery.
+            with suppress(OSError):  # Windows keeps open files
+                making.unlink()
+        return home
+
     @property
     def store(self) -> GalleryStore:
         """The people, for reading."""
@@ -146,15 +170,16 @@ class GalleryHome:
         Raises:
             GalleryError: its name belongs to another place, camera or start.
         """
-        known = self.sources()
-        before = known.get(source.name)
-        if before is not None and not same_footage(before, source):
-            raise GalleryError(
-                f'The gallery has a source "{source.name}" already: {before.place}, camera '
-                f'"{before.camera}", start {before.start}. Give this one another name, or delete '
-                f"that one first (spnet-gallery delete --source)."
-            )
-        self._write_sources({**known, source.name: source})
+        with file_lock(self.path / ".sources.lock"):
+            known = self.sources()
+            before = known.get(source.name)
+            if before is not None and not same_footage(before, source):
+                raise GalleryError(
+                    f'The gallery has a source "{source.name}" already: {before.place}, camera '
+                    f'"{before.camera}", start {before.start}. Give this one another name, or '
+                    f"delete that one first (spnet-gallery delete --source)."
+                )
+            self._write_sources({**known, source.name: source})
 
     def _write_sources(self, sources: Mapping[str, Source]) -> None:
         with storage_errors(self.path, "writing"):
@@ -328,6 +353,7 @@ class GalleryHome:
             count = store.delete(Filter(sources=name))
             store.compact()
         self._forget_units({unit.key for _, unit, _ in self._unit_files() if unit.source == name})
+        self.plans.remove(name)
         self._write_sources(sources)
         return count
 

@@ -18,6 +18,7 @@ from . import clips
 from .home import GalleryHome
 from .leases import Leases
 from .look import Choices, Shot, ahead, look, summarise
+from .plans import file_lock
 from .sources import Source, check_there
 from .thumbnails import make_thumbnail
 from .units import Picture, Unit, plan_folder, plan_video
@@ -122,6 +123,7 @@ def index_sources(
         progress.units = len(work)
         for source, unit in work:
             job.do(unit, source)
+        job.forget_plans(work)
         for source in sources:
             if source.kind == "stream":
                 job.follow(source)
@@ -145,7 +147,12 @@ class _Job:
             units = plan_video(source, self._settings, self.options.segment_seconds)
             self._replace(source, units)
             return [u for u in units if not self.home.is_done(u.key)]
-        units, changed, gone = plan_folder(source, self._settings, self.home.units(source.name))
+        with file_lock(self.home.path / ".plans.lock"):
+            # Read before what is done: a unit that is finished meanwhile is then in both.
+            planned = self.home.plans.read(source.name)
+            done = self.home.units(source.name)
+            units, changed, gone = plan_folder(source, self._settings, done, planned)
+            self.home.plans.write(source.name, units)
         if gone and not self.options.drop_removed:
             logger.warning(
                 '%d images of "%s" are gone; their people stay in the gallery (--drop-removed '
@@ -204,6 +211,14 @@ class _Job:
         self.commit()
         self.progress.done += 1
         self.progress.show(self.progress)
+
+    def forget_plans(self, work: list[tuple[Source, Unit]]) -> None:
+        """Of sources of which nothing is left to do, by this process or another."""
+        open_ones = {s.name for s, u in work if not self.home.is_done(u.key)}
+        with file_lock(self.home.path / ".plans.lock"):
+            for name in {s.name for s, _ in work} - open_ones:
+                if all(self.home.is_done(unit.key) for unit in self.home.plans.read(name)):
+                    self.home.plans.remove(name)
 
     def _keep(self, findings) -> None:
         for reason in findings.skipped:

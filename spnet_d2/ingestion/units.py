@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,11 @@ def plan_video(source: Source, settings: str, segment_seconds: float) -> list[Un
 
 
 def plan_folder(
-    source: Source, settings: str, done: Iterable[Unit], size: int = IMAGES_PER_UNIT
+    source: Source,
+    settings: str,
+    done: Sequence[Unit],
+    planned: Iterable[Unit] = (),
+    size: int = IMAGES_PER_UNIT,
 ) -> tuple[list[Unit], list[Picture], list[Picture]]:
     """
     What is new in a folder and its sub-folders.
@@ -120,24 +124,41 @@ def plan_folder(
         source: the folder.
         settings: as for :func:`plan_video`.
         done: units of it that are indexed.
+        planned: units that other processes planned; those that still hold come first.
         size: images per unit.
 
     Returns:
         Units of images that are new or changed; earlier pictures of changed files; pictures whose
         files are gone.
     """
-    state = FolderState.of(done)
     now = list_images(source.place)
-    changed = [state.known[f] for f in now if f in state.known and state.known[f].stamp != now[f]]
-    gone = [picture for file, picture in state.known.items() if file not in now]
+    before = FolderState.of(done)
+    changed = [p for f, p in before.known.items() if f in now and now[f] != p.stamp]
+    gone = [picture for file, picture in before.known.items() if file not in now]
+    finished = {unit.key for unit in done}
+    planned = [unit for unit in planned if unit.key not in finished]
+    units = [unit for unit in planned if _still_holds(unit, source, settings, now)]
+    state = FolderState.of([*done, *units])
+    # Numbers are not used again, also those of plans that don't hold any more.
+    first = FolderState.of([*done, *planned]).next_frame
     fresh = [f for f in now if f not in state.known or state.known[f].stamp != now[f]]
-    pictures = [Picture(state.next_frame + i, f, now[f]) for i, f in enumerate(fresh)]
-    units = []
+    pictures = [Picture(first + i, f, now[f]) for i, f in enumerate(fresh)]
     for start in range(0, len(pictures), size):
         part = tuple(pictures[start : start + size])
-        content = json.dumps([(p.frame, p.file, p.stamp) for p in part])
-        units.append(Unit(_key(source, settings, content), source.name, pictures=part))
+        key = _folder_key(source, settings, part)
+        units.append(Unit(key, source.name, pictures=part))
     return units, changed, gone
+
+
+def _folder_key(source: Source, settings: str, pictures: Iterable[Picture]) -> str:
+    content = json.dumps([(p.frame, p.file, p.stamp) for p in pictures])
+    return _key(source, settings, content)
+
+
+def _still_holds(unit: Unit, source: Source, settings: str, now: Mapping[str, str]) -> bool:
+    """Whether its images are as they were, and would be looked at in the same way."""
+    same = all(now.get(p.file) == p.stamp for p in unit.pictures)
+    return same and unit.key == _folder_key(source, settings, unit.pictures)
 
 
 def list_images(folder: str) -> dict[str, str]:

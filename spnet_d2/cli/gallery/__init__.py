@@ -35,7 +35,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command; the exit status: 0, 1 after an error of the user's, 130 after Ctrl-C."""
     make_output_safe()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    args = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
+    words = sys.argv[1:] if argv is None else argv
+    # Commands may start themselves again, in more processes.
+    args = make_parser().parse_args(words, argparse.Namespace(argv=words))
     return exit_status("spnet-gallery", lambda: args.run(args))
 
 

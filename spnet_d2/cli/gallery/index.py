@@ -24,9 +24,12 @@ from spnet_d2.ingestion import (
 from spnet_d2.ingestion.home import exists
 from spnet_d2.ingestion.run import SEGMENT_SECONDS
 from spnet_d2.ingestion.sources import parse_time
+from spnet_d2.ingestion.workers import run_processes, take_own_device
 from spnet_d2.predictors.opened import OpenedPredictor
 from spnet_d2.predictors.options import add_predictor_options
 from spnet_d2.search.people import PersonDetections
+
+_PROGRAM = "import sys; from spnet_d2.cli.gallery import main; sys.exit(main())"
 
 
 def add(commands) -> None:
@@ -60,16 +63,33 @@ def add(commands) -> None:
     option("--per-tracklet", type=int, default=3, metavar="N", help="best pictures kept (3)")
     option("--every-detection", action="store_true", help="keep all pictures of a tracklet")
     option("--drop-removed", action="store_true", help="forget images gone from their folder")
+    option(
+        "--num-gpus",
+        type=int,
+        default=0,
+        metavar="N",
+        help="N processes share the work, each on a GPU of its own (on its share of the cores, "
+        "where there are none)",
+    )
     add_predictor_options(parser)
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> Progress:
+def run(args: argparse.Namespace) -> Progress | None:
     """
     Raises:
         UserError: something given can't be used; what was indexed stays.
     """
+    if args.num_gpus < 0:
+        raise GalleryError(f"--num-gpus is 0 or more, found {args.num_gpus}.")
     sources = _sources(args)
+    rank = take_own_device()
+    if args.num_gpus > 1 and rank is None:
+        if not exists(args.gallery):
+            # Here, so that mistakes are told once.
+            open_home(args)[0].close()
+        run_processes([sys.executable, "-c", _PROGRAM, *args.argv], args.num_gpus)
+        return None
     per_tracklet = 0 if args.every_detection else args.per_tracklet
     options = Options(per_tracklet, args.segment, args.drop_removed)
     home, predictor = open_home(args)
@@ -79,7 +99,7 @@ def run(args: argparse.Namespace) -> Progress:
 
     try:
         # Not only for terminals: logs and the web page read it, at longer intervals.
-        with tqdm(unit=" frames", mininterval=0.2 if sys.stderr.isatty() else 2.0) as bar:
+        with _bar(rank or 0) as bar:
             progress = Progress(show=lambda progress: _show(bar, progress))
             # Warnings on lines of their own, not behind the bar.
             with logging_redirect_tqdm():
@@ -91,6 +111,11 @@ def run(args: argparse.Namespace) -> Progress:
         return progress
     finally:
         home.close()
+
+
+def _bar(rank: int) -> tqdm:
+    interval = 0.2 if sys.stderr.isatty() else 2.0
+    return tqdm(unit=" frames", mininterval=interval, position=rank)
 
 
 def open_home(args: argparse.Namespace) -> tuple[GalleryHome, Any]:
@@ -112,11 +137,7 @@ def open_home(args: argparse.Namespace) -> tuple[GalleryHome, Any]:
     settings = GallerySettings(
         opened.predictor.embedding_dim, opened.predictor.fingerprint, opened.min_score
     )
-    if not there:
-        return GalleryHome.create(
-            args.gallery, settings, opened.model, args.engine
-        ), opened.predictor
-    home = GalleryHome(args.gallery)
+    home = GalleryHome.create_or_open(args.gallery, settings, opened.model, args.engine)
     home.settings.check_serves(settings, str(home.path))
     return home, opened.predictor
 
