@@ -133,7 +133,7 @@ def rows_of(people: np.ndarray, rows: slice, first: int = 0) -> People:
     start = np.datetime64("2026-05-01T00:00:00", "ns")
     return People.of(
         people[rows],
-        np.tile(np.float32([10, 20, 60, 180]), (len(numbers), 1)),
+        np.tile(np.array([10, 20, 60, 180], np.float32), (len(numbers), 1)),
         np.full(len(numbers), 0.9),
         sources="made up",
         cameras=[f"camera {i % CAMERAS}" for i in numbers],

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -157,7 +158,7 @@ def measure_appends(name: str, file: Path, dimension: int, folder: Path, count: 
     with closing(open_gallery(folder / "gallery", write=True)) as writer:
         for number in range(_APPENDS):
             more = rows_of(people, slice(0, min(_APPENDED, len(people))), len(people))
-            seconds.append(_seconds(lambda more=more: writer.add(more)))
+            seconds.append(_seconds(partial(writer.add, more)))
             if number % 5 == 4:
                 medians.append(time_searches(lambda q: one.search(q, None), queries).median)
     return {
