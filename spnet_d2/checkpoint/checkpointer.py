@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -22,6 +22,8 @@ from spnet_d2.checkpoint.files import (
     read_checkpoint,
 )
 from spnet_d2.checkpoint.llnl import convert_state_dict, is_llnl
+from spnet_d2.checkpoint.seqnet import architecture_of
+from spnet_d2.checkpoint.seqnet import convert_state_dict as convert_seqnet
 from spnet_d2.checkpoint.transfer import (
     TransferError,
     apply_plan,
@@ -40,6 +42,14 @@ logger = logging.getLogger(__name__)
 _PICKLES = (".pkl", ".pyth")
 # Checkpoints that a run can continue from, with their iteration: those to keep, and backups.
 _NUMBERED = re.compile(r"(?:model|backup)_(\d+)")
+
+
+@runtime_checkable
+class OneBlock(Protocol):
+    """A model whose weights are taken as a whole: SPNet's parts can be started apart."""
+
+    def load_weights(self, state: Mapping[str, Tensor]) -> None:
+        """All tensors of the model, but those of training's memory; an error if any is lacking."""
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -275,6 +285,8 @@ class Checkpointer(DetectionCheckpointer):
         state = _named(state.get("state_dict", state))
         if is_llnl(state):
             state = convert_state_dict(state)
+        elif architecture_of(state):
+            state = convert_seqnet(state)
         else:
             state = {k.removeprefix("module."): v for k, v in state.items()}
         self._place({k: v for k, v in state.items() if isinstance(v, Tensor)})
@@ -284,6 +296,8 @@ class Checkpointer(DetectionCheckpointer):
         self.model.load_state_dict(state)
 
     def _place_for_start(self, state: dict[str, Tensor]) -> None:
+        if isinstance(self.model, OneBlock):
+            return self.model.load_weights(state)
         if self.from_twin:
             state = take_twin(state)
         plan = plan_start(state, self.model.state_dict(), self.cascade)
@@ -291,6 +305,8 @@ class Checkpointer(DetectionCheckpointer):
         apply_plan(plan, state, self.model)
 
     def _place_to_serve(self, allow_untrained: bool, state: dict[str, Tensor]) -> None:
+        if isinstance(self.model, OneBlock):
+            return self.model.load_weights(state)
         plan = plan_serving(state, self.model.state_dict())
         if not allow_untrained:
             check_served(plan, self.model)

@@ -3,6 +3,15 @@
 from .backbone import TimmFPN, create_trunk
 from .proposal_generator import SwapPathProposalGenerator
 from .roi_heads import SPNetROIHeads
+from .seqnet import SeqNet, SeqNeXt
 from .spnet import SPNet
 
-__all__ = ["SPNet", "SPNetROIHeads", "SwapPathProposalGenerator", "TimmFPN", "create_trunk"]
+__all__ = [
+    "SPNet",
+    "SPNetROIHeads",
+    "SeqNeXt",
+    "SeqNet",
+    "SwapPathProposalGenerator",
+    "TimmFPN",
+    "create_trunk",
+]

@@ -68,6 +68,8 @@ _COUNTS = (
     "MODEL.SPNET.QC.PAIRS_PER_BATCH",
     "TEST.DETECTIONS_PER_IMAGE",
 )
+# Detectors with parts of their own; of this project's keys they read BACKBONE, REID and REID_DIM.
+SEQUENTIAL = ("SeqNet", "SeqNeXt")
 _POSITIVE = ("MODEL.SPNET.REID.SCALE",)
 
 
@@ -105,10 +107,15 @@ def _wrong_values(cfg: CfgNode) -> Iterator[str]:
     yield from wrong_choices(cfg, _CHOICES)
     # Otherwise the config is of another project: its other names are not reported as well.
     model = cfg.MODEL.META_ARCHITECTURE
-    if model not in META_ARCH_REGISTRY or not issubclass(
+    if model in SEQUENTIAL:
+        pass
+    elif model not in META_ARCH_REGISTRY or not issubclass(
         META_ARCH_REGISTRY.get(model), META_ARCH_REGISTRY.get("SPNet")
     ):
-        yield f"MODEL.META_ARCHITECTURE is {model!r}, expected SPNet or a class derived from it."
+        yield (
+            f"MODEL.META_ARCHITECTURE is {model!r}, expected SPNet or a class derived from it, "
+            "SeqNet or SeqNeXt."
+        )
     else:
         for key, registry in _REGISTRIES.items():
             value = get_value(cfg, key)

@@ -1,0 +1,262 @@
+"""The meta architectures SeqNet and SeqNeXt: images -> losses or people."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.structures import ImageList
+from timm.models import FeatureListNet
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from spnet_d2.checkpoint.transfer import TransferError
+from spnet_d2.checkpoint.untrained import (
+    refuse_random_trunk,
+    refuse_untrained,
+)
+
+from ..backbone import create_trunk, freeze_batch_norms, last_stage, pretrained_of
+from ..device_copies import move
+from ..precision import autocast, inference_precision
+from ..reid_losses.oim import OIMLoss
+from ..spnet import checked_image, checked_targets, to_original_size
+from ..swin import SoliderSwin
+from .oim import SeqNetOIM
+from .roi_heads import SequentialHeads, Thresholds
+from .rpn import RegionProposals
+
+_DIVISIBILITY = 32
+
+
+def stride_16(trunk: FeatureListNet | SoliderSwin) -> nn.Sequential:
+    """
+    The trunk's layers up to its stride-16 map.
+
+    Raises:
+        ValueError: SOLIDER's Swin, whose maps have norms of their own.
+    """
+    if isinstance(trunk, SoliderSwin):
+        raise ValueError("SeqNet and SeqNeXt take no SOLIDER Swin; choose another BACKBONE.NAME.")
+    end = trunk.feature_info.module_name()[-2].replace(".", "_")
+    names = list(trunk.keys())
+    chosen = names[: names.index(end) + 1]
+    return nn.Sequential(OrderedDict((name, trunk[name]) for name in chosen))
+
+
+class _Sequential(nn.Module):
+    """What SeqNet and SeqNeXt share; input and output of ``forward`` are those of SPNet's
+    object-centric pathway."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        trunk: nn.Module,
+        heads: SequentialHeads,
+        channels: int,
+        smooth: float,
+        pixel_mean: tuple[float, ...],
+        pixel_std: tuple[float, ...],
+        test_precision: str = "float32",
+        awaits_weights: bool = False,
+    ):
+        """
+        Args:
+            trunk: image -> map of stride 16.
+            heads: both stages.
+            channels: of the map.
+            smooth: beta of the proposals' box loss, 0 for L1.
+            pixel_mean, pixel_std: RGB statistics on the 0..255 scale.
+            test_precision: of inference, see :mod:`..precision`.
+            awaits_weights: the trunk's pretrained weights are to come with a checkpoint.
+        """
+        super().__init__()
+        self.backbone = trunk
+        self.rpn = RegionProposals(channels, smooth)
+        self.roi_heads = heads
+        self.test_precision = test_precision
+        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (pixel_mean, pixel_std))
+        self.register_buffer("pixel_mean", mean, persistent=False)
+        self.register_buffer("pixel_std", std, persistent=False)
+        # As in SPNet: tensors that a checkpoint left untouched, and those that one has to bring.
+        self.untrained: tuple[str, ...] | None = None
+        self.awaited = _names_of_trunk(self) if awaits_weights else frozenset()
+        self.register_load_state_dict_post_hook(_note_loaded)
+
+    @classmethod
+    def _parts(cls, cfg: CfgNode, loss: type[OIMLoss], scores_again: bool) -> dict:
+        options = cfg.MODEL.SPNET
+        trunk = create_trunk(options.BACKBONE.NAME, pretrained_of(cfg))
+        channels = tuple(trunk.feature_info.channels()[-2:])
+        roi = cfg.MODEL.ROI_HEADS
+        heads = SequentialHeads(
+            last_stage(trunk),
+            last_stage(trunk),
+            channels,
+            options.REID_DIM,
+            loss.from_config(cfg),
+            scores_again,
+            Thresholds(roi.SCORE_THRESH_TEST, roi.NMS_THRESH_TEST, cfg.TEST.DETECTIONS_PER_IMAGE),
+        )
+        return {
+            "trunk": stride_16(trunk),
+            "heads": heads,
+            "channels": channels[0],
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "test_precision": options.TEST.PRECISION,
+            "awaits_weights": pretrained_of(cfg) != options.BACKBONE.PRETRAINED,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """
+        Args:
+            batched_inputs: as :class:`~spnet_d2.modeling.SPNet` takes them, without ``queries``.
+
+        Returns:
+            In training, losses: ``loss_rpn_cls``, ``loss_rpn_reg``, ``loss_proposal_cls``,
+            ``loss_proposal_reg``, ``loss_box_cls``, ``loss_box_reg``, ``loss_reid``. At inference,
+            per image a dict with ``instances`` and, where the input has ``instances``,
+            ``gt_embeddings``: ``{"reid": (n, D), "loc": (n, 0)}``.
+
+        Raises:
+            ValueError: an empty batch, images or boxes that can't be used.
+        """
+        if not batched_inputs:
+            raise ValueError("The model got an empty list of images; give it at least one.")
+        if self.training:
+            refuse_random_trunk(self.awaited)
+            self.untrained = ()
+            return self._losses(batched_inputs)
+        refuse_untrained(self.untrained or ())
+        with autocast(self.device, inference_precision(self.device, self.test_precision)):
+            return self._inference(batched_inputs)
+
+    def load_weights(self, state: Mapping[str, Tensor]) -> None:
+        """
+        Take a checkpoint's weights; a memory of other sizes starts anew.
+
+        Raises:
+            TransferError: tensors are lacking, of other shapes, or unknown here.
+        """
+        own = self.state_dict()
+        fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+        fitting |= {k: v for k, v in state.items() if k == "roi_heads.reid_loss.lut"}
+        different = [n for n in (own.keys() | state.keys()) - fitting.keys() if _is_weight(n)]
+        if different:
+            raise TransferError(
+                f"{len(different)} tensors don't fit this {type(self).__name__}: they are missing, "
+                f"unknown, or of another shape: {', '.join(sorted(different)[:5])}."
+            )
+        if self.roi_heads.reid_loss.lut is not None:
+            fitting = {k: v for k, v in fitting.items() if k not in own or own[k].shape == v.shape}
+        self.load_state_dict(fitting, strict=False)
+
+    def move_twin_with(self, optimizer: Optimizer) -> None:
+        """What the trainer does for a momentum encoder; there is none here."""
+
+    def _losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
+        given = [checked_targets(x, required=True) for x in batched_inputs]
+        batch = self.batch_of(batched_inputs)
+        given = [people.to(self.device) for people in given]
+        features = self.backbone(batch.tensor)
+        boxes = [people.gt_boxes.tensor for people in given]
+        proposals, losses = self.rpn(features, batch.image_sizes, boxes)
+        return {**losses, **self.roi_heads.losses(features, proposals, batch.image_sizes, given)}
+
+    def _inference(self, batched_inputs: list[dict]) -> list[dict]:
+        batch = self.batch_of(batched_inputs)
+        features = self.backbone(batch.tensor)
+        results: list[dict] = [{} for _ in batched_inputs]
+        if not all(x.get("embed_only") for x in batched_inputs):
+            proposals, _ = self.rpn(features, batch.image_sizes, None)
+            found = self.roi_heads.detect(features, proposals, batch.image_sizes)
+            for result, people, x in zip(results, found, batched_inputs, strict=True):
+                if not x.get("embed_only"):
+                    result["instances"] = to_original_size(people, x)
+        boxes = [checked_targets(x).gt_boxes.tensor.to(self.device) for x in batched_inputs]
+        for i, (result, x) in enumerate(zip(results, batched_inputs, strict=True)):
+            if "instances" in x:
+                (reid,) = self.roi_heads.embed_boxes(features[i : i + 1], [boxes[i]])
+                result["gt_embeddings"] = {"reid": reid, "loc": reid[:, :0]}
+        return results
+
+    def batch_of(self, batched_inputs: list[dict]) -> ImageList:
+        """Images of a batch as the trunk takes them."""
+        images = move([checked_image(x) for x in batched_inputs], self.device)
+        images = [(image.float() - self.pixel_mean) / self.pixel_std for image in images]
+        return ImageList.from_tensors(images, _DIVISIBILITY)
+
+
+def _is_weight(name: str) -> bool:
+    """Whether it is neither of training's memory nor a counter."""
+    return not name.startswith("roi_heads.reid_loss.") and not name.endswith("num_batches_tracked")
+
+
+def _names_of_trunk(model: nn.Module) -> frozenset[str]:
+    """Tensors that ``MODEL.SPNET.BACKBONE.PRETRAINED`` fills, in the trunk and in its copies."""
+    return frozenset(
+        name
+        for name in model.state_dict()
+        if (name.startswith("backbone.") or "_head.stage." in name)
+        and not name.endswith("num_batches_tracked")
+    )
+
+
+def _note_loaded(model: _Sequential, incompatible) -> None:
+    """Remember what a checkpoint lacked, but for memories of training and counters."""
+    missing = frozenset(incompatible.missing_keys)
+    model.awaited &= missing
+    before = model.untrained
+    model.untrained = tuple(
+        name
+        for name in model.state_dict()
+        if name in missing and _is_weight(name) and (before is None or name in before)
+    )
+
+
+@META_ARCH_REGISTRY.register()
+class SeqNet(_Sequential):
+    """
+    SeqNet: batch norms train, a detection's score is the first stage's.
+
+    The stem's weights are frozen; its running statistics move.
+    """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        parts = cls._parts(cfg, SeqNetOIM, scores_again=False)
+        for name in ("conv1", "bn1"):
+            getattr(parts["trunk"], name).requires_grad_(False)
+        return {**parts, "smooth": 0.0}
+
+
+@META_ARCH_REGISTRY.register()
+class SeqNeXt(_Sequential):
+    """
+    SeqNeXt: a modern trunk, or ResNet-50 with frozen batch norms; a detection's score is the second
+    stage's.
+    """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        parts = cls._parts(cfg, OIMLoss, scores_again=True)
+        for name, layer in parts["trunk"].named_children():
+            if name.startswith(("stem", "conv1", "bn1", "layer1")):
+                layer.requires_grad_(False)
+        return {**parts, "smooth": 1 / 9}
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        for part in (self.backbone, self.roi_heads.first_head, self.roi_heads.second_head):
+            freeze_batch_norms(part)
+        return self

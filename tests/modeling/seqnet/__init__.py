@@ -1,0 +1,1 @@
+"""SeqNet and SeqNeXt."""

@@ -1,0 +1,160 @@
+"""Whole-model numbers of the authors' SeqNet, for weights made by tests/fixtures."""
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+
+from spnet_d2.checkpoint.seqnet import architecture_of, convert_state_dict, infer_config
+from tests.fixtures.reference import MEAN, STD, network_image
+from tests.fixtures.seqnet_shapes import seqnet_shapes, seqnet_state, seqnext_shapes
+
+HEIGHT, WIDTH = 256, 320
+
+
+def build(shapes):
+    state = seqnet_state(shapes)
+    cfg = infer_config(state)
+    # The recipe's images are already normalised.
+    model = build_model(cfg)
+    missing, unexpected = model.load_state_dict(convert_state_dict(state), strict=False)
+    assert not unexpected and missing == ["roi_heads.reid_loss.queue_head"]
+    return model
+
+
+def model_input(i, people=()):
+    pixels = (torch.from_numpy(network_image(i, HEIGHT, WIDTH)) * STD + MEAN) * 255
+    rows = torch.tensor(list(people), dtype=torch.float32).reshape(-1, 5)
+    labels = rows[:, 4].long()
+    instances = Instances(
+        (HEIGHT, WIDTH),
+        gt_boxes=Boxes(rows[:, :4]),
+        gt_person_ids=labels,
+        gt_identities=torch.where(labels <= 50, labels - 1, -1),
+    )
+    return {"image": pixels.float(), "height": HEIGHT, "width": WIDTH, "instances": instances}
+
+
+@pytest.fixture
+def first_rows(monkeypatch):
+    """Random subsets are the first rows, as in the golden numbers."""
+    monkeypatch.setattr(torch, "randperm", lambda n, **_: torch.arange(n))
+
+
+@pytest.fixture(scope="module")
+def seqnet():
+    return build(seqnet_shapes())
+
+
+def test_recipe():
+    state = seqnet_state(seqnet_shapes())
+    assert architecture_of(state) == "SeqNet"
+    assert len(state) == 416 and sum(t.numel() for t in state.values()) == pytest.approx(
+        48.42e6, rel=0.01
+    )
+    sums = {name: state[name].double().sum().item() for name in state}
+    assert sums["backbone.conv1.weight"] == pytest.approx(0.80046501, abs=1e-5)
+    assert sums["rpn.head.cls_logits.weight"] == pytest.approx(0.21569292, abs=1e-5)
+    assert network_image(0, HEIGHT, WIDTH).sum() == pytest.approx(1668.91368, abs=1e-3)
+
+
+def test_seqnet_inference(seqnet):
+    seqnet.eval()
+    x = model_input(0, [(20, 30, 80, 200, 6)])
+    with torch.no_grad():
+        features = seqnet.backbone(seqnet.batch_of([x]).tensor)
+        (output,) = seqnet([x])
+    assert features.shape[-2:] == (16, 20)
+    assert features.double().sum().item() == pytest.approx(320860.98, rel=1e-5)
+    found = output["instances"]
+    assert len(found) == 79
+    expected = [0.5521620, 0.5512415, 0.5491861, 0.5412849]
+    assert found.scores[:4].tolist() == pytest.approx(expected, abs=1e-6)
+    first = [288.2753, 4.6576, 314.9379, 45.2488]
+    assert found.pred_boxes.tensor[0].tolist() == pytest.approx(first, abs=2e-3)
+    boxes = found.pred_boxes.tensor.double()
+    assert boxes.sum().item() == pytest.approx(45873.8756, rel=1e-6)
+    assert found.scores.double().sum().item() == pytest.approx(40.935312, rel=1e-6)
+    # The authors' embeddings carry the score.
+    weighted = found.reid_embeddings.double() * found.scores[:, None].double()
+    assert weighted.abs().sum().item() == pytest.approx(498.15072, rel=1e-5)
+    query = output["gt_embeddings"]["reid"][0].double()
+    assert query.norm().item() == pytest.approx(1, abs=1e-6)
+    assert query.sum().item() == pytest.approx(-0.1025780, abs=1e-5)
+
+
+def test_seqnet_training(seqnet, first_rows):
+    seqnet.train()
+    batch = [
+        model_input(0, [(20, 30, 80, 200, 6), (100, 50, 150, 180, 5555)]),
+        model_input(1, [(40, 40, 80, 120, 5555), (150, 60, 200, 200, 8)]),
+    ]
+    losses = seqnet(batch)
+    found = {name: value.item() for name, value in losses.items()}
+    expected = {
+        "loss_proposal_cls": 0.7936898,
+        "loss_proposal_reg": 1.908476,
+        "loss_box_cls": 0.8972863,
+        "loss_box_reg": 0.2321416,
+        "loss_reid": 5.422628,
+        "loss_rpn_reg": 0.0137805,
+        "loss_rpn_cls": 0.7231145,
+    }
+    assert found == pytest.approx(expected, rel=1e-4)
+    memory = seqnet.roi_heads.reid_loss
+    assert memory.lut.double().sum().item() == pytest.approx(4.6635293, rel=1e-4)
+    assert memory.queue.double().sum().item() == pytest.approx(8.0650266, rel=1e-4)
+    assert memory.queue_head.item() == 11
+
+
+@pytest.fixture(scope="module")
+def seqnext():
+    return build(seqnext_shapes())
+
+
+def test_seqnext_inference(seqnext):
+    seqnext.eval()
+    x = model_input(0, [(20, 30, 80, 200, 6), (100, 50, 150, 180, 60)])
+    with torch.no_grad():
+        features = seqnext.backbone(seqnext.batch_of([x]).tensor)
+        (output,) = seqnext([x])
+    assert features.double().sum().item() == pytest.approx(-771.84387, rel=1e-4)
+    found = output["instances"]
+    assert len(found) == 123
+    expected = [0.8851292, 0.8582513, 0.8569212, 0.8559100]
+    assert found.scores[:4].tolist() == pytest.approx(expected, abs=1e-6)
+    first = [46.1528, 121.7187, 81.1123, 156.0726]
+    assert found.pred_boxes.tensor[0].tolist() == pytest.approx(first, abs=2e-3)
+    assert found.pred_boxes.tensor.double().sum().item() == pytest.approx(67632.7369, rel=1e-6)
+    assert found.scores.double().sum().item() == pytest.approx(86.733420, rel=1e-6)
+    weighted = found.reid_embeddings.double() * found.scores[:, None].double()
+    assert weighted.abs().sum().item() == pytest.approx(1091.39085, rel=1e-5)
+    reid = output["gt_embeddings"]["reid"].double()
+    assert reid.abs().sum().item() == pytest.approx(24.992655, rel=1e-5)
+
+
+def test_seqnext_training(seqnext, first_rows):
+    seqnext.train()
+    # Stochastic depth would be drawn at random.
+    for module in seqnext.modules():
+        if hasattr(module, "drop_prob"):
+            module.drop_prob = 0.0
+    batch = [
+        model_input(0, [(20, 30, 80, 200, 6), (100, 50, 150, 180, 51)]),
+        model_input(1, [(40, 40, 80, 120, 51), (150, 60, 200, 200, 8)]),
+    ]
+    found = {name: value.item() for name, value in seqnext(batch).items()}
+    expected = {
+        "loss_proposal_cls": 1.016659,
+        "loss_proposal_reg": 1.580746,
+        "loss_box_cls": 1.091889,
+        "loss_box_reg": 0.119199,
+        "loss_reid": 1.714009,
+        "loss_rpn_reg": 0.009175,
+        "loss_rpn_cls": 0.695698,
+    }
+    assert found == pytest.approx(expected, rel=1e-4)
+    memory = seqnext.roi_heads.reid_loss
+    assert memory.lut.double().sum().item() == pytest.approx(4.6137213, rel=1e-4)
+    assert memory.queue.double().sum().item() == pytest.approx(-0.7132833, rel=1e-4)
+    assert memory.queue_head.item() == 13
