@@ -46,6 +46,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         default="float32",
         help="of trunk, FPN and anchor convolution (%(default)s)",
     )
+    add(
+        "--device",
+        choices=("cpu", "other"),
+        default="cpu",
+        help="what it runs on: large 3 x 3 convolutions are as CPUs do them fastest, or as the "
+        "operator that TensorRT and the like know (%(default)s)",
+    )
     add("--licence", default="", help="of the weights, noted in model.json")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings")
     return parser.parse_args(argv)
@@ -65,7 +72,9 @@ def run(args: argparse.Namespace) -> None:
     cfg.MODEL.SPNET.TEST.PRECISION = "float32"
     weights = str(args.weights) if args.weights else None
     predictor = PersonSearchPredictor(cfg, weights=weights, image_format="RGB")
-    description = export_model(predictor, cfg, args.output, args.licence)
+    # Float16 is not for CPUs.
+    for_cpus = args.device == "cpu" and args.precision == "float32"
+    description = export_model(predictor, cfg, args.output, args.licence, for_cpus)
     if args.precision == "float16":
         description = to_float16(args.output)
     if args.single_file:

@@ -21,6 +21,7 @@ from spnet_d2.utils.atomic_io import atomic_path
 from .description import Description, Resize, StageFiles
 from .free_size import for_any_size
 from .graphs import Detector, Embedder, Encoder, Matcher, Pyramid, QueryStage, Stage
+from .winograd import use_winograd
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,11 @@ _SIZE, _IMAGES, _BOXES = (470, 730), 2, 5
 
 
 def export_model(
-    predictor: PersonSearchPredictor, cfg, folder: str | os.PathLike, licence: str = ""
+    predictor: PersonSearchPredictor,
+    cfg,
+    folder: str | os.PathLike,
+    licence: str = "",
+    for_cpus: bool = True,
 ) -> Description:
     """
     Write the graphs of a predictor's model in float32, and ``model.json``.
@@ -42,6 +47,8 @@ def export_model(
         cfg: its config.
         folder: to write to; files of these names are replaced.
         licence: of the weights, for people to read.
+        for_cpus: large 3 x 3 convolutions of the detector are done as CPUs do them fastest
+            (:mod:`.winograd`); other devices have better ways of their own.
 
     Returns:
         What ``model.json`` says.
@@ -54,6 +61,8 @@ def export_model(
     folder.mkdir(parents=True, exist_ok=True)
     writer = Writer(model, partial(_write_into, folder))
     writer.detector(torch.float32 if cfg.INPUT.EXACT_8BIT else torch.uint8)
+    if for_cpus:
+        use_winograd(folder / DETECTOR)
     localisers = writer.embedders()
     stages = writer.stages(localisers)
     description = describe(predictor, cfg, localisers, stages, licence)

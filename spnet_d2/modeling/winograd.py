@@ -103,7 +103,7 @@ def pays(x: Tensor, weight: Tensor) -> bool:
 def transform_filters(weight: Tensor) -> Tensor:
     """Filters (K, C, 3, 3) -> ``G g G^T`` (36, K, C)."""
     squares = weight.reshape(-1, _FILTER * _FILTER).T
-    return (_TO_FILTERS @ squares).view(_SIZE * _SIZE, *weight.shape[:2])
+    return (TO_FILTERS @ squares).view(_SIZE * _SIZE, *weight.shape[:2])
 
 
 class _Winograd(torch.autograd.Function):
@@ -136,9 +136,9 @@ def _forward(x: Tensor, filters: Tensor, bias: Tensor) -> Tensor:
     rows, columns = -(-height // TILE), -(-width // TILE)
     y = x.new_empty(len(x), rows, TILE, columns, TILE, len(bias))
     for i, part, strip in _strips(len(x), rows, columns):
-        tiles = _transform(_TO_TILES, _cut(padded[i, strip]))
+        tiles = _transform(TO_TILES, _cut(padded[i, strip]))
         products = torch.bmm(tiles, by_channel)
-        outputs = _transform(_TO_OUTPUTS, products) + bias
+        outputs = _transform(TO_OUTPUTS, products) + bias
         _squares(y[i, part]).copy_(outputs.view(TILE, TILE, -1, columns, len(bias)))
     y = y.view(len(x), rows * TILE, columns * TILE, -1)[:, :height, :width]
     return y.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
@@ -167,12 +167,12 @@ def _backward(
         squares = _squares(grad[i, part]).reshape(TILE * TILE, -1, grad.shape[-1])
         if grad_bias is not None:
             grad_bias += squares.sum(dim=(0, 1))
-        products = _transform(_TO_OUTPUTS.T, squares)
+        products = _transform(TO_OUTPUTS.T, squares)
         if grad_filters is not None:
-            tiles = _transform(_TO_TILES, _cut(padded[i, strip]))
+            tiles = _transform(TO_TILES, _cut(padded[i, strip]))
             grad_filters.baddbmm_(products.transpose(1, 2), tiles)
         if grad_x is not None:
-            tiles = _transform(_TO_TILES.T, torch.bmm(products, filters))
+            tiles = _transform(TO_TILES.T, torch.bmm(products, filters))
             _paste(tiles, grad_x[i, strip], columns)
     if grad_x is None:
         return None
@@ -252,4 +252,4 @@ def _both_ways(matrix: list) -> Tensor:
     return torch.kron(rows, rows).float()
 
 
-_TO_OUTPUTS, _TO_FILTERS, _TO_TILES = map(_both_ways, _matrices(_POINTS))
+TO_OUTPUTS, TO_FILTERS, TO_TILES = map(_both_ways, _matrices(_POINTS))
