@@ -61,11 +61,10 @@ def export_model(
     folder.mkdir(parents=True, exist_ok=True)
     writer = Writer(model, partial(_write_into, folder))
     writer.detector(torch.float32 if cfg.INPUT.EXACT_8BIT else torch.uint8)
-    if for_cpus:
-        use_winograd(folder / DETECTOR)
+    in_tiles = for_cpus and use_winograd(folder / DETECTOR) > 0
     localisers = writer.embedders()
     stages = writer.stages(localisers)
-    description = describe(predictor, cfg, localisers, stages, licence)
+    description = describe(predictor, cfg, localisers, stages, licence, in_tiles)
     description.save(folder)
     return description
 
@@ -241,8 +240,10 @@ def describe(
     localisers: list[str],
     stages: list[StageFiles],
     licence: str,
+    in_tiles: bool = False,
 ) -> Description:
-    """What ``model.json`` says, of what :class:`Writer` made."""
+    """What ``model.json`` says, of what :class:`Writer` made; and whether the detector's
+    convolutions are in tiles."""
     model = spnet_of(predictor)
     selection, heads = model.proposal_generator.selection, model.roi_heads
     query_centric = model.test_pathway == "QC"
@@ -271,6 +272,7 @@ def describe(
         localisation_dim=model.proposal_generator.anchor_embedder.dim,
         classes=["person"],
         precision="float32",
+        winograd=in_tiles,
         fingerprint=predictor.fingerprint,
         settings=dict(predictor.settings),
         licence=licence,

@@ -78,6 +78,7 @@ class Description:
         embedding_dim, localisation_dim: D_r and D.
         classes: of the boxes.
         precision: "float32" or "float16".
+        winograd: the detector computes convolutions in tiles (:mod:`.winograd`), in float32 alone.
         fingerprint: equal where boxes and embeddings can be compared, also with the PyTorch model
             if the precision is float32.
         settings: plain values, besides the weights, that boxes and embeddings depend on.
@@ -100,6 +101,7 @@ class Description:
     localisation_dim: int
     classes: list[str]
     precision: str
+    winograd: bool
     fingerprint: str
     settings: dict[str, Any]
     licence: str

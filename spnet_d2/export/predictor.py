@@ -14,7 +14,7 @@ from spnet_d2.errors import SearchInputError
 from spnet_d2.search.people import PersonDetections, PersonQuery, check_image
 
 from .boxes import nms, nms_per_query, sigmoid
-from .description import Description
+from .description import Description, ExportedModelError
 from .graph_files import BFLOAT16, Graph, open_graph
 
 # Boxes that are embedded at a time: bounds the memory of images with many.
@@ -62,6 +62,12 @@ class OnnxPredictor:
             raise ValueError(f'image_format must be "BGR" or "RGB", found {image_format!r}.')
         self.image_format, self.folder, self._runtime = image_format, Path(folder), runtime
         self.description = Description.load(folder)
+        if runtime == BFLOAT16 and self.description.winograd:
+            raise ExportedModelError(
+                f"{folder}: the detector computes convolutions in a way that bfloat16 is too "
+                "coarse for. Export the model again with --device other, or choose another "
+                "--runtime."
+            )
         self.min_score = self.description.min_score if min_score is None else min_score
         resize = self.description.resize
         self._augmentation = (

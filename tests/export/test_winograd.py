@@ -1,11 +1,13 @@
 """Convolutions of exported graphs in tiles: the same numbers, fewer multiplications."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from spnet_d2.export import winograd
+from spnet_d2.export.description import Description, ExportedModelError
 from spnet_d2.export.predictor import OnnxPredictor
 
 from .agreement import assert_same_people, people, scenes
@@ -93,6 +95,14 @@ def test_filters_are_shared_and_take_no_more_place(file):
     assert sum(w.name.endswith("/squares") for w in model.graph.initializer) == 1
     # What is done already stays as it is.
     assert winograd.use_winograd(file) == 0
+
+
+def test_bfloat16_is_refused(detecting_everyone, tmp_path):
+    _, folder = detecting_everyone
+    described = replace(Description.load(folder), winograd=True)
+    described.save(tmp_path)
+    with pytest.raises(ExportedModelError, match="Export the model again with --device other"):
+        OnnxPredictor(tmp_path, "openvino-bfloat16")
 
 
 def test_a_model_finds_the_same_people(detecting_everyone, tmp_path, monkeypatch):
