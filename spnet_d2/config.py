@@ -40,6 +40,7 @@ def _add_model(cfg: CN) -> None:
     _add_backbone(cfg.MODEL.SPNET)
     _add_reid(cfg.MODEL.SPNET)
     _add_start(cfg.MODEL.SPNET)
+    _add_gallery_filter(cfg.MODEL.SPNET)
     _add_authors_constants(cfg.MODEL.SPNET)
     _add_inference(cfg)
     _add_small_data(cfg.MODEL.SPNET)
@@ -132,6 +133,21 @@ def _add_reid(spnet: CN) -> None:
     spnet.LWF = CN()
     spnet.LWF.ENABLED = False
 
+
+def _add_start(spnet: CN) -> None:
+    # How a run starts from MODEL.WEIGHTS of another SPNet.
+    spnet.INIT = CN()
+    # Cascade stages that the checkpoint lacks: "PT-Rep" replicates its first, "PT" leaves them as
+    # they are built (Figure 8).
+    spnet.INIT.CASCADE = "PT-Rep"
+    # Start from the checkpoint's momentum encoder instead of the trained weights.
+    spnet.INIT.FROM_TWIN = False
+
+
+# Of another paper of the authors, for any SPNet on the OC pathway.
+
+
+def _add_gallery_filter(spnet: CN) -> None:
     # Gallery Filter Network (Jaffe and Zakhor, WACV 2023): a score of every gallery scene.
     spnet.GFN = CN()
     spnet.GFN.ENABLED = False
@@ -146,16 +162,6 @@ def _add_reid(spnet: CN) -> None:
     spnet.GFN.MEMORY = True
     # Factor on loss_gfn.
     spnet.GFN.LOSS_WEIGHT = 1.0
-
-
-def _add_start(spnet: CN) -> None:
-    # How a run starts from MODEL.WEIGHTS of another SPNet.
-    spnet.INIT = CN()
-    # Cascade stages that the checkpoint lacks: "PT-Rep" replicates its first, "PT" leaves them as
-    # they are built (Figure 8).
-    spnet.INIT.CASCADE = "PT-Rep"
-    # Start from the checkpoint's momentum encoder instead of the trained weights.
-    spnet.INIT.FROM_TWIN = False
 
 
 # Constants of the authors' code. No published run changes them.
