@@ -126,7 +126,7 @@ COMMANDS = [
     "spnet-autolabel = spnet_d2.cli.autolabel:main",
     "spnet-export = spnet_d2.cli.export:main",
     "spnet-visualize-results = spnet_d2.cli.visualize_results:main",
-    "spnet-convert-checkpoint = spnet_d2.cli.convert_llnl_checkpoint:main",
+    "spnet-convert-checkpoint = spnet_d2.cli.convert_checkpoint:main",
     "spnet-convert-predictions = spnet_d2.cli.convert_predictions:main",
 ]
 
