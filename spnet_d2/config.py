@@ -94,6 +94,8 @@ def _add_backbone(spnet: CN) -> None:
     spnet.BACKBONE.FREEZE = False
     # Batch norms of trunk and RoI stage copies use their running statistics and do not train.
     spnet.BACKBONE.FREEZE_BN = False
+    # p_max of stochastic depth, also in the RoI heads. -1: the reference's rate for this trunk.
+    spnet.BACKBONE.DROP_PATH_RATE = -1.0
 
 
 def _add_reid(spnet: CN) -> None:
@@ -249,6 +251,8 @@ def _add_input(cfg: CN) -> None:
     cfg.INPUT.RSC_PROB = 1.0
     # rrc_scale's factor: (1.5, 3.0) is how the authors trained, (0.5, 2.0) what the paper says.
     cfg.INPUT.SCALE_RANGE = (1.5, 3.0)
+    # A box needs this share of its area inside the crop to be kept. SeqNeXt's final runs: 0.6.
+    cfg.INPUT.MIN_VISIBILITY = 0.4
     # Self-supervised: random boxes instead of the annotations, new ones every epoch, each a person
     # of its own. "": off; "basic": anywhere; "iou": hardly overlapping; "distinctive": the same,
     # and no patches that are plain or look like an earlier one of the image; "overlap": in pairs

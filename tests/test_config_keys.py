@@ -14,7 +14,6 @@ from spnet_d2.config_keys import INSTEAD, keys_and_values
 from spnet_d2.config_node import REMOVED_KEYS, RENAMED_KEYS
 from spnet_d2.config_reader import ConfigError, get_value, merge_settings, read_config
 from spnet_d2.data.loaders import LOSS_IMS_PER_BATCH
-from spnet_d2.data.mapper import MIN_VISIBILITY
 from spnet_d2.data.self_supervised_boxes import NUM_BOXES
 from spnet_d2.data.transforms import EROSION
 from spnet_d2.modeling.losses import anchor_loss
@@ -214,13 +213,11 @@ def test_keys_of_small_data_by_their_earlier_names(tmp_path):
         ("MODEL.SPNET.REID.MOMENTUM", 0.5, 0.9),
         ("MODEL.SPNET.BRIDGE", "combiner", "direct"),
         ("MODEL.SPNET.QC.MATCH_CONSERVATIVE", False, True),
-        ("MODEL.SPNET.BACKBONE.DROP_PATH_RATE", -1.0, 0.1),
         ("MODEL.SPNET.TEST.PRE_TOPK", 1000, 50),
         ("MODEL.SPNET.TEST.QUERY_TOPK", 100, 50),
         ("MODEL.SPNET.TEST.TOPK_CANDIDATES", 300, 50),
         ("INPUT.RFC_PROB", 1.0, 0.0),
         ("INPUT.RSC_EROSION", 0.1, 0.0),
-        ("INPUT.MIN_VISIBILITY", 0.4, 0.5),
         ("INPUT.SSL_NUM_BOXES", 10, 4),
         ("INPUT.SSL_DISTINCTIVE", False, True),
         ("TEST.LOSS_AUG", "wrs", "rrc2"),
@@ -266,7 +263,6 @@ def test_constants_are_what_the_code_uses():
     assert conservative is REMOVED_KEYS["MODEL.SPNET.QC.MATCH_CONSERVATIVE"]
     for key, found in (
         ("RSC_EROSION", EROSION),
-        ("MIN_VISIBILITY", MIN_VISIBILITY),
         ("SSL_NUM_BOXES", NUM_BOXES),
     ):
         assert found == REMOVED_KEYS[f"INPUT.{key}"]

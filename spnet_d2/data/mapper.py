@@ -18,10 +18,6 @@ _PERSON_KEYS = {
 }
 
 
-# Share of its area that a box needs inside the image in training, as in the authors' code.
-MIN_VISIBILITY = 0.4
-
-
 class PersonSearchMapper:
     """Turn one person-search dataset dict into what SPNet takes, in training and at inference.
 
@@ -29,6 +25,7 @@ class PersonSearchMapper:
         augmentation: maps ``(size, boxes, known, rng)`` to a :class:`~spnet_d2.data.geometry.View`.
         is_train: boxes too little visible after the augmentation are dropped. At inference every
             ground-truth box stays, so that each query gets its embedding.
+        min_visibility: share of its area a box needs inside the image in training.
         exact_8bit: repeat the authors' 8-bit detour (:mod:`spnet_d2.data.eight_bit`).
         pixel_mean, pixel_std: the model's statistics (0..255, RGB), for the detour.
     """
@@ -39,13 +36,14 @@ class PersonSearchMapper:
         *,
         augmentation,
         is_train: bool,
+        min_visibility: float = 0.4,
         exact_8bit: bool = False,
         pixel_mean=(123.675, 116.28, 103.53),
         pixel_std=(58.395, 57.12, 57.375),
     ):
         self.augmentation = augmentation
         self.is_train = is_train
-        self.min_visibility = MIN_VISIBILITY if is_train else 0.0
+        self.min_visibility = min_visibility if is_train else 0.0
         self.exact_8bit = exact_8bit
         self.pixel_mean = pixel_mean
         self.pixel_std = pixel_std
@@ -55,6 +53,7 @@ class PersonSearchMapper:
         return {
             "augmentation": build_augmentation(cfg, is_train),
             "is_train": is_train,
+            "min_visibility": cfg.INPUT.MIN_VISIBILITY,
             "exact_8bit": cfg.INPUT.EXACT_8BIT,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,

@@ -411,7 +411,8 @@ class TimmFPN(PyramidBackbone):
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec | None = None):
         options, small = cfg.MODEL.SPNET.BACKBONE, cfg.MODEL.SPNET.SMALL_DATA
-        trunk = create_trunk(options.NAME, pretrained_of(cfg))
+        rate = options.DROP_PATH_RATE
+        trunk = create_trunk(options.NAME, pretrained_of(cfg), None if rate < 0 else rate)
         if cfg.MODEL.SPNET.ACTIVATION_CHECKPOINTING:
             # Before the RoI heads copy its last stage.
             checkpoint_blocks(trunk)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from spnet_d2.config_reader import ConfigError
+from spnet_d2.config_reader import ConfigError, read_config
 from spnet_d2.modeling import TimmFPN, create_trunk
 from spnet_d2.modeling.backbone import last_stage
 from spnet_d2.modeling.box_embedder import ReidEmbedder, RoiOptions, StageCopy, jitter_boxes
@@ -207,3 +207,13 @@ def test_frozen_p3_stays_while_coarser_levels_train():
     after = backbone(x)
     assert torch.equal(before["p3"], after["p3"])
     assert not any(torch.allclose(before[name], after[name]) for name in ("p4", "p5", "p6", "p7"))
+
+
+@pytest.mark.parametrize("rate, expected", [(-1.0, 0.1), (0.0, 0.0), (0.3, 0.3)])
+def test_stochastic_depth_is_the_references_or_as_set(rate, expected):
+    cfg = read_config(
+        opts=["MODEL.SPNET.BACKBONE.PRETRAINED", "", "MODEL.SPNET.BACKBONE.DROP_PATH_RATE", rate]
+    )
+    trunk = TimmFPN.from_config(cfg)["trunk"]
+    rates = [getattr(m, "drop_prob", 0.0) or 0.0 for m in trunk.modules()]
+    assert max(rates) == pytest.approx(expected)

@@ -91,7 +91,9 @@ class _Sequential(nn.Module):
     @classmethod
     def _parts(cls, cfg: CfgNode, loss: type[OIMLoss], scores_again: bool) -> dict:
         options = cfg.MODEL.SPNET
-        trunk = create_trunk(options.BACKBONE.NAME, pretrained_of(cfg))
+        rate = options.BACKBONE.DROP_PATH_RATE
+        rate = None if rate < 0 else rate
+        trunk = create_trunk(options.BACKBONE.NAME, pretrained_of(cfg), rate)
         channels = tuple(trunk.feature_info.channels()[-2:])
         roi = cfg.MODEL.ROI_HEADS
         heads = SequentialHeads(
