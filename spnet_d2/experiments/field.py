@@ -77,7 +77,8 @@ def _both(cuhk_sysu: tuple[float, float], prw: tuple[float, float]) -> dict:
 def _others() -> Iterable[Method]:
     resnet, swin, files = "ResNet-50", "Swin-B", "epoch_19.pth, epoch_17.pth"
     scores = "convert_predictions --from seqnet, cws"
-    published_by: dict = {"code": _SEQNET, "weights": files, "here": scores}
+    trained = f"{scores}; seqnet/seqnet_CORPUS_resnet50"
+    published_by: dict = {"code": _SEQNET, "weights": files, "here": trained}
     yield Method(
         "SeqNet", resnet, IMAGENET, _both((93.8, 94.6), (46.7, 83.4)), 12.2, **published_by
     )
@@ -118,7 +119,10 @@ def _seqnext() -> Iterable[Method]:
             "cuhk_final_convnext-base_e30.pt, prw_final_convnext-base_e30.pt",
         ),
     ):  # fmt: skip
-        here = scores if "+ GFN" not in name else "without the scene's score only: " + scores
+        trunk = "convnext_b" if backbone == large else "resnet50"
+        here = f"{scores}; seqnet/seqnext_CORPUS_{trunk}"
+        if "+ GFN" in name:
+            here = "without the scene's score only: " + scores
         yield Method(name, backbone, IMAGENET, metrics, fps, _GFN, weights, here)
 
 

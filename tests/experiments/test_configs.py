@@ -26,7 +26,7 @@ FOLDER = ROOT / "projects_configs"
 # Those of two_stage/ describe networks.
 FILES = sorted(p for p in FOLDER.rglob("*.yaml") if p.parent.name != "two_stage")
 # Of no experiment of the paper.
-OWN = ("pets09", "prw", "gallery_filter", "starter", "strangers")
+OWN = ("pets09", "prw", "gallery_filter", "seqnet", "starter", "strangers")
 
 
 @functools.cache
@@ -251,3 +251,27 @@ def test_one_training_iteration(name, miniatures):
     optimizer.step()
     after = optimizer.param_groups[-1]["params"]
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+SEQNET = sorted(p.stem for p in FOLDER.glob("seqnet/*.yaml"))
+
+
+@pytest.mark.parametrize("name", SEQNET)
+def test_seqnet_and_seqnext_build_and_their_schedule_ends(name):
+    cfg = editable(f"seqnet/{name}")
+    assert cfg.OUTPUT_DIR == f"outputs/seqnet/{name}"
+    assert cfg.MODEL.META_ARCHITECTURE.lower() == name.partition("_")[0]
+    solver = cfg.SOLVER
+    images = 11206 if "cuhk" in name else 5704
+    iterations = images // solver.IMS_PER_BATCH
+    assert solver.MAX_ITER % iterations == 0
+    assert all(step % iterations == 0 and step < solver.MAX_ITER for step in solver.STEPS)
+    cfg.MODEL.SPNET.BACKBONE.PRETRAINED = ""
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        model = build_model(cfg)
+    found = sum(p.numel() for p in model.parameters()) / 1e6
+    # Of the authors' models.
+    expected = {"seqnet": 48.42, "resnet50": 51.09, "convnext": 119.00}
+    kind = "seqnet" if name.startswith("seqnet") else name.split("_")[-1]
+    assert found == pytest.approx(expected["convnext" if kind == "b" else kind], abs=0.1)
