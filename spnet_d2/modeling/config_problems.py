@@ -22,6 +22,7 @@ from .gallery_filter.network import MODES, QUERIES
 from .pair_sampler import MATCH_MODES
 from .precision import PRECISIONS
 from .reid_losses import REID_LOSSES
+from .seqnet_settings import seqnet_problems
 from .swap_path import PATHWAYS
 
 _INFINITE = float("inf")
@@ -94,6 +95,8 @@ def model_problems(cfg: CfgNode) -> Iterator[str]:
     """A sentence for each value that can't be, and each combination."""
     yield from _wrong_values(cfg)
     yield from _clashes(cfg)
+    if cfg.MODEL.META_ARCHITECTURE in SEQUENTIAL:
+        yield from seqnet_problems(cfg)
 
 
 def wrong_choices(cfg: CfgNode, choices: Mapping[str, Sequence]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from spnet_d2.checkpoint.untrained import (
 )
 
 from ..backbone import create_trunk, freeze_batch_norms, last_stage, pretrained_of
+from ..config_problems import check_model_config
 from ..device_copies import move
 from ..precision import autocast, inference_precision
 from ..reid_losses.oim import OIMLoss
@@ -90,6 +91,8 @@ class _Sequential(nn.Module):
 
     @classmethod
     def _parts(cls, cfg: CfgNode, loss: type[OIMLoss], scores_again: bool) -> dict:
+        # Also for those who build a model without this project's tools.
+        check_model_config(cfg)
         options = cfg.MODEL.SPNET
         rate = options.BACKBONE.DROP_PATH_RATE
         rate = None if rate < 0 else rate

@@ -1,0 +1,63 @@
+"""Settings of SeqNet and SeqNeXt, and the worked example of SeqNet's OIM."""
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from torch.nn.functional import normalize
+
+from spnet_d2.config_reader import ConfigError
+from spnet_d2.modeling.seqnet.heads import NormAwareEmbedding
+from spnet_d2.modeling.seqnet.oim import SeqNetOIM
+from tests.modeling.tiny import tiny_config
+
+
+@pytest.mark.parametrize("kind", ["SeqNet", "SeqNeXt"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("MODEL.SPNET.GFN.ENABLED", True),
+        ("MODEL.SPNET.REID.LOSS", "nt_xent"),
+        ("MODEL.SPNET.TEST_PATHWAY", "QC"),
+        ("SOLVER.ACCUMULATION_STEPS", 2),
+    ],
+)
+def test_what_is_spnets_alone_is_refused(kind, key, value):
+    cfg = tiny_config("MODEL.META_ARCHITECTURE", kind, key, value)
+    with pytest.raises(ConfigError, match=rf"{key} is {value!r}, but {kind}"):
+        build_model(cfg)
+
+
+def test_oim_of_seqnet_is_that_of_its_authors():
+    """Rows of unknown people are not averaged, and empty rows of the memory are in the sum."""
+    loss = SeqNetOIM(4, 3, 2)
+    i, j = torch.arange(6.0)[:, None], torch.arange(4.0)
+    # The fifth row is background, which the loss does not see.
+    rows, identities = [0, 1, 2, 3, 5], torch.tensor([0, 1, -1, 0, -1])
+    found = [loss(normalize(torch.sin(i + 2 * j + 1 + k))[rows], identities) for k in range(3)]
+    assert [x.item() for x in found] == pytest.approx([1.6094379, 19.846383, 22.219972], rel=1e-5)
+    lut = [[-0.6290717, 0.1359775, 0.5158982, -0.5653567]]
+    lut += [[-0.1160073, -0.6978831, 0.6968511, 0.1178984], [0.0] * 4]
+    torch.testing.assert_close(loss.lut, torch.tensor(lut))
+    queue = [[-0.6039470, 0.4137814, 0.2595593, -0.6298110]]
+    queue += [[0.6202901, -0.3410806, -0.3364109, 0.6210732]]
+    torch.testing.assert_close(loss.queue, torch.tensor(queue))
+
+
+def test_norm_aware_embedding_is_that_of_its_authors():
+    module = NormAwareEmbedding((3, 4), 5, rescaled=True)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            theirs = name.replace("projectors.0", "projectors.feat_res4")
+            theirs = theirs.replace("projectors.1.", "projectors.feat_res5.", 1)
+            k = torch.arange(1.0, parameter.numel() + 1, dtype=torch.float64)
+            base = 1.0 if theirs.endswith("1.weight") or theirs == "rescaler.weight" else 0.0
+            values = (0.5 if parameter.dim() == 2 else 0.3) * torch.sin(k + len(theirs)) + base
+            parameter.copy_(values.view_as(parameter))
+    i, j = torch.arange(4.0)[:, None], torch.arange(4.0)
+    features = torch.cos(i + j[:3]), torch.sin(2 * i - j)
+    x, logits = module(features)
+    assert logits.tolist() == pytest.approx([-0.075884, -1.021468, 1.021697, 1.264383], abs=2e-5)
+    wanted = [-0.394166, 0.479539, -0.035796, 0.294623, -0.725666]
+    assert x[0].tolist() == pytest.approx(wanted, abs=2e-5)
+    x, logits = module.eval()(features)
+    assert logits.tolist() == pytest.approx([1.607453, 0.734297, 1.730618, 2.004811], abs=2e-5)
