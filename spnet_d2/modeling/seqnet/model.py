@@ -36,10 +36,10 @@ def stride_16(trunk: FeatureListNet | SoliderSwin) -> nn.Sequential:
     The trunk's layers up to its stride-16 map.
 
     Raises:
-        ValueError: SOLIDER's Swin, whose maps have norms of their own.
+        ValueError: a Swin, whose layers lay out maps in another way.
     """
-    if isinstance(trunk, SoliderSwin):
-        raise ValueError("SeqNet and SeqNeXt take no SOLIDER Swin; choose another BACKBONE.NAME.")
+    if isinstance(trunk, SoliderSwin) or getattr(trunk, "output_fmt", "NCHW") != "NCHW":
+        raise ValueError("SeqNet and SeqNeXt take no Swin; choose another BACKBONE.NAME.")
     end = trunk.feature_info.module_name()[-2].replace(".", "_")
     names = list(trunk.keys())
     chosen = names[: names.index(end) + 1]

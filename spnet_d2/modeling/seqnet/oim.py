@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import whole_batch
 from ..precision import full_precision
 from ..reid_losses.oim import UNKNOWN, OIMLoss
 
@@ -33,5 +34,10 @@ class SeqNetOIM(OIMLoss):
             # A copy: the update must not change what the gradient needs.
             logits = self.scale * x @ torch.cat([self.lut, self.queue]).T
             total = F.cross_entropy(logits, identities, ignore_index=UNKNOWN, reduction="sum")
-            self.update(x.detach(), identities)
+        # The table is the same on all processes.
+        rows = None
+        if whole_batch.in_last_pass():
+            rows = whole_batch.whole_rows(0, x.detach(), identities)
+        if rows is not None:
+            self.update(*rows)
         return total / (identities != UNKNOWN).sum().clamp(min=1)
