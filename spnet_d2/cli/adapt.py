@@ -58,7 +58,7 @@ class OtherFootageError(UserError, ValueError):
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="adapt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("sources", nargs="+", metavar="FOLDER|VIDEO", help="footage, one camera each")
