@@ -281,7 +281,9 @@ def test_without_a_model_the_starter_is_taken(tool, folder, capsys, monkeypatch)
     argv += ["--gallery", str(folder / "frames"), "--output", str(folder / "out")]
     assert tool.main(argv) == 0
     (folder / "demo").mkdir()
-    (folder / "demo" / "config.yaml").write_text(Path(get_config_file("pets09/demo")).read_text())
+    (folder / "demo" / "config.yaml").write_text(
+        Path(get_config_file("pets09/imagenet")).read_text()
+    )
     (folder / "demo" / "model_final.pth").touch()
     assert tool.main([*argv, "--topk", "3"]) == 0
     assert asked == ["starter.pth", "model_final.pth"]

@@ -9,7 +9,6 @@ import pytest
 from spnet_d2.config_reader import read_config
 from spnet_d2.engine import Trainer
 from spnet_d2.search import PersonSearchPredictor
-from tests.engine.conftest import *  # noqa: F403
 
 ARCHITECTURES = {"SeqNet": "resnet18", "SeqNeXt": "test_convnext.r160_in1k"}
 
