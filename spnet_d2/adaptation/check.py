@@ -5,6 +5,7 @@ from detectron2.config import CfgNode
 from tabulate import tabulate
 from tqdm import tqdm
 
+from spnet_d2.data.geometry import xywh_to_xyxy
 from spnet_d2.data.own_sets import read_sets
 from spnet_d2.data.person_search_json import load_person_search_table
 from spnet_d2.engine import Trainer
@@ -59,7 +60,7 @@ def choose_floor(cfg: CfgNode, weights: str) -> Floor:
         boxes.append(people.boxes)
         scores.append(people.scores)
         groups.append(np.full(len(people), number))
-    labels = np.concatenate([table.boxes[:, :2], table.boxes[:, :2] + table.boxes[:, 2:]], axis=1)
+    labels = xywh_to_xyxy(table.boxes)
     found = np.concatenate(scores)
     right = greedy_matches(np.concatenate(groups), np.concatenate(boxes), found, table.rows, labels)
     return best_floor(found, right, len(labels))

@@ -9,10 +9,11 @@ import numpy as np
 from tqdm import tqdm
 
 from spnet_d2.data.formats.splits import Partition
+from spnet_d2.data.geometry import xywh_to_xyxy
 from spnet_d2.data.own_sets import read_sets
 from spnet_d2.data.tracklets import LinkRules
-from spnet_d2.search import Gallery, PersonSearchPredictor, open_frames, read_image_bgr
-from spnet_d2.search.autolabel import DATA_SETS, Choices, source_names, write_labels
+from spnet_d2.search import PersonSearchPredictor, read_image_bgr
+from spnet_d2.search.autolabel import DATA_SETS, Choices, find_people, write_labels
 from spnet_d2.search.two_stage import NetworkDetector, ReidModel, TwoStagePredictor
 
 from .training_sets import aligned
@@ -91,14 +92,7 @@ def label_footage(
     if detector or reid:
         found = detector or SpnetDetector(starter, min_score)
         predictor = TwoStagePredictor(found, reid or SpnetEmbedder(starter))  # type: ignore[arg-type]
-    names = source_names(sources)
-    galleries = []
-    for source, name in zip(sources, names):
-        file = folder / ".people" / f"{name}.npz"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        frames = open_frames(source, every)
-        galleries.append(Gallery.build(predictor, frames, min_score, unfinished=file))
-        galleries[-1].save(file)
+    galleries, names = find_people(predictor, sources, folder, every, min_score)
     partition, report = write_labels(
         galleries, names, folder, "labelled", Choices(tracklets=LinkRules(reach=0.5))
     )
@@ -124,8 +118,7 @@ def _own_embeddings(
     parts = []
     for entry in tqdm(chosen, desc="the starter weights' embeddings", unit="image"):
         here = boxes[entry["id"]]
-        xywh = np.array([partition["annotations"][row]["bbox"] for row in here])
-        xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-        parts.append(starter.embed(read_image_bgr(images / entry["file_name"]), xyxy))
+        given = xywh_to_xyxy([partition["annotations"][row]["bbox"] for row in here])
+        parts.append(starter.embed(read_image_bgr(images / entry["file_name"]), given))
         rows += here
     return np.array(rows), np.concatenate(parts)

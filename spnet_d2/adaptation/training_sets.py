@@ -15,6 +15,7 @@ import numpy as np
 from spnet_d2.data.formats.splits import Partition
 from spnet_d2.data.own_sets import OwnSet, write_sets
 from spnet_d2.data.person_search_json import write_person_search_json
+from spnet_d2.data.tracklets import unit
 from spnet_d2.errors import UserError
 from spnet_d2.utils.atomic_io import atomic_path
 
@@ -99,13 +100,6 @@ def tracklet_means(people: np.ndarray, embeddings: np.ndarray) -> tuple[np.ndarr
     means = np.zeros((rows.max() + 1, embeddings.shape[1]))
     np.add.at(means, rows, unit(embeddings))
     return rows, unit(means)
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows of length 1, float64; zero rows stay."""
-    vectors = np.asarray(vectors, np.float64)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(lengths > 0, lengths, 1)
 
 
 def aligned(embeddings: np.ndarray, own: np.ndarray, rows: np.ndarray) -> np.ndarray:

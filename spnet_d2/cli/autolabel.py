@@ -31,12 +31,11 @@ from spnet_d2.data.person_search_json import load_person_search_table
 from spnet_d2.data.tracklets import LinkRules
 from spnet_d2.errors import exit_status
 from spnet_d2.predictors.options import add_predictor_options, build_predictor
-from spnet_d2.search import Gallery, open_frames
 from spnet_d2.search.autolabel import (
     Choices,
     compare_labels,
     describe_quality,
-    source_names,
+    find_people,
     write_labels,
 )
 from spnet_d2.utils.atomic_io import write_text
@@ -94,12 +93,9 @@ def run(args: argparse.Namespace) -> None:
     """
     truth = load_person_search_table(args.truth) if args.truth else None
     predictor = build_predictor(args, needs_reid=False)
-    names = source_names(args.sources)
-    sources = [open_frames(source, args.every) for source in args.sources]
-    galleries = [
-        _people(predictor, frames, args.output / ".people" / f"{name}.npz")
-        for frames, name in zip(sources, names)
-    ]
+    galleries, names = find_people(
+        predictor, args.sources, args.output, args.every, predictor.min_score
+    )
     rules = LinkRules(args.min_iou, args.min_similarity, args.max_gap)
     choices = Choices(
         min_height=args.min_height,
@@ -112,14 +108,6 @@ def run(args: argparse.Namespace) -> None:
         report += describe_quality(compare_labels(partition, truth))
         write_text(args.output / "report.txt", report)
     print(report, end="")
-
-
-def _people(predictor, frames, file: Path) -> Gallery:
-    """Everyone in a source. It is kept, so that other choices take no second detection."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    gallery = Gallery.build(predictor, frames, predictor.min_score, unfinished=file)
-    gallery.save(file)
-    return gallery
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -71,7 +71,7 @@ def link_boxes(
     open_tracks: list[_Track] = []
     count, numbers = 0, []
     for frame, (found, vectors) in enumerate(zip(boxes, embeddings, strict=True)):
-        found, vectors = np.asarray(found, np.float64).reshape(-1, 4), _unit(vectors)
+        found, vectors = np.asarray(found, np.float64).reshape(-1, 4), unit(vectors)
         of_box = np.full(len(found), -1)
         open_tracks = [t for t in open_tracks if frame - t.frame <= rules.max_gap]
         for row, column in _assign(open_tracks, found, vectors, frame, rules):
@@ -97,7 +97,7 @@ def _assign(
     ).reshape(len(tracks), len(boxes))
     allowed, gain = ious >= rules.min_iou, ious
     if vectors.shape[1]:
-        similarities = _unit(np.array([track.embedding for track in tracks])) @ vectors.T
+        similarities = unit(np.array([track.embedding for track in tracks])) @ vectors.T
         if rules.reach:
             allowed = allowed | (_distances(tracks, expected, boxes, frame) <= rules.reach)
         allowed = allowed & (similarities >= rules.min_similarity)
@@ -118,7 +118,8 @@ def _distances(
     return apart / (heights * frames)[:, None]
 
 
-def _unit(vectors) -> np.ndarray:
+def unit(vectors) -> np.ndarray:
+    """Rows of length 1, float64; zero rows stay."""
     vectors = np.asarray(vectors, np.float64)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(lengths > 0, lengths, 1)

@@ -158,6 +158,13 @@ def pretrained_of(cfg) -> str:
     return "" if cfg.MODEL.WEIGHTS else cfg.MODEL.SPNET.BACKBONE.PRETRAINED
 
 
+def trunk_of(cfg) -> FeatureListNet | SoliderSwin:
+    """The trunk that a config names, as :func:`create_trunk` builds it."""
+    options = cfg.MODEL.SPNET.BACKBONE
+    rate = options.DROP_PATH_RATE
+    return create_trunk(options.NAME, pretrained_of(cfg), None if rate < 0 else rate)
+
+
 def weight_options(name: str, pretrained: str | dict[str, Tensor]) -> dict:
     """Arguments that make ``timm.create_model(name)`` load ``pretrained``, classifier included."""
     state = _weights(name, pretrained)
@@ -411,8 +418,7 @@ class TimmFPN(PyramidBackbone):
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec | None = None):
         options, small = cfg.MODEL.SPNET.BACKBONE, cfg.MODEL.SPNET.SMALL_DATA
-        rate = options.DROP_PATH_RATE
-        trunk = create_trunk(options.NAME, pretrained_of(cfg), None if rate < 0 else rate)
+        trunk = trunk_of(cfg)
         if cfg.MODEL.SPNET.ACTIVATION_CHECKPOINTING:
             # Before the RoI heads copy its last stage.
             checkpoint_blocks(trunk)

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -26,7 +27,7 @@ from spnet_d2.data.tracklets import LinkRules, TrackletQuality, link_boxes, trac
 from spnet_d2.errors import UserError
 from spnet_d2.utils.atomic_io import atomic_path, write_image, write_text
 
-from .frames import iterate_frames
+from .frames import iterate_frames, open_frames
 from .gallery import Gallery
 
 DATA_SETS = "datasets.yaml"
@@ -78,6 +79,36 @@ def source_names(sources: Sequence[str | os.PathLike]) -> list[str]:
             name, count = f"{stem}_{count}", count + 1
         names.append(name)
     return names
+
+
+def find_people(
+    predictor: Any, sources: Sequence[str], folder: Path, every: int, min_score: float
+) -> tuple[list[Gallery], list[str]]:
+    """
+    Everyone in some sources. What was found is kept, so that other choices take no second
+    detection, and a second call goes on where one was stopped.
+
+    Args:
+        predictor: finds people; with the interface of a ``PersonSearchPredictor``.
+        sources: folders and videos.
+        folder: gets ``.people``, with a file for each source.
+        every: take each N-th frame.
+        min_score: of a detection.
+
+    Returns:
+        A gallery and a name for each source.
+    """
+    kept = folder / ".people"
+    names = source_names(sources)
+    # All are looked at first: a wrong path is no news after hours.
+    frames = [open_frames(source, every) for source in sources]
+    kept.mkdir(parents=True, exist_ok=True)
+    galleries = []
+    for source, name in zip(frames, names):
+        file = kept / f"{name}.npz"
+        galleries.append(Gallery.build(predictor, source, min_score, unfinished=file))
+        galleries[-1].save(file)
+    return galleries, names
 
 
 def write_labels(

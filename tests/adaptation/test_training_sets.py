@@ -13,11 +13,11 @@ from spnet_d2.adaptation.training_sets import (
     aligned,
     held_out_images,
     tracklet_means,
-    unit,
     write_training_sets,
 )
 from spnet_d2.data.own_sets import read_sets
 from spnet_d2.data.person_search_schema import make_annotation
+from spnet_d2.data.tracklets import unit
 
 
 def footage(frames: int, people=(7, 9)) -> dict:

@@ -17,7 +17,7 @@ from spnet_d2.checkpoint.untrained import (
     refuse_untrained,
 )
 
-from ..backbone import create_trunk, freeze_batch_norms, last_stage, pretrained_of
+from ..backbone import freeze_batch_norms, last_stage, pretrained_of, trunk_of
 from ..config_problems import check_model_config
 from ..device_copies import move
 from ..precision import autocast, inference_precision
@@ -94,9 +94,7 @@ class _Sequential(nn.Module):
         # Also for those who build a model without this project's tools.
         check_model_config(cfg)
         options = cfg.MODEL.SPNET
-        rate = options.BACKBONE.DROP_PATH_RATE
-        rate = None if rate < 0 else rate
-        trunk = create_trunk(options.BACKBONE.NAME, pretrained_of(cfg), rate)
+        trunk = trunk_of(cfg)
         channels = tuple(trunk.feature_info.channels()[-2:])
         roi = cfg.MODEL.ROI_HEADS
         heads = SequentialHeads(
