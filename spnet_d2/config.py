@@ -142,8 +142,6 @@ def _add_start(spnet: CN) -> None:
     # Cascade stages that the checkpoint lacks: "PT-Rep" replicates its first, "PT" leaves them as
     # they are built (Figure 8).
     spnet.INIT.CASCADE = "PT-Rep"
-    # Start from the checkpoint's momentum encoder instead of the trained weights.
-    spnet.INIT.FROM_TWIN = False
 
 
 # Of another paper of the authors, for any SPNet on the OC pathway.
@@ -201,10 +199,9 @@ def _add_small_data(spnet: CN) -> None:
     small.BOX_LOSS_WEIGHT = 1.0
     # "kaiming", as the authors; "identity": p3 starts as the stride-16 map.
     small.FPN_INIT = "kaiming"
-    # Keep p3, which RoI features come from, as FPN_INIT makes it (all laterals, p3's output).
-    small.FREEZE_P3 = False
-    # Keep the RoI heads' copies of the trunk's last stage fixed (their projections still train).
-    small.FREEZE_ROI_STAGE = False
+    # Keep RoI features fixed: p3 as FPN_INIT makes it (all laterals, p3's output), and the RoI
+    # heads' copies of the trunk's last stage. Their projections still train.
+    small.FREEZE_ROI = False
     # How a RoI's features become a vector: "max" | "avg", "": as the authors with this trunk.
     small.ROI_POOLING = ""
     # Horizontal stripes of a RoI that are pooled apart: more for data too small to learn a
@@ -230,8 +227,6 @@ def _add_running(spnet: CN) -> None:
     # Recompute the blocks of trunk and RoI stage copies in the backward pass instead of storing
     # them: the same numbers in a fifth of the memory, for up to a third more time.
     spnet.ACTIVATION_CHECKPOINTING = False
-    # torch.compile trunk and RoI stages: minutes at the start, then less time for every step.
-    spnet.COMPILE = False
 
 
 def _add_input(cfg: CN) -> None:

@@ -43,8 +43,10 @@ RENAMED_KEYS = {
     "MODEL.SPNET.BACKBONE.ROI_POOLING": "MODEL.SPNET.SMALL_DATA.ROI_POOLING",
     "MODEL.SPNET.BACKBONE.ROI_STRIPES": "MODEL.SPNET.SMALL_DATA.ROI_STRIPES",
     "MODEL.SPNET.BACKBONE.ROI_MARGIN": "MODEL.SPNET.SMALL_DATA.ROI_MARGIN",
-    "MODEL.SPNET.BACKBONE.FREEZE_ROI_STAGE": "MODEL.SPNET.SMALL_DATA.FREEZE_ROI_STAGE",
-    "MODEL.SPNET.BACKBONE.FREEZE_P3": "MODEL.SPNET.SMALL_DATA.FREEZE_P3",
+    "MODEL.SPNET.BACKBONE.FREEZE_ROI_STAGE": "MODEL.SPNET.SMALL_DATA.FREEZE_ROI",
+    "MODEL.SPNET.BACKBONE.FREEZE_P3": "MODEL.SPNET.SMALL_DATA.FREEZE_ROI",
+    "MODEL.SPNET.SMALL_DATA.FREEZE_ROI_STAGE": "MODEL.SPNET.SMALL_DATA.FREEZE_ROI",
+    "MODEL.SPNET.SMALL_DATA.FREEZE_P3": "MODEL.SPNET.SMALL_DATA.FREEZE_ROI",
     "MODEL.SPNET.REID.FEAT4_SHARE": "MODEL.SPNET.SMALL_DATA.FEAT4_SHARE",
     "MODEL.SPNET.REID.BOX_JITTER": "MODEL.SPNET.SMALL_DATA.BOX_JITTER",
 }
@@ -59,6 +61,8 @@ REMOVED_KEYS: dict[str, Any] = {
     "MODEL.SPNET.REID.IOU_THRESH": 0.7,
     "MODEL.SPNET.REID.MOMENTUM": 0.5,
     "MODEL.SPNET.BRIDGE": "combiner",
+    "MODEL.SPNET.COMPILE": False,
+    "MODEL.SPNET.INIT.FROM_TWIN": False,
     "MODEL.SPNET.QC.MATCH_CONSERVATIVE": False,
     "MODEL.SPNET.TEST.PRE_TOPK": 1000,
     "MODEL.SPNET.TEST.QUERY_TOPK": 100,
@@ -99,7 +103,7 @@ class ConfigNode(CfgNode):
             own = yaml.load(file, Loader=yaml.BaseLoader)
         for section in _SECTIONS:
             _settle(loaded.get(section), own.get(section))
-        warn_of_renamed([old for old, new in RENAMED_KEYS.items() if _move(loaded, old, new)])
+        warn_of_renamed(_rename(loaded))
         return loaded
 
     def merge_from_other_cfg(self, cfg_other: CfgNode) -> None:
@@ -219,17 +223,25 @@ def _settle(section: Any, named: Any) -> None:
             section[iterations] = 0
 
 
-def _move(content: dict, old: str, new: str) -> bool:
-    """Give the value of one dotted key of nested dicts to another, if it is there."""
-    *sections, name = old.split(".")
-    place: Any = content
-    for section in sections:
-        place = place.get(section) if isinstance(place, dict) else None
-    if not isinstance(place, dict) or name not in place:
-        return False
-    value = place.pop(name)
-    *sections, name = new.split(".")
-    for section in sections:
-        content = content.setdefault(section, {})
-    content[name] = value
-    return True
+def _rename(content: dict) -> list[str]:
+    """Give the values of earlier names to those that take their place; the names found."""
+    found: dict[str, str] = {}
+    for old, new in RENAMED_KEYS.items():
+        *sections, name = old.split(".")
+        place = _at(content, ".".join(sections))
+        if not isinstance(place, dict) or name not in place:
+            continue
+        value = place.pop(name)
+        if new in found.values() and _at(content, new) != value:
+            others = [earlier for earlier, now in found.items() if now == new]
+            raise ValueError(
+                f"{old} is {value!r}, but {', '.join(others)} {_at(content, new)!r}: both are now "
+                f"{new}. Set that one instead."
+            )
+        found[old] = new
+        *sections, name = new.split(".")
+        place = content
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[name] = value
+    return list(found)

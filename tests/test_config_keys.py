@@ -201,6 +201,17 @@ def test_keys_of_small_data_by_their_earlier_names(tmp_path):
     check_config(cfg)
 
 
+def test_two_keys_that_became_one(tmp_path):
+    """As in the config.yaml of an earlier run, which has both."""
+    path = tmp_path / "run.yaml"
+    text = "MODEL: {SPNET: {SMALL_DATA: {FREEZE_P3: True, FREEZE_ROI_STAGE: %s}}}\n"
+    path.write_text(text % True)
+    assert read_config(path).MODEL.SPNET.SMALL_DATA.FREEZE_ROI
+    path.write_text(text % False)
+    with pytest.raises(ConfigError, match="both are now MODEL.SPNET.SMALL_DATA.FREEZE_ROI. Set"):
+        read_config(path)
+
+
 @pytest.mark.parametrize(
     ("key", "constant", "other"),
     [
@@ -213,6 +224,8 @@ def test_keys_of_small_data_by_their_earlier_names(tmp_path):
         ("MODEL.SPNET.REID.MOMENTUM", 0.5, 0.9),
         ("MODEL.SPNET.BRIDGE", "combiner", "direct"),
         ("MODEL.SPNET.QC.MATCH_CONSERVATIVE", False, True),
+        ("MODEL.SPNET.COMPILE", False, True),
+        ("MODEL.SPNET.INIT.FROM_TWIN", False, True),
         ("MODEL.SPNET.TEST.PRE_TOPK", 1000, 50),
         ("MODEL.SPNET.TEST.QUERY_TOPK", 100, 50),
         ("MODEL.SPNET.TEST.TOPK_CANDIDATES", 300, 50),

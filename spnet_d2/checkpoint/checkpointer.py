@@ -31,7 +31,6 @@ from spnet_d2.checkpoint.transfer import (
     check_served,
     plan_serving,
     plan_start,
-    take_twin,
 )
 from spnet_d2.checkpoint.untrained import UntrainedModelError
 from spnet_d2.utils.atomic_io import atomic_path
@@ -74,19 +73,17 @@ class Checkpointer(DetectionCheckpointer):
         save_dir: str = "",
         *,
         cascade: str = "PT-Rep",
-        from_twin: bool = False,
         **kwargs: Any,
     ):
         """
         Args:
             model: to load and save.
             save_dir: where to save.
-            cascade, from_twin: how :meth:`start_from` starts, see ``MODEL.SPNET.INIT``.
+            cascade: how :meth:`start_from` starts, see ``MODEL.SPNET.INIT``.
             kwargs: of Detectron2's checkpointer: ``save_to_disk`` and what else to save.
         """
         super().__init__(model, save_dir, **kwargs)
         self.cascade = cascade
-        self.from_twin = from_twin
         # How weights that were read get into the model.
         self._place: Callable[[dict[str, Tensor]], None] = self._place_exactly
 
@@ -298,8 +295,6 @@ class Checkpointer(DetectionCheckpointer):
     def _place_for_start(self, state: dict[str, Tensor]) -> None:
         if isinstance(self.model, OneBlock):
             return self.model.load_weights(state)
-        if self.from_twin:
-            state = take_twin(state)
         plan = plan_start(state, self.model.state_dict(), self.cascade)
         logger.info("Weights of the new run (%s):\n%s", plan.count(), plan.table())
         apply_plan(plan, state, self.model)

@@ -443,19 +443,3 @@ def check_served(plan: TransferPlan, model: nn.Module) -> None:
     """
     names = model.state_dict()
     refuse_untrained([n for n in names if n not in plan.sources and serves(model, n)])
-
-
-def take_twin(source: Tensors) -> dict[str, Tensor]:
-    """
-    The checkpoint with its momentum twin in the student's place.
-
-    Raises:
-        TransferError: it has no momentum twin.
-    """
-    twin = {name.removeprefix("twin."): t for name, t in source.items() if name.startswith("twin.")}
-    if not twin:
-        raise TransferError(
-            "MODEL.SPNET.INIT.FROM_TWIN is on, but the checkpoint has no momentum twin ('twin.*')."
-        )
-    moved = {n if n.startswith("backbone.") else f"roi_heads.{n}": t for n, t in twin.items()}
-    return {**source, **moved}

@@ -145,7 +145,6 @@ class Trainer(DefaultTrainer):
             self._trainer.model,
             self.cfg.OUTPUT_DIR,
             cascade=init.CASCADE,
-            from_twin=init.FROM_TWIN,
             trainer=weakref.proxy(self),
         )
         result = [hook for hook in super().build_hooks() if hook is not None]

@@ -427,7 +427,7 @@ class TimmFPN(PyramidBackbone):
             "freeze": options.FREEZE,
             "freeze_bn": options.FREEZE_BN,
             "fpn_init": small.FPN_INIT,
-            "freeze_p3": small.FREEZE_P3,
+            "freeze_p3": small.FREEZE_ROI,
         }
 
     def trunk_maps(self, x: Tensor) -> list[Tensor]:

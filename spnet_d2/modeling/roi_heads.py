@@ -230,7 +230,7 @@ class SPNetROIHeads(nn.Module):
                 loss_weight=options.REID.LOSS_WEIGHT,
             ),
             "roi_options": RoiOptions(
-                small.ROI_POOLING, small.ROI_STRIPES, small.ROI_MARGIN, small.FREEZE_ROI_STAGE
+                small.ROI_POOLING, small.ROI_STRIPES, small.ROI_MARGIN, small.FREEZE_ROI
             ),
         }
 

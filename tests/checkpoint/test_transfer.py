@@ -12,7 +12,6 @@ from spnet_d2.checkpoint.transfer import (
     plan_serving,
     plan_start,
     split_parts,
-    take_twin,
 )
 from spnet_d2.checkpoint.untrained import UntrainedModelError
 from spnet_d2.engine import Checkpointer
@@ -184,17 +183,6 @@ def test_twin_of_new_projectors_is_the_student_too():
     assert rows[1:] == [("initialised", 10), ("dropped", 145)] and rows[0][0] == "replicated"
     student = {n for n in plan.sources if n.startswith(("backbone.", "roi_heads.reid_embedder."))}
     assert rows[0][1] == len(student)
-
-
-def test_start_from_the_twin(file):
-    model = started(file(*TWIN), from_twin=True)
-    have, got = trained(*TWIN), model.state_dict()
-    for ours in ("backbone.fpn.layer_blocks.0.0.weight", "reid_embedder.projectors.0.0.weight"):
-        name = ours if ours.startswith("backbone.") else f"roi_heads.{ours}"
-        assert torch.equal(got[name], have[f"twin.{ours}"])
-        assert not torch.equal(have[name], have[f"twin.{ours}"])
-    with pytest.raises(TransferError, match="FROM_TWIN.*no momentum twin"):
-        take_twin(trained())
 
 
 def test_table_groups_parts():
