@@ -17,7 +17,13 @@ from spnet_d2.checkpoint.llnl import build_from_llnl, convert_state_dict, infer_
 from spnet_d2.testing import deterministic_sampling
 from tests.fixtures import reference, thin_trunks
 from tests.fixtures.llnl_shapes import llnl_shapes
-from tests.fixtures.reference import MEAN, STD, network_image, reference_tensor
+from tests.fixtures.reference import (
+    MEAN,
+    STD,
+    network_image,
+    reference_shapes,
+    reference_tensor,
+)
 from tests.oracles.spnet import Settings, SlowSPNet
 from tests.oracles.trunks import slow_trunk
 
@@ -227,3 +233,48 @@ def test_what_solider_and_swin_leave_unused():
         name = "head.align_emb_head.emb_head.swin.stages.0.wrong"
         with pytest.raises(ValueError, match=re.escape(name)):
             convert_state_dict(state | {name: torch.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    ("trunk", "name", "tensors", "parameters"),
+    [
+        ("convnext_tiny", "convnext_tiny", None, None),
+        ("convnext_small", "convnext_small", None, None),
+        # Sizes of the published models.
+        ("convnext_base", "convnext_base", 501, 192.37),
+        ("resnet50", "resnet50", 566, 143.24),
+        ("swin_t", "swin_tiny_patch4_window7_224", None, None),
+        ("swin_s", "swin_small_patch4_window7_224", None, None),
+        ("swin_b", "swin_base_patch4_window7_224", None, None),
+    ],
+)
+def test_every_trunk_of_the_authors_finds_its_place(trunk, name, tensors, parameters):
+    # SPNet-L: two stages, separate heads, re-id size 2048.
+    shapes = llnl_shapes(trunk, 2, True, 2048)
+    state = {k: torch.empty(shape, device="meta") for k, shape in shapes.items()}
+    with torch.device("meta"):
+        model = build_from_llnl(state, overrides=["MODEL.DEVICE", "meta"])
+    names = {k for k in shapes if not k.endswith("relative_position_index")}
+    assert len(model.state_dict()) == len(names) + 1  # the queue's position
+    if tensors:
+        assert len(shapes) == tensors
+        found = sum(p.numel() for p in model.parameters()) / 1e6
+        assert found == pytest.approx(parameters, abs=0.01)
+    assert model.roi_heads.num_cascades == 2 and len(model.roi_heads.loc_embedders) == 2
+
+
+def test_learning_without_forgetting_finds_its_place():
+    """Pre-training with it: a classifier, and a teacher with an FPN and a classifier."""
+    shapes = reference_shapes(memory="cq")
+    trunk = {k: v for k, v in shapes.items() if k.startswith("backbone.")}
+    for i, shape in ((0, (768,)), (2, (1000, 768))):
+        trunk |= {f"backbone.classifier.{i}.weight": shape}
+        trunk |= {f"backbone.classifier.{i}.bias": shape[:1]}
+    for prefix in ("backbone.", "moco_backbone.", "lwf_backbone."):
+        shapes |= {k.replace("backbone.", prefix, 1): v for k, v in trunk.items()}
+    state = {k: torch.empty(shape, device="meta") for k, shape in shapes.items()}
+    with torch.device("meta"):
+        model = build_from_llnl(state, overrides=["MODEL.DEVICE", "meta"])
+    assert model.lwf.classifier.head.fc.weight.shape == (1000, 768)
+    left_out = [k for k in shapes if k.startswith(("lwf_backbone.fpn.", "moco_backbone.class"))]
+    assert len(model.state_dict()) == len(shapes) - len(left_out) + 1  # the queue's position

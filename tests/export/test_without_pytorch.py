@@ -42,7 +42,7 @@ def test_the_package_is_imported_and_says_what_is_missing():
     assert "ImportError: spnet_d2 needs Detectron2" in done.stderr
 
 
-@pytest.mark.parametrize("tool", ["train_net", "convert_llnl_checkpoint"])
+@pytest.mark.parametrize("tool", ["train_net", "convert_checkpoint"])
 def test_tools_that_train_say_what_is_missing(tool):
     done = run_without(f"import spnet_d2.cli.{tool}")
     assert done.returncode == 1 and done.stderr.count("Traceback") == 1
