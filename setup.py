@@ -97,8 +97,9 @@ EXTRAS = {
     # it was made with.
     "openvino": ["openvino>=2024.4"],
     "onnx": ["onnxruntime>=1.18"],
-    # Galleries of millions of people (engine lancedb); pylance compacts to files of a given size.
-    "index": ["lancedb>=0.40", "pylance>=14.0"],
+    # Galleries of millions of people (engine lancedb); pylance compacts to files of a given size;
+    # numkong multiplies float16 numbers as they are read, for scans of every row.
+    "index": ["lancedb>=0.40", "numkong>=7.8", "pylance>=14.0"],
     # Galleries in a Milvus cluster (engine milvus://...), by its own client.
     "cluster": ["pymilvus>=2.5"],
     # Videos and streams by their own time stamps (OpenCV's are a fallback).

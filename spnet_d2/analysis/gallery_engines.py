@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -85,8 +86,7 @@ class Faiss:
         self._kind = kind
 
     def build(self, people: np.ndarray, folder: Path) -> None:
-        import faiss
-
+        faiss = _faiss()
         dimension, half = people.shape[1], faiss.ScalarQuantizer.QT_fp16
         product = faiss.METRIC_INNER_PRODUCT
         if self._kind == "flat":
@@ -100,16 +100,13 @@ class Faiss:
         faiss.write_index(index, str(folder / "index.faiss"))
 
     def open(self, folder: Path) -> None:
-        import faiss
-
-        self._index = faiss.read_index(str(folder / "index.faiss"))
+        self._index = _faiss().read_index(str(folder / "index.faiss"))
 
     def search(self, query: np.ndarray, camera: int | None) -> np.ndarray:
         return self._index.search(query[None], 10, params=self._parameters(camera))[1][0]
 
     def _parameters(self, camera: int | None):
-        import faiss
-
+        faiss = _faiss()
         options: dict[str, Any] = {}
         if camera is not None:
             rows = np.arange(camera, self._index.ntotal, CAMERAS)
@@ -118,6 +115,11 @@ class Faiss:
             return faiss.SearchParametersHNSW(efSearch=_HNSW_SEARCH, **options)
         # A flat index of float16 is an inverted file without lists to its searches.
         return faiss.SearchParameters(**options)
+
+
+def _faiss() -> Any:
+    """The package, whose types of some releases leave out what it has."""
+    return import_module("faiss")
 
 
 def engine(name: str) -> Engine:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -90,7 +90,7 @@ class ExactStore(FolderStore):
         parts = [
             (segment, rows)
             for segment in self._segments.values()
-            if len(rows := segment.matching(where))
+            if len(rows := _rows(segment, where))
         ]
         return _scanned(parts, vectors, topk)
 
@@ -311,7 +311,18 @@ def _npy(rows: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def _scanned(parts: list[tuple[Segment, np.ndarray]], queries: np.ndarray, topk: int) -> list[Hits]:
+# Rising numbers of rows.
+_Rows: TypeAlias = np.ndarray | range
+
+
+def _rows(segment: Segment, where: Filter) -> _Rows:
+    """What :meth:`Segment.matching` gives; numbers of all rows are not worth writing down."""
+    if where.empty and not len(segment.deleted):
+        return range(len(segment))
+    return segment.matching(where)
+
+
+def _scanned(parts: list[tuple[Segment, _Rows]], queries: np.ndarray, topk: int) -> list[Hits]:
     """Scan pieces of the segments in threads (conversion and product let go of Python's lock)."""
     pieces = list(_split(parts))
     threads = min(len(pieces), _cores())
@@ -329,7 +340,7 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _split(parts) -> Iterator[tuple[Segment, np.ndarray]]:
+def _split(parts) -> Iterator[tuple[Segment, _Rows]]:
     for segment, rows in parts:
         step = max(1, _CHUNK // (2 * segment.embeddings.shape[1]))
         for start in range(0, len(rows), step):
