@@ -13,7 +13,9 @@ def add_spnet_config(cfg: CN) -> None:
     """Add SPNet's keys and defaults (the paper's SPNet-S fine-tuning profile) to ``cfg``."""
     _add_model(cfg)
     _add_input(cfg)
+    _add_data(cfg)
     _add_solver(cfg)
+    _add_schedule(cfg)
     for old, new in RENAMED_KEYS.items():
         if not cfg.key_is_renamed(old):
             cfg.register_renamed_key(old, new)
@@ -257,7 +259,7 @@ def _add_input(cfg: CN) -> None:
     cfg.INPUT.EXACT_8BIT = False
 
 
-def _add_solver(cfg: CN) -> None:
+def _add_data(cfg: CN) -> None:
     # YAML files that give names to data sets of your own (spnet_d2/data/own_sets.py).
     cfg.DATASETS.FILES = ()
     cfg.DATASETS.TRAIN = ("cuhk_sysu_train",)
@@ -278,7 +280,10 @@ def _add_solver(cfg: CN) -> None:
     cfg.DATALOADER.ON_CORRUPT_IMAGE = "stop"
     # Images without boxes are trained on, as the authors do.
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    cfg.SEED = 0
 
+
+def _add_solver(cfg: CN) -> None:
     # Of convolutions and linear layers in training, where SOLVER.AMP.ENABLED: "float16" (GPUs
     # only), with a scaled loss, as the authors; or "bfloat16".
     cfg.SOLVER.AMP.PRECISION = "float16"
@@ -296,6 +301,13 @@ def _add_solver(cfg: CN) -> None:
     # Own learning rate and decay of the trunk ("mixed LR", pre-training). -1: as the rest.
     cfg.SOLVER.BACKBONE_LR = -1.0
     cfg.SOLVER.BACKBONE_WEIGHT_DECAY = -1.0
+    # Global L2 norm over all parameters (Detectron2's own "norm" clips each one apart).
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 10.0
+
+
+def _add_schedule(cfg: CN) -> None:
     # The length of a run and its periods: in epochs or in iterations, whichever is named last
     # (command line, then a file, then its _BASE_). The other one becomes 0, until training sets
     # the iterations that the epochs amount to.
@@ -316,8 +328,3 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.WARMUP_FACTOR = 0.001
     # The cosine starts where the warm-up ends.
     cfg.SOLVER.RESCALE_INTERVAL = True
-    # Global L2 norm over all parameters (Detectron2's own "norm" clips each one apart).
-    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
-    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
-    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 10.0
-    cfg.SEED = 0

@@ -14,6 +14,7 @@ import torch
 from timm.layers import resize_rel_pos_bias_table_simple
 from torch import Tensor, nn
 
+from .misfits import misfits
 from .torchvision_weights import torchvision_to_timm
 from .trunk_families import FAMILIES, VIT_UNSUPPORTED, first, identify, rename
 from .trunk_names import INDEX, TABLE
@@ -50,38 +51,11 @@ def load_backbone(trunk: nn.Module, name: str, state: Mapping, source: str = "Th
             converted[key] = _resize_table(tensor, expected[key].shape)
     missing = [k for k in expected if k not in converted and not k.endswith("num_batches_tracked")]
     if kind != FAMILIES[-1].title:
-        extra = [k for k in missing if re.match(r"norms\.|.*\.downsample\.(scale|shift)\.", k)]
-        missing = [k for k in missing if k not in extra]
-        if extra and not missing:
-            logger.warning(
-                "%s has no conditioning and no norms of maps; SOLIDER's Swin starts with random "
-                "ones, as the authors' does from ImageNet weights.",
-                source,
-            )
-    parts = {_part(k) for k in expected}
-    unexpected = [k for k in converted if k not in expected and _part(k) in parts]
-    if unexpected and timm.is_model(name):
-        # Some models go on, after the last map, in a part that the trunk has, too.
-        with torch.device("meta"):
-            behind = timm.create_model(name, pretrained=False).state_dict()
-        unexpected = [k for k in unexpected if k not in behind]
-    misshaped = [
-        f"{k} {tuple(converted[k].shape)} instead of {tuple(v.shape)}"
-        for k, v in expected.items()
-        if k in converted and converted[k].shape != v.shape
-    ]
-    problems = [
-        f"{len(names)} {what}, the first: {first(names)}"
-        for what, names in (
-            ("missing", missing),
-            ("too much", unexpected),
-            ("of another shape", misshaped),
-        )
-        if names
-    ]
+        missing = _without_soliders(missing, source)
+    problems = misfits(converted, expected, missing, _unexpected(converted, expected, name))
     if problems:
         raise ValueError(
-            f"{source} doesn't fit MODEL.SPNET.BACKBONE.NAME {name!r}: {'; '.join(problems)}. "
+            f"{source} doesn't fit MODEL.SPNET.BACKBONE.NAME {name!r}: {problems}. "
             f"Its names are {kind}'s, first found: {first(state) or 'none'}. Expected the "
             f"weights of {name} as timm, torchvision, Microsoft (Swin) or SOLIDER name them."
         )
@@ -91,6 +65,31 @@ def load_backbone(trunk: nn.Module, name: str, state: Mapping, source: str = "Th
             "%s: left out %d tensors behind the trunk (%s).", source, len(dropped), first(dropped)
         )
     trunk.load_state_dict({k: v for k, v in converted.items() if k in expected}, strict=False)
+
+
+def _without_soliders(missing: list[str], source: str) -> list[str]:
+    """Of what is missing, without what only SOLIDER's Swin has, which may start at random."""
+    own = [k for k in missing if re.match(r"norms\.|.*\.downsample\.(scale|shift)\.", k)]
+    others = [k for k in missing if k not in own]
+    if own and not others:
+        logger.warning(
+            "%s has no conditioning and no norms of maps; SOLIDER's Swin starts with random "
+            "ones, as the authors' does from ImageNet weights.",
+            source,
+        )
+    return others
+
+
+def _unexpected(converted: Mapping, expected: Mapping, name: str) -> list[str]:
+    """Tensors of parts that the trunk has, but not where it has them."""
+    parts = {_part(k) for k in expected}
+    unexpected = [k for k in converted if k not in expected and _part(k) in parts]
+    if unexpected and timm.is_model(name):
+        # Some models go on, after the last map, in a part that the trunk has, too.
+        with torch.device("meta"):
+            behind = timm.create_model(name, pretrained=False).state_dict()
+        unexpected = [k for k in unexpected if k not in behind]
+    return unexpected
 
 
 def _convert(

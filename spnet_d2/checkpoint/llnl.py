@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..config import add_spnet_config
 from ..config_reader import merge_settings
+from .misfits import misfits
 from .trunk_families import VIT_UNSUPPORTED, Family, identify
 from .trunk_names import UNUSED
 
@@ -292,27 +293,13 @@ def build_from_llnl(
     expected = model.state_dict()
     missing = [k for k in expected if k not in converted]
     unexpected = [k for k in converted if k not in expected]
-    misshaped = [
-        f"{k} {tuple(converted[k].shape)} instead of {tuple(v.shape)}"
-        for k, v in expected.items()
-        if k in converted and converted[k].shape != v.shape
-    ]
     # A query-centric model has no bridge; theirs always has one, which QC training never moves.
     bridges = [k for k in unexpected if ".bridge." in k]
     if bridges and cfg.MODEL.SPNET.PATHWAY == "QC":
         logger.info("Left out the bridge, which a query-centric model has no use for.")
         unexpected = [k for k in unexpected if k not in bridges]
         converted = {k: v for k, v in converted.items() if k not in bridges}
-    if missing or unexpected or misshaped:
-        problems = [
-            f"{len(names)} {what}, the first: {', '.join(names[:3])}"
-            for what, names in (
-                ("missing", missing),
-                ("not in the model", unexpected),
-                ("of another shape", misshaped),
-            )
-            if names
-        ]
-        raise ValueError(f"The checkpoint doesn't fit the config: {'; '.join(problems)}.")
+    if problems := misfits(converted, expected, missing, unexpected):
+        raise ValueError(f"The checkpoint doesn't fit the config: {problems}.")
     model.load_state_dict(converted)
     return model

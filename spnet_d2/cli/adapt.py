@@ -35,6 +35,7 @@ from spnet_d2.adaptation.training_sets import (
     WEAK,
     write_training_sets,
 )
+from spnet_d2.cli.footage_options import add_footage_options
 from spnet_d2.config_files import get_config_file
 from spnet_d2.config_reader import read_config
 from spnet_d2.errors import UserError, exit_status
@@ -61,9 +62,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("sources", nargs="+", metavar="FOLDER|VIDEO", help="footage, one camera each")
-    add("--output", type=Path, required=True, help="folder for the result")
-    add("--every", type=int, default=1, metavar="N", help="take each N-th frame (%(default)s)")
+    add_footage_options(parser)
     add_two_stage_options(parser)
     add("--min-score", type=float, help="least score of a label, instead of the detector's own")
     add("--pretrain-iterations", type=int, default=120, metavar="N", help="0: none (%(default)s)")

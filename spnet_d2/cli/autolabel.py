@@ -27,6 +27,7 @@ from pathlib import Path
 import spnet_d2  # noqa: F401  (before PyTorch: see spnet_d2/process.py)
 
 # isort: split
+from spnet_d2.cli.footage_options import add_footage_options
 from spnet_d2.data.person_search_json import load_person_search_table
 from spnet_d2.data.tracklets import LinkRules
 from spnet_d2.errors import exit_status
@@ -47,10 +48,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("sources", nargs="+", metavar="FOLDER|VIDEO", help="footage, one camera each")
-    add("--output", type=Path, required=True, help="folder for the result")
+    add_footage_options(parser)
     add("--name", help="of the data set, default: the name of --output")
-    add("--every", type=int, default=1, metavar="N", help="take each N-th frame (%(default)s)")
     add("--min-height", type=float, default=0.0, metavar="PIXELS", help="leave out lower boxes")
     add("--drop-empty", action="store_true", help="leave out frames in which nobody is found")
     add("--tracklets", action="store_true", help="link boxes of neighbouring frames")

@@ -1,6 +1,7 @@
 """Training and test loaders; neither draws from a global random number generator."""
 
 import logging
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
@@ -118,16 +119,7 @@ def build_train_loader(cfg, start_iter: int = 0) -> DataLoader:
     logger.info(
         "%d training images, %d iterations per epoch", len(dicts), sampler.batches_per_epoch
     )
-    return DataLoader(
-        _TrainDataset(
-            dicts,
-            PersonSearchMapper(cfg, is_train=True),
-            build_random_boxes(cfg, len(dicts), seed),
-            skip_corrupt=cfg.DATALOADER.ON_CORRUPT_IMAGE == "skip",
-        ),
-        batch_sampler=sampler,
-        **_worker_settings(cfg.DATALOADER.NUM_WORKERS),
-    )
+    return _loader_of(cfg, dicts, sampler, build_random_boxes(cfg, len(dicts), seed))
 
 
 def build_test_loader(cfg, dataset_name: str, batch_size: int = 1) -> DataLoader:
@@ -171,10 +163,18 @@ def build_loss_loader(cfg, dataset_name: str) -> DataLoader:
         rank=comm.get_rank(),
         world_size=comm.get_world_size(),
     )
+    return _loader_of(cfg, dicts, sampler)
+
+
+def _loader_of(
+    cfg, dicts: list[dict], sampler: Iterable[list[Slot]], random_boxes: RandomBoxes | None = None
+) -> DataLoader:
+    """Of training's views of images, in the sampler's batches."""
     return DataLoader(
         _TrainDataset(
             dicts,
             PersonSearchMapper(cfg, is_train=True),
+            random_boxes,
             skip_corrupt=cfg.DATALOADER.ON_CORRUPT_IMAGE == "skip",
         ),
         batch_sampler=sampler,

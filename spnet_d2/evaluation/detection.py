@@ -66,10 +66,7 @@ def mutual_best_matches(
     Returns:
         (N,) bool.
     """
-    d, g = group_pairs(detection_groups, gt_groups)
-    iou = paired_ious(detections[d], gt_boxes[g])
-    near = iou >= IOU_THRESHOLD
-    d, g, iou = d[near], g[near], iou[near]
+    d, g, iou = _near_pairs(detection_groups, detections, gt_groups, gt_boxes)
     best_of_both = _first_best(d, iou) & _first_best(g, iou)
     matched = np.zeros(len(detections), bool)
     matched[d[best_of_both]] = True
@@ -95,10 +92,7 @@ def greedy_matches(
     Returns:
         (N,) bool.
     """
-    d, g = group_pairs(detection_groups, gt_groups)
-    iou = paired_ious(detections[d], gt_boxes[g])
-    near = iou >= IOU_THRESHOLD
-    d, g, iou = d[near], g[near], iou[near]
+    d, g, iou = _near_pairs(detection_groups, detections, gt_groups, gt_boxes)
     # The turn of each detection among those of its group that overlap anything.
     choosers = np.unique(d)
     choosers = choosers[np.lexsort((-scores[choosers], detection_groups[choosers]))]
@@ -117,6 +111,19 @@ def greedy_matches(
         matched[d[chosen]] = True
         taken[g[chosen]] = True
     return matched
+
+
+def _near_pairs(
+    detection_groups: np.ndarray,
+    detections: np.ndarray,
+    gt_groups: np.ndarray,
+    gt_boxes: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of a group with IoU >= 0.5: detections, ground-truth boxes, IoUs."""
+    d, g = group_pairs(detection_groups, gt_groups)
+    iou = paired_ious(detections[d], gt_boxes[g])
+    near = iou >= IOU_THRESHOLD
+    return d[near], g[near], iou[near]
 
 
 def _first_best(groups: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -23,17 +23,23 @@ from spnet_d2.evaluation.scoring import ExtraMetrics, evaluate_predictions
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class _ImageRecord:
-    """What is kept of one image, on the CPU: n detections, m ground-truth boxes."""
+@dataclass(kw_only=True)
+class DetectionRecord:
+    """What is kept of one image's n detections, on the CPU."""
 
     boxes: np.ndarray  # (n, 4) float32
     scores: np.ndarray  # (n,) float32
     embeddings: np.ndarray  # (n, D)
+    unreadable: tuple[str, ...] = ()
+
+
+@dataclass(kw_only=True)
+class _ImageRecord(DetectionRecord):
+    """What is kept of one image with m ground-truth boxes."""
+
     gt_annotation_ids: np.ndarray  # (m,) int64
     gt_embeddings: np.ndarray  # (m, D)
     scene: np.ndarray | None = None  # (D,)
-    unreadable: tuple[str, ...] = ()
 
 
 class PersonSearchEvaluator(DatasetEvaluator):

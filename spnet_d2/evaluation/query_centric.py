@@ -21,7 +21,12 @@ from detectron2.utils import comm
 from torch import nn
 
 from spnet_d2.data.corrupt_images import SKIPPED
-from spnet_d2.evaluation.evaluator import PersonSearchEvaluator, join_rows, to_numpy
+from spnet_d2.evaluation.evaluator import (
+    DetectionRecord,
+    PersonSearchEvaluator,
+    join_rows,
+    to_numpy,
+)
 from spnet_d2.evaluation.gallery import SCORE_FLOOR
 from spnet_d2.evaluation.ground_truth import GroundTruth
 from spnet_d2.evaluation.predictions import Predictions
@@ -228,17 +233,13 @@ class QueryLoader:
         return {k: v for k, v in x.items() if k != "instances"} | {"queries": queries}
 
 
-@dataclass
-class _SearchRecord:
-    """What is kept of one image, on the CPU: n detections of all its queries."""
+@dataclass(kw_only=True)
+class _SearchRecord(DetectionRecord):
+    """What is kept of one image: n detections of all its queries."""
 
-    boxes: np.ndarray  # (n, 4) float32
-    scores: np.ndarray  # (n,) float32
-    embeddings: np.ndarray  # (n, D_r)
     query_annotation_ids: np.ndarray  # (n,) int64
     num_pairs: int
     seconds: float
-    unreadable: tuple[str, ...] = ()
 
 
 class QueryCentricEvaluator(PersonSearchEvaluator):

@@ -2,13 +2,13 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.config import CfgNode
 
 from spnet_d2.utils.atomic_io import atomic_path, write_json, write_text
+from spnet_d2.utils.own_process import train_command, with_this_package
 
 from .pretraining_grid import Run, Study, check_settings, collect, make_grid, plot, run_grid, table
 
@@ -62,13 +62,12 @@ def run_study(study: Study, args: argparse.Namespace, root: Path, common: Sequen
             check_settings(run, args.output, args.opts, CfgNode(config).dump())
 
         def command(run) -> list[str]:
-            tool, config = root / "tools" / "train_net.py", root / study.configs / run.config
-            start = [sys.executable, str(tool), "--config-file", str(config), "--resume"]
+            start = train_command(root / study.configs / run.config)
             return [*start, *run.settings(args.output), *common]
 
         # Two runs of one thread are faster than one run of two.
         environment = {
-            **os.environ,
+            **with_this_package(os.environ),
             "DETECTRON2_DATASETS": str(args.datasets.absolute()),
             "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.jobs)),
         }

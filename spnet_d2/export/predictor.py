@@ -11,7 +11,7 @@ from spnet_d2.data.geometry import View
 from spnet_d2.data.model_input import model_pixels
 from spnet_d2.data.transforms import NativeSize, WindowResize
 from spnet_d2.errors import SearchInputError
-from spnet_d2.search.people import PersonDetections, PersonQuery, check_image
+from spnet_d2.search.people import PersonDetections, PersonQuery, check_image, check_image_format
 
 from .boxes import nms, nms_per_query, sigmoid
 from .description import Description, ExportedModelError
@@ -58,8 +58,7 @@ class OnnxPredictor:
             ImportError: the runtime is not installed.
             ValueError: another runtime or channel order.
         """
-        if image_format not in ("BGR", "RGB"):
-            raise ValueError(f'image_format must be "BGR" or "RGB", found {image_format!r}.')
+        check_image_format(image_format)
         self.image_format, self.folder, self._runtime = image_format, Path(folder), runtime
         self.description = Description.load(folder)
         if runtime == BFLOAT16 and self.description.winograd:

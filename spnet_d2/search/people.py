@@ -63,6 +63,15 @@ def check_image(image) -> None:
         )
 
 
+def check_image_format(image_format: str) -> None:
+    """
+    Raises:
+        ValueError: no channel order of images.
+    """
+    if image_format not in ("BGR", "RGB"):
+        raise ValueError(f'image_format must be "BGR" or "RGB", found {image_format!r}.')
+
+
 def _hint(image) -> str:
     """What to do about an image that is no array."""
     if image is None:

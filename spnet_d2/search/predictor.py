@@ -22,7 +22,7 @@ from spnet_d2.errors import SearchInputError
 from spnet_d2.modeling.fingerprint import fingerprint, input_settings, model_settings
 from spnet_d2.pretrained import pretrained_files
 
-from .people import PersonDetections, PersonQuery, check_image
+from .people import PersonDetections, PersonQuery, check_image, check_image_format
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +61,7 @@ class PersonSearchPredictor:
         Raises:
             ValueError: another channel order.
         """
-        if image_format not in ("BGR", "RGB"):
-            raise ValueError(f'image_format must be "BGR" or "RGB", found {image_format!r}.')
+        check_image_format(image_format)
         self.model = model.eval()
         self.augmentation = augmentation
         self.image_format = image_format

@@ -2,11 +2,11 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from spnet_d2.config_files import get_config_file
+from spnet_d2.utils.own_process import train_command, with_this_package
 
 
 def train_part(config: str, output: Path, opts: Sequence[str], num_gpus: int) -> Path:
@@ -28,13 +28,9 @@ def train_part(config: str, output: Path, opts: Sequence[str], num_gpus: int) ->
     weights = output / "model_final.pth"
     if weights.is_file():
         return weights
-    command = [sys.executable, "-c", "from spnet_d2.cli.train_net import run; run()", "--resume"]
-    command += ["--config-file", get_config_file(config), "--num-gpus", str(num_gpus)]
-    # Found as this process found it, installed or not.
-    package = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [*train_command(get_config_file(config)), "--num-gpus", str(num_gpus)]
     done = subprocess.run(
-        [*command, "OUTPUT_DIR", str(output), *opts], env={**os.environ, "PYTHONPATH": path}
+        [*command, "OUTPUT_DIR", str(output), *opts], env=with_this_package(os.environ)
     )
     if done.returncode != 0:
         raise SystemExit(done.returncode)

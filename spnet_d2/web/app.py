@@ -99,7 +99,10 @@ def create_app(
     _add_pages(app)
     _add_gallery(app, service, audit, user)
     _add_uploads(app, service)
-    _add_cases(app, service, cases, audit, user)
+    _add_cases(app, cases, audit, user)
+    _add_queries(app, service, cases)
+    _add_sightings(app, service, cases)
+    _add_case_files(app, cases, audit, user)
     _add_footage(app, service, jobs, audit, user)
 
     @app.get("/api/audit", response_model=list[schemas.Entry], tags=["audit"])
@@ -243,7 +246,7 @@ def _add_uploads(app: FastAPI, service: Service) -> None:
         return await asyncio.to_thread(service.upload, data)
 
 
-def _add_cases(app: FastAPI, service: Service, cases: Cases, audit: AuditLog, user: Any) -> None:
+def _add_cases(app: FastAPI, cases: Cases, audit: AuditLog, user: Any) -> None:
     @app.get("/api/cases", response_model=list[schemas.CaseSummary], tags=["cases"])
     def all_cases():
         """Newest first."""
@@ -273,6 +276,8 @@ def _add_cases(app: FastAPI, service: Service, cases: Cases, audit: AuditLog, us
         audit.write(who, "delete case", case=case_id)
         cases.delete(case_id)
 
+
+def _add_queries(app: FastAPI, service: Service, cases: Cases) -> None:
     @app.post(
         "/api/cases/{case_id}/queries", status_code=201, response_model=schemas.Case, tags=["cases"]
     )
@@ -294,6 +299,8 @@ def _add_cases(app: FastAPI, service: Service, cases: Cases, audit: AuditLog, us
         """Forget a query and its crop."""
         return cases.remove_query(case_id, number)
 
+
+def _add_sightings(app: FastAPI, service: Service, cases: Cases) -> None:
     @app.put("/api/cases/{case_id}/sightings/{person}", response_model=schemas.Case, tags=_CASES)
     def set_sighting(case_id: str, person: int, change: schemas.SightingChange):
         """Decide on a hit; the case keeps its own copy of the crop and of what is known."""
@@ -315,6 +322,8 @@ def _add_cases(app: FastAPI, service: Service, cases: Cases, audit: AuditLog, us
         """Take a decision back."""
         return cases.remove_sighting(case_id, person)
 
+
+def _add_case_files(app: FastAPI, cases: Cases, audit: AuditLog, user: Any) -> None:
     @app.get(
         "/api/cases/{case_id}/pictures/{name}",
         response_class=Response,

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from spnet_d2.search.people import PersonDetections, PersonQuery, check_image
+from spnet_d2.search.people import PersonDetections, PersonQuery, check_image, check_image_format
 
 from .detector import NetworkDetector, PersonDetector
 from .reid import ReidModel
@@ -44,8 +44,7 @@ class TwoStagePredictor:
         Raises:
             ValueError: another channel order.
         """
-        if image_format not in ("BGR", "RGB"):
-            raise ValueError(f'image_format must be "BGR" or "RGB", found {image_format!r}.')
+        check_image_format(image_format)
         self.detector, self.reid, self.image_format = detector, reid, image_format
         self.embedding_dim = reid.embedding_dim if reid else 0
         self.settings = {f"detector.{key}": value for key, value in detector.settings.items()}
