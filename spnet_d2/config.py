@@ -226,6 +226,8 @@ def _add_running(spnet: CN) -> None:
     # Several processes: batch norms take their statistics over the batches of all, not each of its
     # own.
     spnet.SYNC_BN = False
+    # torch.compile trunk and RoI stages: minutes at the start, then less time for every step.
+    spnet.COMPILE = False
     # Recompute the blocks of trunk and RoI stage copies in the backward pass instead of storing
     # them: the same numbers in a fifth of the memory, for up to a third more time.
     spnet.ACTIVATION_CHECKPOINTING = False

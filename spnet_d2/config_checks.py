@@ -135,6 +135,11 @@ def _training_clashes(cfg: CfgNode, processes: int) -> Iterator[str]:
     spnet, reid = cfg.MODEL.SPNET, cfg.MODEL.SPNET.REID
     if reid.LOSS in REID_LOSSES:
         yield from _reid_loss_clashes(cfg)
+    if spnet.COMPILE and spnet.ACTIVATION_CHECKPOINTING:
+        yield (
+            "MODEL.SPNET.COMPILE can't compile the blocks that "
+            "MODEL.SPNET.ACTIVATION_CHECKPOINTING repeats: set one of them to False."
+        )
     if reid.ONLY and spnet.LWF.ENABLED:
         yield (
             "MODEL.SPNET.REID.ONLY drops the loss of MODEL.SPNET.LWF.ENABLED: set one of them to "

@@ -224,7 +224,6 @@ def test_two_keys_that_became_one(tmp_path):
         ("MODEL.SPNET.REID.MOMENTUM", 0.5, 0.9),
         ("MODEL.SPNET.BRIDGE", "combiner", "direct"),
         ("MODEL.SPNET.QC.MATCH_CONSERVATIVE", False, True),
-        ("MODEL.SPNET.COMPILE", False, True),
         ("MODEL.SPNET.INIT.FROM_TWIN", False, True),
         ("MODEL.SPNET.TEST.PRE_TOPK", 1000, 50),
         ("MODEL.SPNET.TEST.QUERY_TOPK", 100, 50),

@@ -18,6 +18,7 @@ _FIXED = {
     "REID.GT_ONLY": False,
     "BACKBONE.FREEZE": False,
     "BACKBONE.FREEZE_BN": False,
+    "COMPILE": False,
     "ACTIVATION_CHECKPOINTING": False,
 }
 

@@ -31,6 +31,7 @@ from ..checkpoint.untrained import (
 from . import whole_batch
 from .backbone import FEATURES, PyramidBackbone, pretrained_of
 from .box_embedder import RoiMap
+from .compiling import compile_networks
 from .config_problems import check_model_config
 from .device_copies import move
 from .gallery_filter import GalleryFilter, build_gallery_filter
@@ -92,6 +93,7 @@ class Running:
     Attributes:
         sync_bn: batch norms see the batches of all processes together.
         sync_trunk: those of the trunk by PyTorch's own layers, which need GPUs.
+        compiled: ``torch.compile`` trunks and RoI stages, see :mod:`.compiling`.
         test_precision: of inference, see :mod:`.precision`.
         awaits_weights: the trunk's pretrained weights are not there yet: a checkpoint brings them
             before training.
@@ -99,6 +101,7 @@ class Running:
 
     sync_bn: bool = False
     sync_trunk: bool = False
+    compiled: bool = False
     test_precision: str = "float32"
     awaits_weights: bool = False
 
@@ -181,6 +184,8 @@ class SPNet(nn.Module):
                 for trunk in trunks:
                     synchronise_trunk(trunk)
             synchronise_batch_norms(self)
+        if running.compiled:
+            compile_networks(self, trunks)
         # Tensors that a checkpoint left untouched; None: there was no checkpoint.
         self.untrained: tuple[str, ...] | None = None
         # Tensors of pretrained weights that a checkpoint has to bring.
@@ -211,6 +216,7 @@ class SPNet(nn.Module):
             "running": Running(
                 sync_bn=options.SYNC_BN,
                 sync_trunk=cfg.MODEL.DEVICE.startswith("cuda"),
+                compiled=options.COMPILE,
                 test_precision=options.TEST.PRECISION,
                 awaits_weights=pretrained_of(cfg) != options.BACKBONE.PRETRAINED,
             ),
