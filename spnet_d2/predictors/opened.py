@@ -40,7 +40,7 @@ class OpenedPredictor:
         if not any(getattr(args, name) for name in _FILES):
             args = _with_default(args)
         if args.weights and not args.config_file:
-            args = _with(args, config_file=Path(args.weights).parent / "config.yaml")
+            args = _with(args, config_file=_config_of(Path(args.weights)))
         predictor = build_predictor(args)
         score = predictor.min_score
         model: dict[str, Any] = {
@@ -78,6 +78,14 @@ def files_there(model: dict[str, Any]) -> bool:
     paths = [Path(str(model[name])) for name in _FILES if model.get(name)]
     # Names of networks are no paths.
     return all(path.exists() for path in paths if path.is_absolute())
+
+
+def _config_of(weights: Path) -> Path:
+    """Of a converted checkpoint, or of a training run."""
+    if not weights.is_file():
+        raise PredictorChoiceError(f"No weight file at {weights.absolute()}; check --weights.")
+    beside = weights.with_suffix(".yaml")
+    return beside if beside.is_file() else weights.parent / "config.yaml"
 
 
 def _with_default(args: argparse.Namespace) -> argparse.Namespace:

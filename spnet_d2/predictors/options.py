@@ -6,6 +6,7 @@ with a re-id model.
 import argparse
 from pathlib import Path
 
+from spnet_d2.config_files import find_config_file
 from spnet_d2.errors import UserError
 from spnet_d2.export.graph_files import RUNTIMES
 from spnet_d2.export.predictor import OnnxPredictor
@@ -119,12 +120,20 @@ def _build_spnet(args: argparse.Namespace):
         )
     if args.reid:
         raise PredictorChoiceError("--reid belongs to --detector; an SPNet embeds people itself.")
+    config_file = Path(find_config_file(args.config_file))
+    if not config_file.is_file():
+        raise PredictorChoiceError(
+            f"No config file at {config_file.absolute()}; give --config-file. A training run "
+            "writes config.yaml into its output folder."
+        )
     # Not above: they bring PyTorch and Detectron2.
     from spnet_d2.config_reader import read_config
     from spnet_d2.search.predictor import PersonSearchPredictor
 
-    cfg = read_config(args.config_file, args.opts)
+    cfg = read_config(config_file, args.opts)
     if args.min_score is not None:
         cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = args.min_score
     weights = str(args.weights) if args.weights else None
-    return PersonSearchPredictor(cfg, weights=weights)
+    # An option of few tools.
+    untrained = getattr(args, "allow_untrained", False)
+    return PersonSearchPredictor(cfg, weights=weights, allow_untrained=untrained)

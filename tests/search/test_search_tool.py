@@ -25,6 +25,9 @@ from tests.fixtures.scripts import load_script
 from .scenes import BLUE, RED, draw_scene, make_predictor, write_video
 from .tiny import tiny_config
 
+# What is made of a config and weights.
+BUILT = "spnet_d2.search.predictor.PersonSearchPredictor"
+
 
 @pytest.fixture(scope="module")
 def tool():
@@ -48,7 +51,7 @@ def folder(tmp_path):
 @pytest.fixture
 def run(tool, folder, monkeypatch, capsys):
     """Call the tool with the query's defaults; returns (status, text, report)."""
-    monkeypatch.setattr(tool, "build_spnet", lambda cfg, **kwargs: make_predictor())
+    monkeypatch.setattr(BUILT, lambda cfg, **kwargs: make_predictor())
     (folder / "config.yaml").write_text("VERSION: 2\n")
     (folder / "model_final.pth").write_bytes(b"")
 
@@ -107,7 +110,7 @@ def test_saved_gallery_of_another_model(run, tool, monkeypatch):
             predictor.model.weight.mul_(2)
         return predictor
 
-    monkeypatch.setattr(tool, "build_spnet", other)
+    monkeypatch.setattr(BUILT, other)
     status, text, _ = run(gallery="out/gallery.npz", output="again")
     assert status == 1 and "made with other weights" in text
 
@@ -246,10 +249,10 @@ def test_min_score_reaches_the_model(tool, run, folder, monkeypatch):
         assert not allow_untrained
         return make_predictor()
 
-    monkeypatch.setattr(tool, "build_spnet", record)
+    monkeypatch.setattr(BUILT, record)
     for score in (0.2, 0.7):
         run("--min-score", score)
-    assert seen == [(0.2, str(folder / "model_final.pth")), (0.5, str(folder / "model_final.pth"))]
+    assert seen == [(0.2, str(folder / "model_final.pth")), (0.7, str(folder / "model_final.pth"))]
 
 
 def test_arguments(run, capsys):
@@ -275,7 +278,7 @@ def test_without_a_model_the_starter_is_taken(tool, folder, capsys, monkeypatch)
         asked.append(Path(weights).name)
         return make_predictor()
 
-    monkeypatch.setattr(tool, "build_spnet", record)
+    monkeypatch.setattr(BUILT, record)
     monkeypatch.setattr(pretrained, "DEMO", folder / "demo")
     argv = ["--query", str(folder / "query.png"), "--box", "40,30,20,60"]
     argv += ["--gallery", str(folder / "frames"), "--output", str(folder / "out")]

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import spnet_d2  # noqa: F401  (before PyTorch: see spnet_d2/process.py)
 
 # isort: split
+from spnet_d2.cli.box_option import join_box
 from spnet_d2.errors import exit_status
 from spnet_d2.utils.text import make_output_safe
 
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     words = sys.argv[1:] if argv is None else argv
     # Commands may start themselves again, in more processes.
-    args = make_parser().parse_args(words, argparse.Namespace(argv=words))
+    args = make_parser().parse_args(join_box(words), argparse.Namespace(argv=words))
     return exit_status("spnet-gallery", lambda: args.run(args))
 
 
