@@ -64,8 +64,9 @@ def test_documented_commands_name_what_exists(words, monkeypatch):
     source = "".join(file.read_text(encoding="utf-8") for file in files)
     if re.search(r"add_(predictor|exported|two_stage)_options", source):
         source += (ROOT / "spnet_d2/predictors/options.py").read_text(encoding="utf-8")
-    if "add_scored_files" in source:
-        source += (ROOT / "spnet_d2/cli/scored_files.py").read_text(encoding="utf-8")
+    for shared in ("scored_files", "footage_options"):
+        if f"add_{shared}" in source:
+            source += (ROOT / f"spnet_d2/cli/{shared}.py").read_text(encoding="utf-8")
     known = "default_argument_parser" in source and default_argument_parser().format_help()
     for word in arguments:
         if word.startswith("--"):
