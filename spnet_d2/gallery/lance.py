@@ -30,18 +30,23 @@ logger = logging.getLogger(__name__)
 _TABLE = "people"
 # With so few people behind the filter, looking at each is fast enough, and finds the nearest.
 EXACT_BELOW = 50_000
-# Neighbours that the graph's search keeps.
-_EFFORT = 256
-# The same when graphs are built; twice as many take twice as long.
-_BUILD_EFFORT = 150
+# Neighbours that a graph's search keeps.
+_EFFORT = 160
+# The same when graphs are built, and links per row: half as many again of both take 1.6 times as
+# long, and find hardly more.
+_BUILD_EFFORT, _LINKS = 100, 16
 # Candidates that are ranked again, per person to find.
 _CANDIDATES = 4
-# Parts of the index that are searched, and rows of a part.
-_PROBES = 8
-_PART_ROWS = 2**17
+# Parts of the index at most, and rows of a part at least. Each has a graph of its own, and all are
+# searched: small graphs are built twice as fast as one of all rows, several at a time, and find more.
+_PARTS = 16
+_PART_ROWS = 2**13
 # The index takes in new rows when they are more than this share of it; until then searches look at
 # each of them.
 _UNINDEXED = 0.1
+# So many indices, each with its graphs, become one: searches go through all of them. At ten per
+# cent each, that is after the rows have doubled.
+_MOST_INDICES = 8
 # Bytes of embeddings in a file after compaction, and in what compaction holds at a time.
 FRAGMENT_BYTES = 2**28
 _BATCH_BYTES = 2**24
@@ -133,7 +138,7 @@ class LanceStore(FolderStore):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Ids and embeddings of the engine's nearest."""
         search = self._table.search(query, vector_column_name="embedding").distance_type("cosine")
-        search = search.ef(max(self._effort, count)).nprobes(_PROBES)
+        search = search.ef(max(self._effort, count)).nprobes(_PARTS)
         if not where.empty:
             search = search.where(sql(where), prefilter=True)
         columns = ["id", "embedding", "tracklet", "_distance"]
@@ -249,10 +254,10 @@ class LanceStore(FolderStore):
         """
         Make the indices once there are people enough, and let them take in new rows.
 
-        New rows get a graph of their own, which is quick; ``merge`` makes one graph of all, which
+        New rows get graphs of their own, which is quick; ``merge`` makes the index of all anew, and
         takes as long as the first time.
         """
-        from lancedb.index import Bitmap, BTree, HnswSq
+        from lancedb.index import Bitmap, BTree
 
         rows = self._table.count_rows()
         if rows < max(256, self._exact_below):
@@ -262,17 +267,14 @@ class LanceStore(FolderStore):
             for column, kind in (("camera", Bitmap), ("source", Bitmap), ("time", BTree)):
                 self._table.create_index(column, config=kind())
             self._table.create_index("id", config=BTree())
-            parts = max(1, rows // _PART_ROWS)
-            config = HnswSq(
-                distance_type="cosine", num_partitions=parts, ef_construction=_BUILD_EFFORT
-            )
-            self._table.create_index("embedding", config=config)
+            self._table.create_index("embedding", config=_graphs(rows))
             return
         index = there["embedding_idx"]
-        if merge and index.num_segments > 1:
-            self._table.to_lance().optimize.optimize_indices(
-                num_indices_to_merge=index.num_segments
-            )
+        if index.num_segments > (1 if merge else _MOST_INDICES):
+            # Not merged by the engine: it would keep the parts of the first rows.
+            self._table.create_index("embedding", config=_graphs(rows), replace=True)
+            others = [name for name in there if name != "embedding_idx"]
+            self._table.to_lance().optimize.optimize_indices(index_names=others)
         elif index.num_unindexed_rows > _UNINDEXED * rows:
             self._table.to_lance().optimize.optimize_indices()
         self._table.checkout_latest()
@@ -332,6 +334,18 @@ class _Places:
         known = self._known
         found = [known.get(i) for i in ids.tolist()]
         return None if None in found else found  # type: ignore[return-value]
+
+
+def _graphs(rows: int):
+    """The index's kind for so many rows."""
+    from lancedb.index import HnswSq
+
+    return HnswSq(
+        distance_type="cosine",
+        num_partitions=min(_PARTS, max(1, rows // _PART_ROWS)),
+        m=_LINKS,
+        ef_construction=_BUILD_EFFORT,
+    )
 
 
 def _lancedb():

@@ -94,6 +94,22 @@ def test_the_index_takes_in_new_rows(store):
         store.compact()
 
 
+def test_many_indices_become_one(store, monkeypatch):
+    """By themselves, before anybody compacts; with more parts, as there are more rows."""
+    monkeypatch.setattr(lance, "_MOST_INDICES", 2)
+    monkeypatch.setattr(lance, "_PART_ROWS", 256)
+    people = made_up(1200, 32)
+    ids = np.concatenate(
+        [store.add(people.rows(slice(first, first + 300))) for first in range(0, 1200, 300)]
+    )
+    (index,) = store._table.to_lance().stats.index_stats("embedding_idx")["indices"]
+    assert len(index["partitions"]) == 4
+    for name in ("embedding_idx", "camera_idx", "source_idx", "time_idx", "id_idx"):
+        stats = store._table.index_stats(name)
+        assert (stats.num_indexed_rows, stats.num_unindexed_rows) == (1200, 0), name
+    assert recall(store, people, ids) >= 0.98
+
+
 def test_files_stay_few_and_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(lance, "FRAGMENT_BYTES", 1024 * 64)
     monkeypatch.setattr(lance, "_MOST_FRAGMENTS", 8)
