@@ -144,6 +144,9 @@ def _add_start(spnet: CN) -> None:
     # Cascade stages that the checkpoint lacks: "PT-Rep" replicates its first, "PT" leaves them as
     # they are built (Figure 8).
     spnet.INIT.CASCADE = "PT-Rep"
+    # Bridges that MODEL.WEIGHTS lacks, as after query-centric pre-training: "zeros", as in the
+    # paper; "least_squares", the maps from matched boxes' embeddings to their queries (not of it).
+    spnet.INIT.BRIDGE = "zeros"
 
 
 # Of another paper of the authors, for any SPNet on the OC pathway.

@@ -5,6 +5,7 @@ import os
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader
 from spnet_d2.checkpoint.checkpointer import Checkpointer
 from spnet_d2.checkpoint.pretrained import PretrainedWeightsError
 from spnet_d2.data.corrupt_images import SkipCounter
-from spnet_d2.data.loaders import build_test_loader, build_train_loader
+from spnet_d2.data.loaders import build_test_loader, build_train_loader, iterations_per_epoch
 from spnet_d2.data.transforms import build_augmentation
 from spnet_d2.engine import random_state
 from spnet_d2.engine.bad_batches import BadBatchError
@@ -45,11 +46,16 @@ from spnet_d2.evaluation import (
     evaluate_query_centric,
 )
 from spnet_d2.evaluation.evaluator import choose_protocols
+from spnet_d2.modeling.bridge_start import bridges_at_zero, fit_bridges
 from spnet_d2.modeling.fingerprint import fingerprint, input_settings, model_settings
 from spnet_d2.modeling.reid_losses import reid_loss_class
+from spnet_d2.modeling.swap_path import needs_bridges
 from spnet_d2.process import release_freed_memory
 
 logger = logging.getLogger(__name__)
+# Of one pass over the training set, at most: an image matches a hundred anchors, and a bridge has D
+# (D + 1) numbers.
+_BRIDGE_BATCHES = 200
 
 
 class TrainLoader:
@@ -185,7 +191,26 @@ class Trainer(DefaultTrainer):
                 folder,
                 ", ".join(found),
             )
+        resumed = resume and self.checkpointer.has_checkpoint()
         super().resume_or_load(resume=resume)
+        if not resumed and self.cfg.MODEL.SPNET.INIT.BRIDGE == "least_squares":
+            self._start_bridges()
+
+    def _start_bridges(self) -> None:
+        """Fit bridges that ``MODEL.WEIGHTS`` has none of."""
+        model = self.checkpointer.model
+        if not needs_bridges(self.cfg) or not bridges_at_zero(model):
+            logger.info("MODEL.SPNET.INIT.BRIDGE: no bridge is at zero, none is fitted.")
+        elif not self.cfg.MODEL.WEIGHTS:
+            logger.warning(
+                "MODEL.SPNET.INIT.BRIDGE least_squares fits bridges to what query-centric "
+                "pre-training taught, but MODEL.WEIGHTS is empty: they start at zero."
+            )
+        else:
+            number = min(_BRIDGE_BATCHES, iterations_per_epoch(self.cfg))
+            with random_state.preserved():
+                counts = fit_bridges(model, islice(build_train_loader(self.cfg), number))
+            logger.info("Bridges start as the least-squares maps of %s matched boxes.", counts)
 
     def train(self) -> OrderedDict | None:
         """

@@ -23,7 +23,7 @@ from .pair_sampler import MATCH_MODES
 from .precision import PRECISIONS
 from .reid_losses import REID_LOSSES
 from .seqnet_settings import seqnet_problems
-from .swap_path import PATHWAYS
+from .swap_path import BRIDGES, PATHWAYS
 
 _INFINITE = float("inf")
 
@@ -35,6 +35,7 @@ _CHOICES = {
     "MODEL.SPNET.QC.MATCH_MODE": MATCH_MODES,
     "MODEL.SPNET.GFN.MODE": MODES,
     "MODEL.SPNET.INIT.CASCADE": CASCADES,
+    "MODEL.SPNET.INIT.BRIDGE": BRIDGES,
     "MODEL.SPNET.GFN.QUERIES": QUERIES,
     "MODEL.SPNET.SMALL_DATA.FPN_INIT": FPN_INITS,
     "MODEL.SPNET.SMALL_DATA.ROI_POOLING": ("", *ROI_POOLINGS),

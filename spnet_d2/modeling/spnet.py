@@ -359,6 +359,11 @@ class SPNet(nn.Module):
             getattr(self.roi_heads.reid_loss, "lut", None),
         )
 
+    def targets_of(self, batched_inputs: list[dict]) -> Targets:
+        """Ground truth of a batch, on the model's device."""
+        given = [checked_targets(x, required=True) for x in batched_inputs]
+        return move(self._collect(batched_inputs, given), self.device)
+
     def _collect(self, batched_inputs: list[dict], given: list[Instances]) -> Targets:
         """Ground truth of a training batch, on the host."""
         ignore = [x.get("ignore_boxes") for x in batched_inputs]

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from .precision import full_precision
 
 PATHWAYS = ("OC", "QC")
+# Where bridges start that a checkpoint lacks, see bridge_start.py.
+BRIDGES = ("zeros", "least_squares")
 
 
 def needs_bridges(cfg: CfgNode) -> bool:

@@ -62,3 +62,31 @@ def test_untrained_models_are_not_evaluated(query_centric, tiny_opts, tmp_path):
     with pytest.raises(UntrainedModelError, match="MODEL.WEIGHTS is empty"):
         evaluate()
     assert "detection" in evaluate(*opts, allow_untrained=True)
+
+
+def test_bridges_that_start_as_least_squares_maps(query_centric, tiny_opts, tmp_path, caplog):
+    opts = [*tiny_opts, "SOLVER.MAX_ITER", 1, "SOLVER.EPOCHS", 0]
+    opts += ["MODEL.SPNET.INIT.BRIDGE", "least_squares", "OUTPUT_DIR", str(tmp_path / "oc")]
+
+    def start(*more):
+        trainer = Trainer(setup(Namespace(config_file="", opts=[*opts, *more])))
+        with caplog.at_level(logging.INFO, logger="spnet_d2.engine.trainer"):
+            trainer.resume_or_load(resume=True)
+        state = trainer.model.state_dict()
+        return trainer, state["proposal_generator.swap_path.bridge.weight"].clone()
+
+    assert not start()[1].any()
+    assert "MODEL.WEIGHTS is empty" in caplog.text
+    trainer, fitted = start("MODEL.WEIGHTS", query_centric)
+    assert fitted.any() and "least-squares maps of [" in caplog.text
+    trainer.train()
+    # Neither a finished run that goes on nor weights that have bridges are fitted again.
+    last = str(tmp_path / "oc" / "model_final.pth")
+    trained = torch.load(last, weights_only=True)["model"]
+    weight = trained["proposal_generator.swap_path.bridge.weight"]
+    caplog.clear()
+    assert torch.equal(start("MODEL.WEIGHTS", query_centric)[1], weight)
+    assert "least-squares" not in caplog.text
+    other = ("MODEL.WEIGHTS", last, "OUTPUT_DIR", str(tmp_path / "next"))
+    assert torch.equal(start(*other)[1], weight)
+    assert "no bridge is at zero" in caplog.text
