@@ -38,7 +38,8 @@ _BUILD_EFFORT, _LINKS = 100, 16
 # Candidates that are ranked again, per person to find.
 _CANDIDATES = 4
 # Parts of the index at most, and rows of a part at least. Each has a graph of its own, and all are
-# searched: small graphs are built twice as fast as one of all rows, several at a time, and find more.
+# searched: small graphs are built twice as fast as one of all rows, several at a time, and find
+# more.
 _PARTS = 16
 _PART_ROWS = 2**13
 # The index takes in new rows when they are more than this share of it; until then searches look at

@@ -41,7 +41,9 @@ class Example(Strict):
     source: Name | None = Field(default=None, description="an indexed source, with frame and box")
     frame: Id | None = None
     upload: Name | None = Field(default=None, description="id of an uploaded picture")
-    box: Box | None = Field(default=None, description="without it, an upload is taken whole")
+    box: Box | None = Field(
+        default=None, description="without it, an upload is taken as a crop of the person"
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Example":

@@ -17,6 +17,7 @@ from spnet_d2.gallery.finding import Sighting, find_person, sighting
 from spnet_d2.ingestion import GalleryHome
 from spnet_d2.ingestion.thumbnails import make_thumbnail
 from spnet_d2.predictors.opened import OpenedPredictor, files_there
+from spnet_d2.search.crop import scene_around
 from spnet_d2.search.query import clip_query_box
 
 from . import schemas
@@ -162,7 +163,10 @@ class Service:
                 self._embeddings.move_to_end(key)
                 return self._embeddings[key]
         image = self.image_of(example)
-        place = place_in(image, example.box)
+        if example.box is None:
+            image, place = scene_around(image)
+        else:
+            place = place_in(image, example.box)
         found = self.model.run(lambda predictor: predictor.embed(image, [place])[0])
         if not np.isfinite(found).all() or not found.any():
             raise UserError("The model can't embed this box; draw another one.")
@@ -324,7 +328,7 @@ def person(hit: Sighting) -> schemas.Person:
     )
 
 
-def place_in(image: np.ndarray, xywh: Sequence[float] | None) -> tuple[float, ...]:
+def place_in(image: np.ndarray, xywh: Sequence[float] | None) -> tuple[float, float, float, float]:
     """
     xyxy of a box in an image; the whole image for None.
 

@@ -92,6 +92,20 @@ def test_other_settings_replace_what_was_indexed(run, gallery, tmp_path, caplog)
     assert home.problems() == []
 
 
+def test_search_by_a_crop_alone(run, gallery, query, tmp_path):
+    """It is searched for as if it was in a scene."""
+    cv2.imwrite(str(tmp_path / "crop.png"), cv2.imread(str(query))[20:80, 30:50])
+    out = tmp_path / "out"
+    status, text = run(
+        "search", "--gallery", gallery, "--query", tmp_path / "crop.png", "--output", out
+    )
+    assert status == 0 and "no --box" in text
+    (first, *_) = found(out)["hits"]
+    assert first["box_xywh"] == [120, 20, 20, 60] and first["similarity"] > 0.999
+    (asked,) = json.loads((out / "found.json").read_text())["queries"]
+    assert asked["name"] == "crop.png" and asked["box_xywh"] == [0, 0, 20, 60]
+
+
 def test_search_by_box(run, gallery, query, tmp_path):
     out = tmp_path / "out"
     where = ("--query", query, "--box", "30,20,20,60", "--output", out)

@@ -17,6 +17,7 @@ from spnet_d2.gallery.finding import Sighting, find_person
 from spnet_d2.ingestion import GalleryHome
 from spnet_d2.ingestion.sources import parse_time
 from spnet_d2.predictors.opened import OpenedPredictor
+from spnet_d2.search.crop import scene_around
 from spnet_d2.search.frames import read_image_bgr
 from spnet_d2.search.query import box_warnings, clip_query_box
 from spnet_d2.utils.atomic_io import write_json, write_text
@@ -193,7 +194,9 @@ def _embedded(home: GalleryHome, pictures: list[Picture]) -> list[Query]:
         if opened is None:
             opened = OpenedPredictor.again(home.model, home.settings.fingerprint).predictor
         box = _place(picture, image, opened)
-        embedding = opened.embed(image, [box])[0]
+        alone = picture.box is None and picture.detection is None
+        scene, place = scene_around(image) if alone else (image, box)
+        embedding = opened.embed(scene, [place])[0]
         queries.append(Query(picture.file.name, embedding, picture.negative, image, box))
     return queries
 
