@@ -22,9 +22,16 @@ from spnet_d2.experiments.run_record import Record
 PATHWAYS = ("oc", "qc")
 # Percent of the boxes' number: 80 % missing, all, 80 % spurious ones added.
 LABELS = (20, 100, 180)
-_COLOURS = {"oc": "tab:orange", "qc": "tab:blue"}
-# Along the axis, so that one pathway's spread doesn't hide the other's.
-_SHIFT = {"oc": -2, "qc": 2}
+# Lines of a plot: pre-training, and how fine-tuning starts from it.
+SERIES = {
+    "oc": "OC pre-training",
+    "qc": "QC pre-training",
+    "qc_fitted": "QC pre-training, fitted bridge",
+}
+FITTED = ("MODEL.SPNET.INIT.BRIDGE", "least_squares")
+_COLOURS = {"oc": "tab:orange", "qc": "tab:blue", "qc_fitted": "tab:green"}
+# Along the axis, so that one line's spread doesn't hide another's.
+_SHIFT = {"oc": -2, "qc": 2, "qc_fitted": 5}
 
 
 @dataclass(frozen=True)
@@ -52,11 +59,19 @@ class Study:
         configs: folder of the configs, with ``pretrain_oc.yaml`` and ``pretrain_qc.yaml``.
         weak_set: registered name of all boxes; noisy ones have ``_p20``, ``_p180`` behind it.
         targets: fine-tunings of each pre-training.
+        fits_bridges: fine-tunings after query-centric pre-training are repeated with bridges that
+            start as least-squares maps.
     """
 
     configs: Path
     weak_set: str
     targets: tuple[Target, ...]
+    fits_bridges: bool = False
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """Keys of ``SERIES``."""
+        return (*PATHWAYS, "qc_fitted") if self.fits_bridges else PATHWAYS
 
 
 _PETS09_METRICS = {
@@ -81,6 +96,7 @@ STRANGERS = Study(
         Target("on_mot15_", "finetune_mot15.yaml", "pets09_test", _PETS09_METRICS),
         Target("on_pets09_", "finetune_pets09.yaml", "mot15_people", _MOT15_METRICS),
     ),
+    fits_bridges=True,
 )
 
 
@@ -121,13 +137,17 @@ def make_grid(study: Study, seeds: Iterable[int]) -> list[list[Run]]:
     for seed in seeds:
         at_seed = ("SEED", str(seed))
         chains.append(_fine_tunings(study, f"none_s{seed}", at_seed, None))
-        for labels in LABELS:
+        # All labels first: what the others are compared with.
+        for labels in sorted(LABELS, key=lambda percent: percent != 100):
             data = study.weak_set + ("" if labels == 100 else f"_p{labels}")
             for pathway in PATHWAYS:
-                name = f"{pathway}_p{labels}_s{seed}"
+                end = f"p{labels}_s{seed}"
                 opts = (*at_seed, "DATASETS.TRAIN", f"('{data}',)")
-                first = Run(f"pretrain_{name}", f"pretrain_{pathway}.yaml", opts)
-                chains.append([first, *_fine_tunings(study, name, at_seed, first)])
+                first = Run(f"pretrain_{pathway}_{end}", f"pretrain_{pathway}.yaml", opts)
+                chain = [first, *_fine_tunings(study, f"{pathway}_{end}", at_seed, first)]
+                if pathway == "qc" and study.fits_bridges:
+                    chain += _fine_tunings(study, f"qc_fitted_{end}", (*at_seed, *FITTED), first)
+                chains.append(chain)
     return chains
 
 
@@ -227,19 +247,19 @@ def collect(
     return found
 
 
-def variants() -> dict[str, str]:
+def variants(study: Study) -> dict[str, str]:
     """Variant -> what it is, in the table's order."""
     names = {100: "all boxes", 20: "80 % missing", 180: "80 % spurious"}
     rows = {"none": "ImageNet only"}
     for labels, text in names.items():
-        rows.update({f"{p}_p{labels}": f"{p.upper()} pre-training, {text}" for p in PATHWAYS})
+        rows.update({f"{key}_p{labels}": f"{SERIES[key]}, {text}" for key in study.series})
     return rows
 
 
-def table(found: dict[str, list[dict[str, float]]], target: Target) -> str:
+def table(found: dict[str, list[dict[str, float]]], target: Target, study: Study) -> str:
     """Markdown: mean and standard deviation over seeds."""
     rows = []
-    for variant, label in variants().items():
+    for variant, label in variants(study).items():
         runs = found.get(variant, [])
         cells = []
         for key in target.metrics:
@@ -250,29 +270,29 @@ def table(found: dict[str, list[dict[str, float]]], target: Target) -> str:
     return tabulate(rows, ["start", *target.metrics.values(), "seeds"], tablefmt="github")
 
 
-def plot(found: dict[str, list[dict[str, float]]], target: Target) -> Figure:
-    """Metrics over the share of labels: both pathways, and the start without pre-training."""
+def plot(found: dict[str, list[dict[str, float]]], target: Target, study: Study) -> Figure:
+    """Metrics over the share of labels: after each pre-training, and without one."""
     figure = Figure(figsize=(3.4 * len(target.metrics), 3.2), layout="constrained")
     axes = figure.subplots(1, len(target.metrics))
     for axis, (key, heading) in zip(axes, target.metrics.items(), strict=True):
-        for pathway in PATHWAYS:
+        for line in study.series:
             points = [
-                (labels, [run[key] for run in found[f"{pathway}_p{labels}"]])
+                (labels, [run[key] for run in found[f"{line}_p{labels}"]])
                 for labels in LABELS
-                if f"{pathway}_p{labels}" in found
+                if f"{line}_p{labels}" in found
             ]
             if points:
                 x = [labels for labels, _ in points]
                 y = [mean(values) for _, values in points]
                 errors = [stdev(values) if len(values) > 1 else 0.0 for _, values in points]
                 axis.errorbar(
-                    [value + _SHIFT[pathway] for value in x],
+                    [value + _SHIFT[line] for value in x],
                     y,
                     errors,
                     fmt="o-",
                     capsize=3,
-                    color=_COLOURS[pathway],
-                    label=pathway.upper(),
+                    color=_COLOURS[line],
+                    label=SERIES[line],
                 )
         values = [run[key] for run in found.get("none", [])]
         if values:

@@ -84,10 +84,10 @@ def _report(study: Study, chains: Sequence[Sequence[Run]], output: Path) -> None
         if not found:
             continue
         results[target.prefix.rstrip("_")] = found
-        text = table(found, target)
+        text = table(found, target, study)
         write_text(output / f"{target.prefix}table.md", text + "\n")
         with atomic_path(output / f"{target.prefix}plot.png") as part:
-            plot(found, target).savefig(part, dpi=110, format="png")
+            plot(found, target, study).savefig(part, dpi=110, format="png")
         _say(f"{target.prefix.replace('_', ' ').strip()}\n{text}".strip())
         _say(f"table and plot: {output}/{target.prefix}table.md, {target.prefix}plot.png")
     if not results:

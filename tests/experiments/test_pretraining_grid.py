@@ -8,6 +8,7 @@ from detectron2.config import get_cfg
 
 from spnet_d2 import add_spnet_config
 from spnet_d2.experiments.pretraining_grid import (
+    FITTED,
     PETS09,
     STRANGERS,
     check_settings,
@@ -52,15 +53,15 @@ def test_grid_has_every_start_for_every_seed():
     assert len(chains) == 3 * (1 + 2 * 3)
     names = [chain[-1].name for chain in chains]
     assert len(set(names)) == len(names)
-    assert {name.rpartition("_s")[0] for name in names} == set(variants())
+    assert {name.rpartition("_s")[0] for name in names} == set(variants(PETS09))
     for chain in chains:
         assert chain[-1].target and chain[-1].config == "experiment_finetune.yaml"
         seeds = {run.opts[run.opts.index("SEED") + 1] for run in chain}
         assert seeds == {chain[-1].name[-1]}
         assert chain[-1].source is (chain[0] if len(chain) == 2 else None)
     first = make_grid(PETS09, [4])[3][0]
-    assert first.name == "pretrain_oc_p100_s4"  # after none, and both with 20 %
-    assert make_grid(PETS09, [4])[1][0].opts == (
+    assert first.name == "pretrain_oc_p20_s4"  # after none, and both with all labels
+    assert first.opts == (
         "SEED",
         "4",
         "DATASETS.TRAIN",
@@ -79,12 +80,23 @@ def test_weights_come_from_the_pre_training(tmp_path):
 
 def test_strangers_are_fine_tuned_on_both_sets_of_people(tmp_path):
     chains = make_grid(STRANGERS, [2])
-    assert len(chains) == 7 and [len(chain) for chain in chains] == [2, *[3] * 6]
-    first, on_mot15, on_pets09 = chains[6]
+    assert [len(chain) for chain in chains] == [2, *[3, 5] * 3]
+    first, on_mot15, on_pets09, *fitted = chains[6]
     assert first.opts[-1] == "('strangers_weak_p180',)"
     assert on_mot15.source is on_pets09.source is first
     assert (on_mot15.name, on_pets09.name) == ("on_mot15_qc_p180_s2", "on_pets09_qc_p180_s2")
     assert on_pets09.result_file(tmp_path).parent.name == "mot15_people"
+    # Once more, with bridges that start as least-squares maps.
+    assert [run.name for run in fitted] == [
+        "on_mot15_qc_fitted_p180_s2",
+        "on_pets09_qc_fitted_p180_s2",
+    ]
+    assert {run.source for run in fitted} == {first}
+    assert fitted[0].opts == (*on_mot15.opts, *FITTED)
+    named = {
+        run.name.removeprefix(run.target.prefix) for chain in chains for run in chain if run.target
+    }
+    assert {name.rpartition("_s")[0] for name in named} == set(variants(STRANGERS))
 
 
 @pytest.mark.parametrize("study, least_rows", [(PETS09, 669), (STRANGERS, 3585)])
@@ -128,19 +140,23 @@ def test_table_and_plot(tmp_path):
     run(chains, tmp_path)
     found = collect(chains, tmp_path, TARGET)
     assert [len(found[name]) for name in ("none", "oc_p20", "qc_p180")] == [2, 1, 2]
-    text = table(found, TARGET)
+    text = table(found, TARGET, PETS09)
     rows = {line.split("|")[1].strip(): line for line in text.splitlines()[2:]}
-    assert list(rows) == list(variants().values())
+    assert list(rows) == list(variants(PETS09).values())
     assert "61.0 ± 1.4" in rows["QC pre-training, all boxes"]  # 60 and 62
     assert "| 52.0 " in rows["OC pre-training, 80 % missing"]  # seed 1 only: no spread
-    figure = plot(found, TARGET)
+    figure = plot(found, TARGET, PETS09)
     assert [axis.get_title() for axis in figure.axes] == list(TARGET.metrics.values())
     (legend,) = figure.legends
-    assert {text.get_text() for text in legend.get_texts()} == {"OC", "QC", "ImageNet only"}
+    assert {text.get_text() for text in legend.get_texts()} == {
+        "OC pre-training",
+        "QC pre-training",
+        "ImageNet only",
+    }
 
 
 def test_unfinished_variants_stay_empty():
-    text = table({"none": [dict.fromkeys(TARGET.metrics, 50.0)]}, TARGET)
+    text = table({"none": [dict.fromkeys(TARGET.metrics, 50.0)]}, TARGET, PETS09)
     assert text.splitlines()[3].split("|")[2].strip() == ""
 
 
