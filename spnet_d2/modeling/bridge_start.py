@@ -80,18 +80,18 @@ def matched_pairs(model: SPNet, batched_inputs: list[dict]) -> list[tuple[Tensor
     anchors, x_a = model.proposal_generator.embed_anchors(batch, pyramid)
     labels, matched = match_anchors(anchors, targets)
     image, chosen = (labels == 1).nonzero(as_tuple=True)
-    x_q = model.roi_heads.embed_boxes(features, targets.rois).loc
-    x_q = x_q[targets.rows[image, matched[image, chosen]]]
+    queries = model.roi_heads.embed_boxes(features, targets.rois).loc
+    assert queries is not None
+    x_q = queries[targets.rows[image, matched[image, chosen]]]
     x_a, boxes = x_a[image, chosen], anchors[chosen]
     pairs = [(x_a, x_q)]
-    detector = model.proposal_generator.box_detector
-    for t, head in enumerate(model.roi_heads.box_detectors, 1):
-        _, deltas = detector(SwapPath.query_centric(x_q, x_a))
+    heads = [model.proposal_generator.box_detector, *model.roi_heads.box_detectors]
+    for t, head in enumerate(heads[:-1], 1):
+        _, deltas = head(SwapPath.query_centric(x_q, x_a))
         boxes = clip_to_images(BOX_TRANSFORM.apply_deltas(deltas, boxes), targets.sizes[image])
         embedder = model.roi_heads.loc_embedder(t)
         x_a = embed_boxes(embedder, roi_map(features), join_rois(image, boxes))
         pairs.append((x_a, x_q))
-        detector = head
     return pairs
 
 
