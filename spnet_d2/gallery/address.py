@@ -15,6 +15,23 @@ ENGINES = ("exact", "lancedb")
 ENGINE_HELP = "exact, lancedb, or milvus://HOST:PORT/COLLECTION"
 
 
+def gallery_folder(address: str | os.PathLike) -> Path:
+    """
+    The folder of a gallery.
+
+    Raises:
+        GalleryError: it is the address of an engine or of a stream, and no folder.
+    """
+    text = os.fspath(address)
+    if "://" in text:
+        raise GalleryError(
+            f"A gallery is a folder, found {text}. The folder has the model, thumbnails and what "
+            "is indexed; where its rows are is said once, when it is made (--engine "
+            "milvus://...), and kept in it."
+        )
+    return Path(text)
+
+
 def create_gallery(
     address: str | os.PathLike, settings: GallerySettings, engine: str = "exact", **options: Any
 ) -> GalleryStore:
@@ -31,6 +48,7 @@ def create_gallery(
     Raises:
         GalleryError: there is something already, the engine is unknown or not installed.
     """
+    address = gallery_folder(address)
     if engine.startswith(f"{SCHEME}://"):
         return MilvusStore.create(address, settings, engine, **options)
     return _engine(engine, ENGINES).create(address, settings, **options)
@@ -55,7 +73,7 @@ def open_gallery(
         GalleryError: no gallery, an unknown version or engine, another writer, or it was made with
             other settings than expected.
     """
-    engine = read_manifest(Path(address))["engine"]
+    engine = read_manifest(gallery_folder(address))["engine"]
     store = _engine(engine, (*ENGINES, MilvusStore.engine))(address, write=write, **options)
     if expected is not None:
         try:

@@ -328,9 +328,10 @@ def _scanned(parts: list[tuple[Segment, _Rows]], queries: np.ndarray, topk: int)
     threads = min(len(pieces), _cores())
     if threads <= 1:
         return scan(_blocks(pieces), queries, topk)
-    shares = [pieces[i::threads] for i in range(threads)]
+    # Each takes the next piece when it is done with one: on a busy machine some are slower.
+    left = iter(pieces)
     with ThreadPoolExecutor(threads) as pool:
-        found = list(pool.map(lambda share: scan(_blocks(share), queries, topk), shares))
+        found = list(pool.map(lambda _: scan(_blocks(left), queries, topk), range(threads)))
     return [_best_of([hits[i] for hits in found], topk) for i in range(len(queries))]
 
 

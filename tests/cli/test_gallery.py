@@ -92,6 +92,15 @@ def test_other_settings_replace_what_was_indexed(run, gallery, tmp_path, caplog)
     assert home.problems() == []
 
 
+@pytest.mark.parametrize("command", ["search", "serve", "info", "index", "calibrate"])
+def test_an_engines_address_is_no_gallery(run, capsys, command):
+    with pytest.raises(SystemExit):
+        run(command, "--gallery", "milvus://localhost:19530/people", "--output", "out")
+    assert (
+        "A gallery is a folder, found milvus://localhost:19530/people." in capsys.readouterr().err
+    )
+
+
 def test_search_by_a_crop_alone(run, gallery, query, tmp_path):
     """It is searched for as if it was in a scene."""
     cv2.imwrite(str(tmp_path / "crop.png"), cv2.imread(str(query))[20:80, 30:50])

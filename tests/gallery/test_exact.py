@@ -219,3 +219,9 @@ def test_segments_have_a_largest_size(store, monkeypatch):
     rows = [entry["rows"] for entry in store._entries]
     assert max(rows) <= 50 and len(rows) == 8
     assert same(store.fetch(ids), people)
+
+
+def test_an_engines_address_is_no_gallery():
+    for use in (open_gallery, lambda address: create_gallery(address, SETTINGS)):
+        with pytest.raises(GalleryError, match="A gallery is a folder, found milvus://host:1/rows"):
+            use("milvus://host:1/rows")

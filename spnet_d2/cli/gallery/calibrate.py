@@ -1,13 +1,14 @@
 """``spnet-gallery calibrate``: what a similarity means in this gallery, without any label."""
 
 import argparse
-from pathlib import Path
 
 from tabulate import tabulate
 
 from spnet_d2.gallery import calibration
 from spnet_d2.ingestion import GalleryHome
 from spnet_d2.visualization.calibration_plot import draw_calibration
+
+from .gallery_option import add_gallery
 
 
 def add(commands) -> None:
@@ -18,7 +19,7 @@ def add(commands) -> None:
         "one person: search then gives each hit's probability, and says when it is nobody's. "
         "Writes calibration.json and calibration.png into the gallery.",
     )
-    parser.add_argument("--gallery", type=Path, required=True, metavar="DIR")
+    add_gallery(parser)
     parser.add_argument(
         "--min-seconds",
         type=float,

@@ -29,6 +29,8 @@ from spnet_d2.predictors.opened import OpenedPredictor
 from spnet_d2.predictors.options import add_predictor_options
 from spnet_d2.search.people import PersonDetections
 
+from .gallery_option import add_gallery
+
 _PROGRAM = "import sys; from spnet_d2.cli.gallery import main; sys.exit(main())"
 
 
@@ -40,7 +42,7 @@ def add(commands) -> None:
         "was stopped; several processes may work on one gallery.",
     )
     option = parser.add_argument
-    option("--gallery", type=Path, required=True, metavar="DIR", help="made if it isn't there")
+    add_gallery(parser, "made if it isn't there")
     option(
         "--source",
         action="append",

@@ -13,6 +13,8 @@ from spnet_d2.ingestion import GalleryHome
 from spnet_d2.ingestion.archive import export_gallery, import_gallery
 from spnet_d2.ingestion.sources import parse_time
 
+from .gallery_option import add_gallery
+
 
 def add(commands) -> None:
     _command(commands, "info", "what is in a gallery", info)
@@ -34,7 +36,7 @@ def add(commands) -> None:
 
 def _command(commands, name: str, help: str, run) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
-    parser.add_argument("--gallery", type=Path, required=True, metavar="DIR")
+    add_gallery(parser)
     parser.set_defaults(run=run)
     return parser
 

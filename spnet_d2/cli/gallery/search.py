@@ -23,6 +23,8 @@ from spnet_d2.search.query import box_warnings, clip_query_box
 from spnet_d2.utils.atomic_io import write_json, write_text
 from spnet_d2.visualization.found_page import FoundPage, Query
 
+from .gallery_option import add_gallery
+
 
 @dataclass
 class Picture:
@@ -79,7 +81,7 @@ def add(commands) -> None:
         "Without --box a picture is taken as a crop of the person, which finds less.",
     )
     option = parser.add_argument
-    option("--gallery", type=Path, required=True, metavar="DIR")
+    add_gallery(parser)
     for name, kind, text in (
         ("--query", Path, "a picture of the person"),
         ("--not", Path, "a picture of somebody else"),

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from spnet_d2.errors import UserError
 
+from .gallery_option import add_gallery
+
 
 def add(commands) -> None:
     parser = commands.add_parser(
@@ -14,7 +16,7 @@ def add(commands) -> None:
         "reachable from the network, and asks for the token of the printed link.",
     )
     option = parser.add_argument
-    option("--gallery", type=Path, required=True, metavar="DIR")
+    add_gallery(parser)
     option("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     option("--port", type=int, default=8080, help="0: any free one (%(default)s)")
     option("--allow-host", action="append", default=[], metavar="NAME", help="behind a proxy")
