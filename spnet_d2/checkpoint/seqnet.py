@@ -21,6 +21,12 @@ _RENAMED = {
     "roi_heads.score_predictor.": "roi_heads.second_predictor.",
     "roi_heads.embedding_head.rescaler.": "roi_heads.embedding.rescaler.",
 }
+# The gallery filter's scene branch.
+_SCENE_HEAD = "gfn.head.image_reid_head.head."
+_SCENE_PROJECTOR = re.compile(
+    r"gfn\.head\.image_emb_head\.projectors\.feat_res([45])\.([01])\.(\w+)"
+)
+_FUSER = "gfn.fuser.norm.norm."
 # SeqNet's heads are copies of their own. SeqNeXt's second head has two names.
 _HEADS = {
     "SeqNet": {"box_head.layer4": "first_head", "reid_head.layer4": "second_head"},
@@ -62,6 +68,7 @@ def infer_config(state: Mapping) -> CfgNode:
     options.BACKBONE.NAME, options.BACKBONE.PRETRAINED = _trunk(tensors)[0], ""
     projectors = [f"roi_heads.embedding_head.projectors.feat_res{i}.0.bias" for i in (4, 5)]
     options.REID_DIM = options.EMBED_DIM = sum(len(tensors[name]) for name in projectors)
+    options.GFN.ENABLED = any(name.startswith("gfn.head.") for name in tensors)
     lut = tensors.get("roi_heads.reid_loss.lut")
     if lut is not None:
         options.REID.NUM_IDENTITIES = len(lut)
@@ -95,14 +102,9 @@ def convert_state_dict(state: Mapping) -> dict[str, Tensor]:
         elif renamed != UNUSED:
             converted[renamed] = family.tensor(renamed, tensor)
     if unmapped:
-        hint = (
-            " The gallery filter (gfn.*) has no counterpart: --leave-out gfn."
-            if any(name.startswith("gfn.") for name in unmapped)
-            else ""
-        )
         raise ValueError(
             f"{len(unmapped)} tensors of the {architecture} checkpoint have no counterpart: "
-            f"{first(unmapped, 5)}.{hint}"
+            f"{first(unmapped, 5)}."
         )
     return converted
 
@@ -139,10 +141,24 @@ def _rename(name: str, architecture: str, family: Family, prefix: str) -> str | 
         return f"roi_heads.embedding.projectors.{int(match[1]) - 4}.{match[2]}.{match[3]}"
     if match := re.fullmatch(r"roi_heads\.reid_loss\.(\w+)", name):
         return _MEMORY.get(match[1]) and f"roi_heads.reid_loss.{_MEMORY[match[1]]}"
+    if architecture == "SeqNeXt" and name.startswith("gfn."):
+        return _of_gallery_filter(name, family)
     for theirs, ours in _RENAMED.items():
         if name.startswith(theirs):
             return ours + name.removeprefix(theirs)
     return None
+
+
+def _of_gallery_filter(name: str, family: Family) -> str | None:
+    ours = "gallery_filter."
+    if name.startswith(_SCENE_HEAD):
+        return _below(f"{ours}embedder.head.stage.", family.stage, name.removeprefix(_SCENE_HEAD))
+    if match := _SCENE_PROJECTOR.fullmatch(name):
+        place = f"{int(match[1]) - 4}.{match[2]}.{match[3]}"
+        return f"{ours}embedder.embedding.projectors.{place}"
+    if name == f"{_FUSER}num_batches_tracked":
+        return UNUSED
+    return f"{ours}fuser.{name.removeprefix(_FUSER)}" if name.startswith(_FUSER) else None
 
 
 def _below(start: str, rename: Callable[[str], str | None], rest: str) -> str | None:

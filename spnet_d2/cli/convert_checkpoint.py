@@ -29,6 +29,7 @@ from spnet_d2.checkpoint.transfer import check_exact
 from spnet_d2.config_reader import merge_settings, read_config
 from spnet_d2.errors import UserError, exit_status
 from spnet_d2.modeling import SPNet
+from spnet_d2.modeling.seqnet.model import COUNTERS
 from spnet_d2.utils.atomic_io import atomic_path
 
 ARCHITECTURES = {"seqnet": "SeqNet", "seqnext": "SeqNeXt"}
@@ -112,9 +113,9 @@ def _of_peer(
     merge_settings(cfg, args.opts)
     model = build_model(cfg)
     expected = model.state_dict()
-    # What files of theirs do not have: the queue's position and counters of frozen norms.
+    # What files of theirs do not have: the queue's position and counters of steps.
     for name, tensor in expected.items():
-        if name.endswith(("queue_head", "num_batches_tracked")):
+        if name.endswith(("queue_head", *COUNTERS)):
             converted.setdefault(name, tensor)
     check_exact(converted, expected)
     return cfg, model, converted
@@ -167,6 +168,8 @@ def describe(cfg: CfgNode, model: nn.Module) -> str:
             *((f"memory: {name}", tuple(tensor.shape)) for name, tensor in memory),
             ("momentum twin", "yes" if model.twin is not None else "no"),
         ]
+    if model.gallery_filter is not None:
+        rows.append(("gallery filter", options.GFN.MODE))
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     return tabulate([*rows, ("parameters", f"{parameters:.2f} million")], disable_numparse=True)
 

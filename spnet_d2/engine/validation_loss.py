@@ -17,7 +17,6 @@ from spnet_d2.engine import random_state
 from spnet_d2.engine.step import training_precision
 from spnet_d2.modeling import SPNet
 from spnet_d2.modeling.precision import autocast
-from spnet_d2.modeling.reid_losses import build_reid_loss
 from spnet_d2.modeling.whole_batch import alone
 
 
@@ -80,7 +79,7 @@ def _training_untouched(cfg: CfgNode, model: SPNet, name: str) -> Iterator[None]
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
-        model.roi_heads.reid_loss = build_reid_loss(cfg).to(cfg.MODEL.DEVICE)
+        model.roi_heads.reid_loss = memory.from_config(cfg).to(cfg.MODEL.DEVICE)
         scenes = model.gallery_filter
         with nullcontext() if scenes is None else scenes.untouched():
             yield

@@ -122,7 +122,7 @@ def _seqnext() -> Iterable[Method]:
         trunk = "convnext_b" if backbone == large else "resnet50"
         here = f"{scores}; seqnet/seqnext_CORPUS_{trunk}"
         if "+ GFN" in name:
-            here = "without the scene's score only: " + scores
+            here = f"seqnet/seqnext_CORPUS_{trunk}_gfn, gfn_cws"
         yield Method(name, backbone, IMAGENET, metrics, fps, _GFN, weights, here)
 
 

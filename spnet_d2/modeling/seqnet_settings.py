@@ -9,7 +9,6 @@ from spnet_d2.config_reader import get_value
 # What these models do, whatever the config says.
 _FIXED = {
     "PATHWAY": "OC",
-    "GFN.ENABLED": False,
     "MOMENTUM_TWIN.ENABLED": False,
     "LWF.ENABLED": False,
     "REID.LOSS": "oim",

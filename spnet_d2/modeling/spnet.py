@@ -17,7 +17,7 @@ from detectron2.modeling import (
     build_proposal_generator,
 )
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
-from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.structures import ImageList, Instances
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -35,6 +35,7 @@ from .compiling import compile_networks
 from .config_problems import check_model_config
 from .device_copies import move
 from .gallery_filter import GalleryFilter, build_gallery_filter
+from .inputs import checked_image, checked_queries, checked_targets, to_original_size
 from .known_counts import known_counts
 from .lwf import LearningWithoutForgetting, imagenet_classifier
 from .momentum_encoder import MomentumTwin
@@ -48,8 +49,6 @@ from .sync_batch_norm import synchronise_batch_norms, synchronise_trunk
 from .targets import Targets
 
 logger = logging.getLogger(__name__)
-
-_TRAINING_FIELDS = ("gt_boxes", "gt_person_ids", "gt_identities")
 
 
 @dataclass(frozen=True)
@@ -331,33 +330,13 @@ class SPNet(nn.Module):
             losses["loss_lwf"] = self.lwf(batch.tensor, maps[-1])
         if self.gallery_filter is not None:
             scenes = self.gallery_filter.embed(pyramid[FEATURES[0]])
-            losses.update(self._gallery_filter_losses(scenes, gt.reid, batched_inputs, given))
+            table = getattr(self.roi_heads.reid_loss, "lut", None)
+            losses.update(
+                self.gallery_filter.losses_of(scenes, gt.reid, batched_inputs, given, table)
+            )
         if self.reid_only:
             losses = {"loss_reid": losses["loss_reid"]}
         return whole_batch.means(losses)
-
-    def _gallery_filter_losses(
-        self,
-        scenes: Tensor,
-        queries: Tensor,
-        batched_inputs: list[dict],
-        given: list[Instances],
-    ) -> dict[str, Tensor]:
-        assert self.gallery_filter is not None
-        lacking = next((x for x in batched_inputs if "image_id" not in x), None)
-        if lacking is not None:
-            raise ValueError(
-                "Training a gallery filter needs 'image_id' in every input"
-                f"{_whose(lacking)}: it remembers the scenes of earlier batches."
-            )
-        return self.gallery_filter.losses(
-            scenes,
-            queries,
-            [x["image_id"] for x in batched_inputs],
-            [t.gt_person_ids for t in given],
-            [t.gt_identities for t in given],
-            getattr(self.roi_heads.reid_loss, "lut", None),
-        )
 
     def targets_of(self, batched_inputs: list[dict]) -> Targets:
         """Ground truth of a batch, on the model's device."""
@@ -487,90 +466,3 @@ class _Input(NamedTuple):
 def with_roi_map(features: Mapping[str, Tensor]) -> Features:
     """A pyramid, and what RoIs are pooled from."""
     return {**features, ROI_MAP: RoiMap.of(features[FEATURES[0]])}
-
-
-def checked_image(x: dict) -> Tensor:
-    """The image (3, H, W) of one input, as it is given, where it is; see :class:`SPNet`."""
-    image = x.get("image")
-    if not isinstance(image, Tensor) or image.dim() != 3 or image.shape[0] != 3:
-        found = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
-        raise ValueError(
-            f"Expected 'image' as an RGB tensor (3, H, W) with values 0..255, found {found}"
-            f"{_whose(x)}."
-        )
-    if 0 in image.shape:
-        raise ValueError(f"An image has no pixels, shape {tuple(image.shape)}{_whose(x)}.")
-    if image.is_floating_point() and not torch.isfinite(image).all():
-        raise ValueError(f"An image has NaN or infinite pixels{_whose(x)}.")
-    return image
-
-
-def checked_targets(x: dict, required: bool = False) -> Instances:
-    """Ground truth of one input on the host; an empty one where there is none."""
-    if "instances" not in x:
-        if required:
-            raise ValueError(
-                f"Training needs 'instances' with ground truth in every input{_whose(x)}; "
-                "an image without people has instances of length 0."
-            )
-        return Instances((0, 0), gt_boxes=Boxes(torch.zeros(0, 4)))
-    targets = x["instances"]
-    lacking = [name for name in _TRAINING_FIELDS if required and not targets.has(name)]
-    if lacking:
-        raise ValueError(
-            f"Training needs {', '.join(lacking)} in 'instances'{_whose(x)}, found "
-            f"{', '.join(targets.get_fields()) or 'no fields'}. Detectron2's DatasetMapper gives "
-            "no people: take spnet_d2.data.mapper.PersonSearchMapper, as spnet_d2.engine."
-            "Trainer does, for a data set of register_person_search."
-        )
-    if targets.gt_boxes.device.type != "cpu":
-        targets = targets.to("cpu")
-    boxes = targets.gt_boxes.tensor
-    # `not (a > b)` is also true of NaN.
-    degenerate = ~((boxes[:, 2:] > boxes[:, :2]).all(dim=1) & boxes.isfinite().all(dim=1))
-    if degenerate.any():
-        raise ValueError(
-            "Ground-truth boxes must have x2 > x1 and y2 > y1, found "
-            f"{boxes[degenerate][0].tolist()}{_whose(x)}; drop or repair such boxes."
-        )
-    return targets
-
-
-def checked_queries(x: dict, dim: int) -> Tensor:
-    """Localisation embeddings (Q, D) of one input's queries, where they are; none without any."""
-    if "queries" not in x:
-        return torch.zeros(0, dim)
-    loc = x["queries"]["loc"].float()
-    if loc.dim() != 2 or loc.shape[1] != dim:
-        raise ValueError(
-            f"Expected queries['loc'] as (Q, {dim}), found {tuple(loc.shape)}{_whose(x)}."
-        )
-    if not torch.isfinite(loc).all():
-        raise ValueError(f"Query embeddings have NaN or infinite values{_whose(x)}.")
-    return loc
-
-
-def _whose(x: dict) -> str:
-    """Names the image of an input in an error message."""
-    known = [f"{key} {x[key]}" for key in ("image_id", "file_name") if key in x]
-    return f" ({', '.join(known)})" if known else ""
-
-
-def to_original_size(detections: Instances, x: dict) -> Instances:
-    """
-    Scale detections from the network's input to the original image.
-
-    Args:
-        detections: with ``pred_boxes`` and image size (H, W) of the network's input.
-        x: the input, with ``height`` and ``width`` of the original image.
-
-    Returns:
-        The same detections, none dropped, with the original image's size.
-    """
-    height, width = detections.image_size
-    size = (x.get("height", height), x.get("width", width))
-    result = Instances(size, **detections.get_fields())
-    boxes = detections.pred_boxes.clone()
-    boxes.scale(size[1] / width, size[0] / height)
-    result.pred_boxes = boxes
-    return result

@@ -1,4 +1,4 @@
-"""The Gallery Filter Network as a part of SPNet: training and inference.
+"""The Gallery Filter Network as a part of a model: training and inference.
 
 Where the authors' paper and code part: queries are the batch's own embeddings (their default is
 the table), rows of the table that are not filled yet are left out (they are queries of zeros
@@ -10,15 +10,17 @@ Shapes: ``N`` images of the batch, ``n`` boxes of it, ``D_r`` re-id size.
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
+from detectron2.structures import Instances
 from detectron2.utils import comm
 from torch import Tensor, nn
 
 from .. import whole_batch
-from ..box_embedder import ReidEmbedder
+from ..inputs import whose
 from ..precision import full_precision, unit_rows
 from .fuser import GATE_TEMPERATURE, Fuser
 from .loss import contrastive_loss
@@ -34,6 +36,15 @@ QUERIES = ("batch", "oim")
 _SCENE_SIZE = 56
 
 
+class Embedder(Protocol):
+    """A model's re-id branch behind its RoI pooling, an ``nn.Module``."""
+
+    dim: int
+
+    def __call__(self, rois: Tensor) -> Tensor:
+        """(n, C, s, s) of any side s -> (n, D_r)."""
+
+
 class GalleryFilter(nn.Module):
     """Scene embedder, fuser, loss and memory."""
 
@@ -41,7 +52,7 @@ class GalleryFilter(nn.Module):
 
     def __init__(
         self,
-        reid_embedder: ReidEmbedder,
+        reid_embedder: Embedder,
         mode: str = "combined",
         queries: str = "batch",
         filter_negatives: bool = True,
@@ -74,9 +85,14 @@ class GalleryFilter(nn.Module):
         # Seeds the memory's samples: the same on all processes, and resumed.
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
-    def embed(self, p3: Tensor) -> Tensor:
-        """p3 (N, C, H/8, W/8), padding included, -> scene embeddings (N, D_r) float32."""
-        return self.embedder(F.adaptive_max_pool2d(p3, _SCENE_SIZE))
+    def embed(self, features: Tensor) -> Tensor:
+        """
+        Scene embeddings (N, D_r) float32.
+
+        Args:
+            features: (N, C, H, W), what RoIs are pooled from, padding included.
+        """
+        return self.embedder(F.adaptive_max_pool2d(features, _SCENE_SIZE))
 
     def losses(
         self,
@@ -110,6 +126,35 @@ class GalleryFilter(nn.Module):
         if self.memory is not None:
             self.memory.store(batch)
         return {"loss_gfn": loss * self.loss_weight}
+
+    def losses_of(
+        self,
+        scenes: Tensor,
+        queries: Tensor,
+        batched_inputs: list[dict],
+        given: list[Instances],
+        table: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """
+        :meth:`losses` of a model's inputs and their checked ground truth, on the host.
+
+        Raises:
+            ValueError: an input without its image's id.
+        """
+        lacking = next((x for x in batched_inputs if "image_id" not in x), None)
+        if lacking is not None:
+            raise ValueError(
+                "Training a gallery filter needs 'image_id' in every input"
+                f"{whose(lacking)}: it remembers the scenes of earlier batches."
+            )
+        return self.losses(
+            scenes,
+            queries,
+            [x["image_id"] for x in batched_inputs],
+            [people.gt_person_ids for people in given],
+            [people.gt_identities for people in given],
+            table,
+        )
 
     def loss(self, scenes: list[Scene], table: Tensor | None = None) -> Tensor:
         """Of scenes on any devices, as one batch."""
@@ -178,7 +223,7 @@ class GalleryFilter(nn.Module):
         return torch.stack([scale, shift, torch.full_like(scale, 1 / GATE_TEMPERATURE)]).detach()
 
 
-def build_gallery_filter(cfg: CfgNode, reid_embedder: ReidEmbedder) -> GalleryFilter | None:
+def build_gallery_filter(cfg: CfgNode, reid_embedder: Embedder) -> GalleryFilter | None:
     """Of ``MODEL.SPNET.GFN``; None where it is off."""
     options = cfg.MODEL.SPNET.GFN
     if not options.ENABLED:

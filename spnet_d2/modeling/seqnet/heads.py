@@ -4,6 +4,8 @@ Shapes: ``n`` boxes, ``c4`` and ``c5`` channels of the stride-16 and stride-32 m
 size.
 """
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -89,6 +91,22 @@ class NormAwareEmbedding(nn.Module):
         lengths = vectors.norm(dim=1, keepdim=True)
         logits = None if self.rescaler is None else _normed(self.rescaler, lengths)[:, 0]
         return vectors / lengths.clamp(min=1e-12), logits
+
+
+class SceneEmbedder(nn.Module):
+    """A stage head and an embedding as one, of which a gallery filter makes its own."""
+
+    def __init__(self, head: StageHead, embedding: NormAwareEmbedding, dim: int):
+        super().__init__()
+        self.head = head
+        # A scene has no logit.
+        self.embedding = copy.deepcopy(embedding)
+        self.embedding.rescaler = None
+        self.dim = dim
+
+    def forward(self, rois: Tensor) -> Tensor:
+        """(n, c4, s, s) -> unit embeddings (n, D)."""
+        return self.embedding(self.head(rois))[0]
 
 
 def _projection(size: int, to: int) -> nn.Sequential:

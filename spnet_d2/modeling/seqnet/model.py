@@ -20,15 +20,19 @@ from spnet_d2.checkpoint.untrained import (
 from ..backbone import freeze_batch_norms, last_stage, pretrained_of, trunk_of
 from ..config_problems import check_model_config
 from ..device_copies import move
+from ..gallery_filter import GalleryFilter, build_gallery_filter
+from ..inputs import checked_image, checked_targets, to_original_size
 from ..precision import autocast, inference_precision
 from ..reid_losses.oim import OIMLoss
-from ..spnet import checked_image, checked_targets, to_original_size
 from ..swin import SoliderSwin
+from .heads import SceneEmbedder
 from .oim import SeqNetOIM
 from .roi_heads import SequentialHeads, Thresholds
 from .rpn import RegionProposals
 
 _DIVISIBILITY = 32
+# Of training alone.
+COUNTERS = ("num_batches_tracked", "gallery_filter.step")
 
 
 def stride_16(trunk: FeatureListNet | SoliderSwin) -> nn.Sequential:
@@ -63,6 +67,7 @@ class _Sequential(nn.Module):
         smooth: float,
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
+        gallery_filter: GalleryFilter | None = None,
         test_precision: str = "float32",
         awaits_weights: bool = False,
     ):
@@ -73,6 +78,7 @@ class _Sequential(nn.Module):
             channels: of the map.
             smooth: beta of the proposals' box loss, 0 for L1.
             pixel_mean, pixel_std: RGB statistics on the 0..255 scale.
+            gallery_filter: gives scenes embeddings.
             test_precision: of inference, see :mod:`..precision`.
             awaits_weights: the trunk's pretrained weights are to come with a checkpoint.
         """
@@ -80,6 +86,7 @@ class _Sequential(nn.Module):
         self.backbone = trunk
         self.rpn = RegionProposals(channels, smooth)
         self.roi_heads = heads
+        self.gallery_filter = gallery_filter
         self.test_precision = test_precision
         mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (pixel_mean, pixel_std))
         self.register_buffer("pixel_mean", mean, persistent=False)
@@ -106,9 +113,11 @@ class _Sequential(nn.Module):
             scores_again,
             Thresholds(roi.SCORE_THRESH_TEST, roi.NMS_THRESH_TEST, cfg.TEST.DETECTIONS_PER_IMAGE),
         )
+        scenes = SceneEmbedder(heads.second_head, heads.embedding, options.REID_DIM)
         return {
             "trunk": stride_16(trunk),
             "heads": heads,
+            "gallery_filter": build_gallery_filter(cfg, scenes),
             "channels": channels[0],
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
@@ -127,9 +136,10 @@ class _Sequential(nn.Module):
 
         Returns:
             In training, losses: ``loss_rpn_cls``, ``loss_rpn_reg``, ``loss_proposal_cls``,
-            ``loss_proposal_reg``, ``loss_box_cls``, ``loss_box_reg``, ``loss_reid``. At inference,
-            per image a dict with ``instances`` and, where the input has ``instances``,
-            ``gt_embeddings``: ``{"reid": (n, D), "loc": (n, 0)}``.
+            ``loss_proposal_reg``, ``loss_box_cls``, ``loss_box_reg``, ``loss_reid`` and, if on,
+            ``loss_gfn``. At inference, per image a dict with ``instances`` and, where the input has
+            ``instances``, ``gt_embeddings``: ``{"reid": (n, D), "loc": (n, 0)}``; with a gallery
+            filter also ``scene_embedding`` (D,) and ``scene_fuser`` (3, D) or None.
 
         Raises:
             ValueError: an empty batch, images or boxes that can't be used.
@@ -170,22 +180,49 @@ class _Sequential(nn.Module):
     def _losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
         given = [checked_targets(x, required=True) for x in batched_inputs]
         batch = self.batch_of(batched_inputs)
-        given = [people.to(self.device) for people in given]
+        people = [targets.to(self.device) for targets in given]
         features = self.backbone(batch.tensor)
-        boxes = [people.gt_boxes.tensor for people in given]
-        proposals, losses = self.rpn(features, batch.image_sizes, boxes)
-        return {**losses, **self.roi_heads.losses(features, proposals, batch.image_sizes, given)}
+        boxes = [targets.gt_boxes.tensor for targets in people]
+        losses = {}
+        if self.gallery_filter is not None:
+            # First: with "oim", queries are rows of the table as the step before left it.
+            losses = self.gallery_filter.losses_of(
+                self.gallery_filter.embed(features),
+                self.roi_heads.embed_together(features, boxes),
+                batched_inputs,
+                given,
+                self.roi_heads.reid_loss.lut,
+            )
+        proposals, of_proposals = self.rpn(features, batch.image_sizes, boxes)
+        of_heads = self.roi_heads.losses(features, proposals, batch.image_sizes, people)
+        return {**losses, **of_proposals, **of_heads}
 
     def _inference(self, batched_inputs: list[dict]) -> list[dict]:
+        """In groups of images that pad to the same size, so that results don't depend on others."""
+        groups: dict[tuple, list[int]] = {}
+        for i, x in enumerate(batched_inputs):
+            padded = (-(-side // _DIVISIBILITY) for side in checked_image(x).shape[-2:])
+            groups.setdefault((*padded, bool(x.get("embed_only"))), []).append(i)
+        results: list[dict] = [{} for _ in batched_inputs]
+        for indices in groups.values():
+            found = self._of_one_size([batched_inputs[i] for i in indices])
+            for i, result in zip(indices, found, strict=True):
+                results[i] = result
+        return results
+
+    def _of_one_size(self, batched_inputs: list[dict]) -> list[dict]:
         batch = self.batch_of(batched_inputs)
         features = self.backbone(batch.tensor)
         results: list[dict] = [{} for _ in batched_inputs]
-        if not all(x.get("embed_only") for x in batched_inputs):
+        if not batched_inputs[0].get("embed_only"):
             proposals, _ = self.rpn(features, batch.image_sizes, None)
             found = self.roi_heads.detect(features, proposals, batch.image_sizes)
             for result, people, x in zip(results, found, batched_inputs, strict=True):
-                if not x.get("embed_only"):
-                    result["instances"] = to_original_size(people, x)
+                result["instances"] = to_original_size(people, x)
+        if self.gallery_filter is not None:
+            scoring, scenes = self.gallery_filter.scoring(), self.gallery_filter.embed(features)
+            for result, scene in zip(results, scenes, strict=True):
+                result.update(scene_embedding=scene, scene_fuser=scoring)
         boxes = [checked_targets(x).gt_boxes.tensor.to(self.device) for x in batched_inputs]
         for i, (result, x) in enumerate(zip(results, batched_inputs, strict=True)):
             if "instances" in x:
@@ -202,7 +239,7 @@ class _Sequential(nn.Module):
 
 def _is_weight(name: str) -> bool:
     """Whether it is neither of training's memory nor a counter."""
-    return not name.startswith("roi_heads.reid_loss.") and not name.endswith("num_batches_tracked")
+    return not name.startswith("roi_heads.reid_loss.") and not name.endswith(COUNTERS)
 
 
 def _names_of_trunk(model: nn.Module) -> frozenset[str]:
@@ -210,7 +247,7 @@ def _names_of_trunk(model: nn.Module) -> frozenset[str]:
     return frozenset(
         name
         for name in model.state_dict()
-        if (name.startswith("backbone.") or "_head.stage." in name)
+        if (name.startswith("backbone.") or "head.stage." in name)
         and not name.endswith("num_batches_tracked")
     )
 
@@ -262,4 +299,8 @@ class SeqNeXt(_Sequential):
         super().train(mode)
         for part in (self.backbone, self.roi_heads.first_head, self.roi_heads.second_head):
             freeze_batch_norms(part)
+        if self.gallery_filter is not None:
+            embedder = self.gallery_filter.embedder
+            assert isinstance(embedder, SceneEmbedder)
+            freeze_batch_norms(embedder.head)
         return self

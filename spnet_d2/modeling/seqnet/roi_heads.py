@@ -220,6 +220,10 @@ class SequentialHeads(nn.Module):
         rows = ((scores > least) & Boxes(boxes).nonempty(_LEAST_SIDE)).nonzero()[:, 0]
         return rows[nms(boxes[rows], scores[rows], overlap)]
 
+    def embed_together(self, features: Tensor, boxes: list[Tensor]) -> Tensor:
+        """Unit embeddings (n, D) of all images' boxes, which batch norms see as one batch."""
+        return self.embedding(self.second_head(pool(features, boxes)))[0]
+
     def embed_boxes(self, features: Tensor, boxes: list[Tensor]) -> list[Tensor]:
         """Unit embeddings (n, D) of given boxes of each image."""
         return [self._second(features[i : i + 1], b)[0] for i, b in enumerate(boxes)]

@@ -1,11 +1,17 @@
-"""Whole-model numbers of the authors' SeqNet, for weights made by tests/fixtures."""
+"""
+Whole-model numbers of the authors' SeqNet and SeqNeXt, the latter with a gallery filter, too, for
+weights made by tests/fixtures.
+"""
 
+import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
 from spnet_d2.checkpoint.seqnet import architecture_of, convert_state_dict, infer_config
+from spnet_d2.evaluation.scene_scores import scene_scores
+from spnet_d2.testing import deterministic_sampling
 from tests.fixtures.reference import MEAN, STD, network_image
 from tests.fixtures.seqnet_shapes import seqnet_shapes, seqnet_state, seqnext_shapes
 
@@ -18,7 +24,8 @@ def build(shapes):
     # The recipe's images are already normalised.
     model = build_model(cfg)
     missing, unexpected = model.load_state_dict(convert_state_dict(state), strict=False)
-    assert not unexpected and missing == ["roi_heads.reid_loss.queue_head"]
+    steps = [] if model.gallery_filter is None else ["gallery_filter.step"]
+    assert not unexpected and missing == ["roi_heads.reid_loss.queue_head", *steps]
     return model
 
 
@@ -32,7 +39,8 @@ def model_input(i, people=()):
         gt_person_ids=labels,
         gt_identities=torch.where(labels <= 50, labels - 1, -1),
     )
-    return {"image": pixels.float(), "height": HEIGHT, "width": WIDTH, "instances": instances}
+    x = {"image": pixels.float(), "height": HEIGHT, "width": WIDTH, "instances": instances}
+    return {**x, "image_id": i}
 
 
 @pytest.fixture
@@ -109,15 +117,19 @@ def test_seqnet_training(seqnet, first_rows):
 
 @pytest.fixture(scope="module")
 def seqnext():
-    return build(seqnext_shapes())
+    """With a gallery filter, which leaves the other numbers as they are."""
+    model = build(seqnext_shapes(gfn=True))
+    assert model.gallery_filter is not None
+    return model
 
 
 def test_seqnext_inference(seqnext):
     seqnext.eval()
-    x = model_input(0, [(20, 30, 80, 200, 6), (100, 50, 150, 180, 60)])
+    x = model_input(0, [(20, 30, 80, 200, 6), (100, 50, 150, 180, 900)])
     with torch.no_grad():
         features = seqnext.backbone(seqnext.batch_of([x]).tensor)
         (output,) = seqnext([x])
+        others = seqnext([{**model_input(i), "embed_only": True} for i in (1, 2, 3)])
     assert features.double().sum().item() == pytest.approx(-771.84387, rel=1e-4)
     found = output["instances"]
     assert len(found) == 123
@@ -129,32 +141,64 @@ def test_seqnext_inference(seqnext):
     assert found.scores.double().sum().item() == pytest.approx(86.733420, rel=1e-6)
     weighted = found.reid_embeddings.double() * found.scores[:, None].double()
     assert weighted.abs().sum().item() == pytest.approx(1091.39085, rel=1e-5)
-    reid = output["gt_embeddings"]["reid"].double()
-    assert reid.abs().sum().item() == pytest.approx(24.992655, rel=1e-5)
+    reid = output["gt_embeddings"]["reid"]
+    assert reid.double().abs().sum().item() == pytest.approx(24.992655, rel=1e-5)
+
+    scenes = torch.stack([result["scene_embedding"] for result in (output, *others)])
+    assert scenes[0].double().abs().sum().item() == pytest.approx(12.680740, rel=1e-5)
+    assert scenes.norm(dim=1).tolist() == pytest.approx([1.0] * 4, abs=1e-6)
+    fuser = output["scene_fuser"].numpy()
+    scores = scene_scores(reid.numpy(), np.zeros(2, int), scenes.numpy(), fuser)
+    of_queries = [
+        [0.7310586, 0.7283444, 0.7279338, 0.7275971],
+        [0.7310586, 0.7283291, 0.7279201, 0.7275652],
+    ]
+    np.testing.assert_allclose(scores, of_queries, atol=2e-6)
+
+
+FIRST_STEP = {
+    0: [(20, 30, 80, 200, 6), (100, 50, 150, 180, 900)],
+    1: [(40, 40, 80, 120, 901), (150, 60, 200, 200, 8)],
+}
+SECOND_STEP = {
+    2: [(30, 30, 90, 200, 6), (120, 50, 170, 180, 8)],
+    3: [(60, 20, 110, 190, 9), (200, 40, 260, 220, 902)],
+}
+LOSSES = ("proposal_cls", "proposal_reg", "box_cls", "box_reg", "reid", "rpn_reg", "rpn_cls")
+
+
+def batch_of(step):
+    return [model_input(i, people) for i, people in step.items()]
 
 
 def test_seqnext_training(seqnext, first_rows):
     seqnext.train()
-    # Stochastic depth would be drawn at random.
-    for module in seqnext.modules():
-        if hasattr(module, "drop_prob"):
-            module.drop_prob = 0.0
-    batch = [
-        model_input(0, [(20, 30, 80, 200, 6), (100, 50, 150, 180, 51)]),
-        model_input(1, [(40, 40, 80, 120, 51), (150, 60, 200, 200, 8)]),
-    ]
-    found = {name: value.item() for name, value in seqnext(batch).items()}
-    expected = {
-        "loss_proposal_cls": 1.016659,
-        "loss_proposal_reg": 1.580746,
-        "loss_box_cls": 1.091889,
-        "loss_box_reg": 0.119199,
-        "loss_reid": 1.714009,
-        "loss_rpn_reg": 0.009175,
-        "loss_rpn_cls": 0.695698,
-    }
+    memory, scenes = seqnext.roi_heads.reid_loss, seqnext.gallery_filter
+    with deterministic_sampling():
+        losses = seqnext(batch_of(FIRST_STEP))
+        expected = (1.016659, 1.580746, 1.091889, 0.119199, 1.714009, 0.009175, 0.695698)
+        found = [losses[f"loss_{name}"].item() for name in LOSSES]
+        assert found == pytest.approx(expected, rel=1e-4)
+        # The fused scenes of two images are opposite.
+        assert losses["loss_gfn"].item() == pytest.approx(0, abs=1e-8)
+        sum(losses.values()).backward()
+        gradients = [p.grad.norm() for p in seqnext.parameters() if p.grad is not None]
+        assert torch.stack(gradients).norm().item() == pytest.approx(71.21538, rel=1e-4)
+        assert memory.lut.double().sum().item() == pytest.approx(4.6137213, rel=1e-4)
+        assert memory.queue.double().sum().item() == pytest.approx(-0.7132833, rel=1e-4)
+        assert memory.queue_head.item() == 13
+
+        second = batch_of(SECOND_STEP)
+        with torch.no_grad():
+            # Rows of the table as queries: embeddings of boxes are not read.
+            scenes.queries = "oim"
+            of_images = scenes.embed(seqnext.backbone(seqnext.batch_of(second).tensor))
+            given = [x["instances"] for x in second]
+            loss = scenes.losses_of(of_images, torch.zeros(4, 256), second, given, memory.lut)
+            assert loss["loss_gfn"].item() == pytest.approx(0.581248, rel=1e-4)
+            scenes.queries = "batch"
+            losses = seqnext(second)
+    expected = (1.057683, 0.859438, 0.940589, 0.054010, 2.146716, 0.011637, 0.690798)
+    found = [losses[f"loss_{name}"].item() for name in LOSSES]
     assert found == pytest.approx(expected, rel=1e-4)
-    memory = seqnext.roi_heads.reid_loss
-    assert memory.lut.double().sum().item() == pytest.approx(4.6137213, rel=1e-4)
-    assert memory.queue.double().sum().item() == pytest.approx(-0.7132833, rel=1e-4)
-    assert memory.queue_head.item() == 13
+    assert losses["loss_gfn"].item() == pytest.approx(0.423044, rel=1e-4)

@@ -15,7 +15,6 @@ from tests.modeling.tiny import tiny_config
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("MODEL.SPNET.GFN.ENABLED", True),
         ("MODEL.SPNET.REID.LOSS", "nt_xent"),
         ("MODEL.SPNET.TEST_PATHWAY", "QC"),
         ("SOLVER.ACCUMULATION_STEPS", 2),
