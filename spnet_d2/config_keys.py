@@ -14,8 +14,8 @@ from spnet_d2.config import add_spnet_config
 from spnet_d2.config_node import REMOVED_KEYS, RENAMED_KEYS
 
 # This project's classes; others may read whatever keys they like.
+_MODELS = ("SPNet", "SeqNet", "SeqNeXt")
 _COMPONENTS = {
-    "MODEL.META_ARCHITECTURE": "SPNet",
     "MODEL.BACKBONE.NAME": "TimmFPN",
     "MODEL.PROPOSAL_GENERATOR.NAME": "SwapPathProposalGenerator",
     "MODEL.ROI_HEADS.NAME": "SPNetROIHeads",
@@ -57,12 +57,18 @@ _REASONS = {
 def unread_keys(cfg: CfgNode) -> Iterator[str]:
     """A sentence for each key that was set to no effect."""
     known, detectron2 = _defaults()
-    ours = all(known[key] == _value(cfg, key) for key in _COMPONENTS)
+    model = cfg.MODEL.META_ARCHITECTURE
+    ours = model in _MODELS and all(known[key] == _value(cfg, key) for key in _COMPONENTS)
     for key, value in keys_and_values(cfg):
         if key not in known:
             yield from _stray(key, ours)
         elif ours and key in detectron2 and _plain(value) not in (known[key], detectron2[key]):
-            yield from _of_another_model(key, value)
+            yield from _of_another_model(key, value, model)
+
+
+def default_of(key: str) -> Any:
+    """A key's value where nobody sets it, lists for tuples; None: there is no such key."""
+    return _defaults()[0].get(key)
 
 
 def keys_and_values(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -120,16 +126,17 @@ def _slip_of_the_pen(key: str) -> str:
     return f"{section}.{match[0]}" if match else ""
 
 
-def _of_another_model(key: str, value: Any) -> Iterator[str]:
+def _of_another_model(key: str, value: Any, model: str) -> Iterator[str]:
     sections = list(_with_sections(key))
-    if key in _COMPONENTS or any(name in _READ for name in sections):
+    if key in ("MODEL.META_ARCHITECTURE", *_COMPONENTS) or any(name in _READ for name in sections):
         return
     instead = next((INSTEAD[name] for name in sections if name in INSTEAD), "")
     reason = next((f": {_REASONS[name]}" for name in sections if name in _REASONS), "")
-    if instead:
+    # What the like of it is in SPNet may have no effect on another model.
+    if instead and model == "SPNet":
         yield f"{key} is {value!r}, which SPNet does not read; set {instead} instead."
     else:
-        yield f"{key} is {value!r}, which has no effect on SPNet{reason}: leave it out."
+        yield f"{key} is {value!r}, which has no effect on {model}{reason}: leave it out."
 
 
 def _with_sections(key: str) -> Iterator[str]:

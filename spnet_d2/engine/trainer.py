@@ -153,6 +153,9 @@ class Trainer(DefaultTrainer):
             cascade=init.CASCADE,
             trainer=weakref.proxy(self),
         )
+        filtering = getattr(self.checkpointer.model, "gallery_filter", None)
+        if filtering is not None and filtering.memory is not None:
+            self.checkpointer.add_checkpointable("scene_memory", filtering.memory)
         result = [hook for hook in super().build_hooks() if hook is not None]
         result[_index_of(result, hooks.EvalHook)] = hooks.EvalHook(
             self.cfg.TEST.EVAL_PERIOD, self._evaluate

@@ -1,34 +1,33 @@
-"""Parts of SPNet that SeqNet and SeqNeXt don't have: switching one on is an error, not ignored."""
+"""Settings that SeqNet and SeqNeXt don't follow: changing one is an error, not ignored."""
 
 from collections.abc import Iterator
 
 from detectron2.config import CfgNode
 
+from spnet_d2.config_keys import default_of, keys_and_values
 from spnet_d2.config_reader import get_value
 
-# What these models do, whatever the config says.
-_FIXED = {
-    "PATHWAY": "OC",
-    "MOMENTUM_TWIN.ENABLED": False,
-    "LWF.ENABLED": False,
-    "REID.LOSS": "oim",
-    "REID.LOSS_WEIGHT": 1.0,
-    "REID.ONLY": False,
-    "REID.GT_ONLY": False,
-    "BACKBONE.FREEZE": False,
-    "BACKBONE.FREEZE_BN": False,
-    "COMPILE": False,
-    "ACTIVATION_CHECKPOINTING": False,
-}
+_SECTION = "MODEL.SPNET."
+# Of this project's keys of models, those that they read, and those that others keep in order.
+_READ = (
+    *("BACKBONE.NAME", "BACKBONE.PRETRAINED", "BACKBONE.DROP_PATH_RATE"),
+    *("REID.NUM_IDENTITIES", "REID.QUEUE_SIZE", "REID.SCALE", "REID_DIM", "EMBED_DIM"),
+    *("GFN.ENABLED", "GFN.MODE", "GFN.QUERIES", "GFN.FILTER_NEGATIVES"),
+    *("GFN.MEMORY", "GFN.LOSS_WEIGHT", "TEST_PATHWAY", "TEST.PRECISION"),
+)
+# Parts of SPNet that others may put another class in place of.
+_PARTS = ("MODEL.BACKBONE.NAME", "MODEL.PROPOSAL_GENERATOR.NAME", "MODEL.ROI_HEADS.NAME")
 
 
 def seqnet_problems(cfg: CfgNode) -> Iterator[str]:
     """A sentence for each setting that SeqNet or SeqNeXt would not follow."""
     name = cfg.MODEL.META_ARCHITECTURE
-    for key, fixed in _FIXED.items():
-        value = get_value(cfg, f"MODEL.SPNET.{key}")
-        if value != fixed:
-            yield f"MODEL.SPNET.{key} is {value!r}, but {name} has {fixed!r} alone: leave it out."
+    own = (key for key, _ in keys_and_values(cfg.MODEL.SPNET) if key not in _READ)
+    for key in (*(_SECTION + key for key in own), *_PARTS):
+        value, fixed = get_value(cfg, key), default_of(key)
+        # A key that nobody declared is another check's.
+        if fixed is not None and value != fixed:
+            yield f"{key} is {value!r}, which {name} does not follow: leave it at {fixed!r}."
     if cfg.MODEL.SPNET.TEST_PATHWAY == "QC":
         yield f"MODEL.SPNET.TEST_PATHWAY is 'QC', but {name} detects everybody: leave it out."
     steps = cfg.SOLVER.ACCUMULATION_STEPS

@@ -5,13 +5,15 @@ import torch
 from .. import sampling
 from .scenes import Scene
 
+_OF_BOXES = ("queries", "people", "rows")
+
 
 class SceneMemory:
     """
     The last embeddings of every training image with people, on the host and without gradients.
 
-    It takes (images + boxes) x D x 4 bytes: 545 MB for CUHK-SYSU at D = 2048. It is no part of
-    checkpoints: after a resume it fills up again within an epoch, as it does at the start.
+    It takes (images + boxes) x D x 4 bytes, in memory and in checkpoints: 545 MB for CUHK-SYSU at
+    D = 2048. A run that starts from another one's weights starts with an empty one.
     """
 
     def __init__(self) -> None:
@@ -36,6 +38,35 @@ class SceneMemory:
             self._scenes[scene.image_id] = scene
             for person in scene.people.tolist():
                 self._images_of.setdefault(person, set()).add(scene.image_id)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """
+        For checkpoints: of S scenes with B boxes, ``image_ids`` (S,), ``embeddings`` (S, D),
+        ``counts`` (S,), their numbers of boxes, then ``queries`` (B, D), ``people`` and ``rows``
+        (B,). Nothing of none.
+        """
+        scenes = list(self._scenes.values())
+        if not scenes:
+            return {}
+        return {
+            "image_ids": torch.tensor([s.image_id for s in scenes]),
+            "counts": torch.tensor([len(s.people) for s in scenes]),
+            "embeddings": torch.stack([s.embedding for s in scenes]),
+            **{name: torch.cat([getattr(s, name) for s in scenes]) for name in _OF_BOXES},
+        }
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Take what :meth:`state_dict` gave, in place of what is there."""
+        self._scenes.clear()
+        self._images_of.clear()
+        if not state:
+            return
+        counts = state["counts"].tolist()
+        # Copies: a part of a tensor would keep all of it, when others are replaced.
+        parts = ([p.clone() for p in state[name].split(counts)] for name in _OF_BOXES)
+        embeddings = [e.clone() for e in state["embeddings"]]
+        columns = zip(state["image_ids"].tolist(), embeddings, *parts, strict=True)
+        self.store([Scene(*columns_of_one) for columns_of_one in columns])
 
     def sample(self, batch: list[Scene], generator: torch.Generator) -> list[Scene]:
         """

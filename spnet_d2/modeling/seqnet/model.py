@@ -276,6 +276,11 @@ class SeqNet(_Sequential):
     def from_config(cls, cfg: CfgNode) -> dict:
         parts = cls._parts(cfg, SeqNetOIM, scores_again=False)
         for name in ("conv1", "bn1"):
+            if not hasattr(parts["trunk"], name):
+                raise ValueError(
+                    f"MODEL.SPNET.BACKBONE.NAME is {cfg.MODEL.SPNET.BACKBONE.NAME!r}, but SeqNet "
+                    "takes a ResNet, such as resnet50; SeqNeXt takes others, too."
+                )
             getattr(parts["trunk"], name).requires_grad_(False)
         return {**parts, "smooth": 0.0}
 

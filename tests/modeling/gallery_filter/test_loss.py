@@ -179,6 +179,24 @@ def test_memory_replaces_an_image_with_its_people():
         assert len(memory.sample(scenes_of(12), torch.Generator())) == 1
 
 
+def test_a_memory_that_is_loaded_again_gives_the_same_samples():
+    memory, again = SceneMemory(), SceneMemory()
+    again.load_state_dict(memory.state_dict())
+    assert len(again) == 0
+    memory.store(scenes_of(10, 11, 12, 16))
+    again.store(scenes_of(14))
+    again.load_state_dict(memory.state_dict())
+    for seed in range(3):
+        found, expected = (
+            m.sample(scenes_of(13, 14), torch.Generator().manual_seed(seed))
+            for m in (again, memory)
+        )
+        assert [s.image_id for s in found] == [s.image_id for s in expected]
+        for one, other in zip(found, expected, strict=True):
+            for name in ("embedding", "queries", "people", "rows"):
+                assert torch.equal(getattr(one, name), getattr(other, name))
+
+
 def test_embeddings_that_are_not_finite_are_not_kept():
     memory, (first, second) = SceneMemory(), scenes_of(10, 11)
     with torch.no_grad():

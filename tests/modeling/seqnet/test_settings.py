@@ -6,6 +6,7 @@ from detectron2.modeling import build_model
 from torch.nn.functional import normalize
 
 from spnet_d2.config_reader import ConfigError
+from spnet_d2.modeling.config_problems import check_model_config
 from spnet_d2.modeling.seqnet.heads import NormAwareEmbedding
 from spnet_d2.modeling.seqnet.oim import SeqNetOIM
 from tests.modeling.tiny import tiny_config
@@ -17,12 +18,29 @@ from tests.modeling.tiny import tiny_config
     [
         ("MODEL.SPNET.REID.LOSS", "nt_xent"),
         ("MODEL.SPNET.TEST_PATHWAY", "QC"),
+        ("MODEL.SPNET.NUM_CASCADES", 2),
+        ("MODEL.SPNET.ANCHORS_PER_IMAGE", 64),
+        ("MODEL.SPNET.QC.ANCHORS_PER_PAIR", 32),
+        ("MODEL.SPNET.SMALL_DATA.BOX_LOSS_WEIGHT", 5.0),
+        ("MODEL.SPNET.SYNC_BN", True),
         ("SOLVER.ACCUMULATION_STEPS", 2),
+        ("MODEL.BACKBONE.NAME", "build_resnet_backbone"),
+        ("MODEL.RPN.POST_NMS_TOPK_TEST", 500),
     ],
 )
-def test_what_is_spnets_alone_is_refused(kind, key, value):
-    cfg = tiny_config("MODEL.META_ARCHITECTURE", kind, key, value)
-    with pytest.raises(ConfigError, match=rf"{key} is {value!r}, but {kind}"):
+def test_what_they_would_not_follow_is_refused(kind, key, value):
+    cfg = tiny_config("MODEL.META_ARCHITECTURE", kind)
+    # Of the tiny SPNet.
+    cfg.MODEL.SPNET.ANCHORS_PER_IMAGE = 128
+    check_model_config(cfg)
+    cfg.merge_from_list([key, value])
+    with pytest.raises(ConfigError, match=rf"{key} is {value!r}, (but|which).* {kind}"):
+        build_model(cfg)
+
+
+def test_seqnet_without_a_resnet():
+    cfg = tiny_config("MODEL.META_ARCHITECTURE", "SeqNet", "MODEL.SPNET.ANCHORS_PER_IMAGE", 128)
+    with pytest.raises(ValueError, match="BACKBONE.NAME is 'test_convnext', .* ResNet"):
         build_model(cfg)
 
 
