@@ -6,6 +6,7 @@ Times of streams and variable frame rates are those of the container, never ``nu
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from time import monotonic
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +14,9 @@ import numpy as np
 
 from spnet_d2.data.video_reader import UnreadableVideoError, VideoReader
 from spnet_d2.gallery.errors import GalleryError
+
+# Formats without times, by FFmpeg's names: cameras that send one JPEG after another, raw codecs.
+_TIMELESS = {"mpjpeg", "mjpeg", "h264", "hevc"}
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,9 @@ def _timed(place: str, since: float) -> Iterator[tuple[float, Any]]:
         stated = stream.start_time
         # Live streams begin anywhere, and say so by their first frame only.
         start = None if stated is None else float(stated * stream.time_base)
+        if "://" in place and container.format.name in _TIMELESS:
+            yield from _timed_by_arrival(av, place, container.decode(stream))
+            return
         if since > 0:
             container.seek(int((since + (start or 0)) / stream.time_base), stream=stream)
         try:
@@ -107,6 +114,18 @@ def _timed(place: str, since: float) -> Iterator[tuple[float, Any]]:
                     yield float(frame.time) - start, lambda f=frame: f.to_ndarray(format="bgr24")
         except av.error.FFmpegError as error:
             raise GalleryError(f"{place} is damaged or broke off: {error}.") from error
+
+
+def _timed_by_arrival(av: ModuleType, place: str, frames: Any) -> Iterator[tuple[float, Any]]:
+    """Of a stream that states no times: a guess of 25 frames a second would be made up."""
+    start = None
+    try:
+        for frame in frames:
+            now = monotonic()
+            start = now if start is None else start
+            yield now - start, lambda f=frame: f.to_ndarray(format="bgr24")
+    except av.error.FFmpegError as error:
+        raise GalleryError(f"{place} is damaged or broke off: {error}.") from error
 
 
 def _timed_by_opencv(place: str) -> Iterator[tuple[float, Any]]:
@@ -135,7 +154,8 @@ def _open_opencv(place: str) -> VideoReader:
 
 
 def _opened(av: ModuleType, place: str) -> Any:
-    options = {"rtsp_transport": "tcp"} if place.lower().startswith("rtsp") else {}
+    # Packets are not lost by TCP, which a few cameras lack.
+    options = {"rtsp_flags": "prefer_tcp"} if place.lower().startswith("rtsp") else {}
     try:
         container = av.open(place, options=options, timeout=(10.0, 30.0))
     except (av.error.FFmpegError, OSError) as error:

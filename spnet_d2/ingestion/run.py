@@ -1,11 +1,12 @@
 """Index sources: plan units of work, look at each, put what was found into the gallery."""
 
+import hashlib
 import json
 import logging
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta, timezone
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,12 @@ from spnet_d2.gallery import Filter, GalleryError
 from spnet_d2.gallery.errors import storage_errors
 from spnet_d2.search.people import PersonDetections
 
-from . import clips
 from .home import GalleryHome
 from .leases import Leases
-from .look import Choices, Shot, ahead, look, summarise
+from .look import Choices, Shot, look, summarise
 from .plans import file_lock
 from .sources import Source, check_there
+from .streams import live, together
 from .thumbnails import make_thumbnail
 from .units import Picture, Unit, plan_folder, plan_video
 
@@ -124,9 +125,7 @@ def index_sources(
         for source, unit in work:
             job.do(unit, source)
         job.forget_plans(work)
-        for source in sources:
-            if source.kind == "stream":
-                job.follow(source)
+        job.follow([source for source in sources if source.kind == "stream"])
     finally:
         leases.close()
         job.commit(wait=True)
@@ -241,48 +240,76 @@ class _Job:
                     return
                 time.sleep(0.2)
 
-    def follow(self, source: Source) -> None:
-        """A stream, until it ends or the program is stopped; every segment is kept."""
-        opened = datetime.now(timezone.utc)
-        source = source if source.start is not None else replace(source, start=opened)
-        shots = ahead(_live(source))
-        index = 0
-        while True:
-            since = index * self.options.segment_seconds
-            before = since + self.options.segment_seconds
-            key = f"{opened:%Y%m%d%H%M%S%f}{index:04x}"[:24].rjust(24, "0")
-            unit = Unit(key, source.name, since, before)
-            looked: list[Any] = []
-            try:
-                ended = self._watch(shots, before, looked)
-            except BaseException:
-                self._finish(unit, source, looked)
-                raise
-            self._finish(unit, source, looked)
-            if ended:
-                return
-            index += 1
+    def follow(self, sources: list[Source]) -> None:
+        """
+        Streams, until they end or the program is stopped; every segment is kept.
 
-    def _watch(self, shots: Iterator[Shot], before: float, looked: list[Any]) -> bool:
-        """Frames up to a time; whether the stream ended."""
-        for shot in shots:
-            found = self.detect(shot.image).above(self._choices.min_score)
-            crops = [make_thumbnail(shot.image, box) for box in found.boxes]
-            height, width = shot.image.shape[:2]
-            looked.append((shot.frame, shot.time, "", (width, height), found, crops))
-            self.progress.add_frame(len(found))
-            if shot.frame / 1000 >= before:
-                return False
-        return True
+        Raises:
+            GalleryError: one could not be read; the others were followed to their end.
+        """
+        watches = {s.name: _Watch(s) for s in sources if self.leases.take(_stream_key(s))}
+        for source in sources:
+            if source.name not in watches:
+                logger.warning('Another process follows the stream "%s".', source.name)
+        stopped, failed = threading.Event(), None
+        shots = {name: live(watch.source, stopped) for name, watch in watches.items()}
+        try:
+            for name, shot in together(shots, stopped):
+                watch = watches[name]
+                if not isinstance(shot, Shot):
+                    self._finish(watch)
+                    if shot is not None:
+                        logger.warning('The stream "%s" ended: %s', name, shot)
+                        failed = shot
+                    continue
+                if watch.lasts(shot) >= self.options.segment_seconds:
+                    self._finish(watch)
+                self._look(watch, shot)
+        finally:
+            stopped.set()
+            for watch in watches.values():
+                self._finish(watch)
+        if failed is not None:
+            raise failed
 
-    def _finish(self, unit: Unit, source: Source, looked: list[Any]) -> None:
-        if looked:
-            self._keep(summarise(unit, source, looked, self._choices, []))
+    def _look(self, watch: "_Watch", shot: Shot) -> None:
+        found = self.detect(shot.image).above(self._choices.min_score)
+        crops = [make_thumbnail(shot.image, box) for box in found.boxes]
+        height, width = shot.image.shape[:2]
+        watch.looked.append((shot.frame, shot.time, "", (width, height), found, crops))
+        self.progress.add_frame(len(found))
+
+    def _finish(self, watch: "_Watch") -> None:
+        """Keep what was seen since the last time."""
+        if watch.looked:
+            unit, looked = watch.unit(), watch.looked
+            watch.looked = []
+            self._keep(summarise(unit, watch.source, looked, self._choices, []))
             self.commit()
 
 
-def _live(source: Source) -> Iterator[Shot]:
-    for frame in clips.read_span(source.place, fps=source.fps):
-        assert source.start is not None
-        time = (source.start + timedelta(seconds=frame.time)).astimezone(timezone.utc)
-        yield Shot(round(frame.time * 1000), time, "", frame.image)
+@dataclass
+class _Watch:
+    """
+    A stream's segment that goes on.
+
+    Attributes:
+        source: the stream.
+        looked: frames of the segment, as :func:`~.look.summarise` takes them.
+    """
+
+    source: Source
+    looked: list[Any] = field(default_factory=list)
+
+    def lasts(self, shot: Shot) -> float:
+        """Seconds from the segment's first frame to this one."""
+        return (shot.frame - self.looked[0][0]) / 1000 if self.looked else 0.0
+
+    def unit(self) -> Unit:
+        first, last = (self.looked[i][0] for i in (0, -1))
+        key = hashlib.sha256(f"{self.source.name} {first}".encode()).hexdigest()[:24]
+        return Unit(key, self.source.name, first / 1000, (last + 1) / 1000)
+
+
+def _stream_key(source: Source) -> str:
+    return "stream-" + hashlib.sha256(source.name.encode()).hexdigest()[:24]
