@@ -8,6 +8,9 @@
     python tools/benchmark.py --task step                  # the trainer's whole step only
     python tools/benchmark.py --task inference --profile
     python tools/benchmark.py --task qc-search --queries 64
+    python tools/benchmark.py --task models \\
+        --config-file projects_configs/table1/prw_resnet50.yaml \\
+        --beside projects_configs/seqnet/seqnext_prw_resnet50.yaml
     python tools/benchmark.py --task evaluate --cases prw     # options of benchmark_evaluation.py
     python tools/benchmark.py --task gallery --people 100000  # options of benchmark_gallery.py
 
@@ -48,6 +51,7 @@ from spnet_d2.analysis import (
     operators_table,
     parts_table,
     report,
+    side_by_side,
     synthetic_corpus,
     time_mapper,
     time_whole_steps,
@@ -58,10 +62,11 @@ from spnet_d2.config_reader import ConfigError
 from spnet_d2.data.synthetic import make_batch, noise_images
 from spnet_d2.engine.optimizer import build_optimizer
 from spnet_d2.engine.step import training_precision
+from spnet_d2.modeling.config_problems import SEQUENTIAL
 from spnet_d2.utils.atomic_io import write_json
 from spnet_d2.utils.peak_memory import peak_memory
 
-TASKS = ("data", "train", "step", "inference", "qc-search", "evaluate", "gallery")
+TASKS = ("data", "train", "step", "inference", "qc-search", "models", "evaluate", "gallery")
 # Tasks that are programs of their own.
 _SCRIPTS = {"evaluate": "benchmark_evaluation.py", "gallery": "benchmark_gallery.py"}
 
@@ -72,6 +77,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument("--config-file", default="", help="YAML; default: the package's defaults")
+    parser.add_argument("--beside", nargs="+", default=[], metavar="YAML", help="models: others")
     parser.add_argument("--both-pathways", action="store_true", help="train: not the config's only")
     parser.add_argument("--images", type=int, help="in a batch; default: the config's, or 1")
     parser.add_argument(
@@ -97,6 +103,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         value = getattr(args, name)
         if value is not None and value < 1:
             parser.error(f"--{name} must be 1 or more, found {value}")
+    if bool(args.beside) != (args.task == "models"):
+        parser.error("--beside names the other configs of --task models, which needs one or more")
     if args.size and min(args.size) < 1:
         parser.error(f"--size must be 1 1 or more, found {args.size[0]} {args.size[1]}")
     if args.warm_up < 0:
@@ -132,6 +140,7 @@ def _side(args: argparse.Namespace, cfg: CfgNode) -> int:
 def bench_train(args: argparse.Namespace) -> dict:
     """Training steps on one pathway, or on both with equally many anchors."""
     cfg = measured_config(args.config_file, args.opts, args.device)
+    _only_spnet(args, cfg)
     images = args.images or cfg.SOLVER.IMS_PER_BATCH
     height = width = _side(args, cfg)
     options = cfg.MODEL.SPNET
@@ -185,6 +194,7 @@ def bench_detection(args: argparse.Namespace) -> dict:
     """Object-centric inference, or query-centric search for a number of people and for nobody."""
     pathway = "OC" if args.task == "inference" else "QC"
     cfg = measured_detector(args.config_file, args.opts, args.device, pathway, args.people)
+    _only_spnet(args, cfg)
     torch.manual_seed(0)
     model = build_model(cfg).eval()
     height, width = args.size or (900, 1500)
@@ -220,6 +230,28 @@ def bench_detection(args: argparse.Namespace) -> dict:
     if args.profile:
         print(f"\n{operators_table(works, model.device)}")
     return result
+
+
+def bench_models(args: argparse.Namespace) -> dict:
+    """Inference of several models side by side: SPNet, SeqNet or SeqNeXt."""
+    height, width = args.size or (900, 1500)
+    batch = noise_images(args.images or 1, height, width)
+    works = {}
+    for path in (args.config_file, *args.beside):
+        cfg = measured_detector(path, args.opts, args.device, "OC", args.people)
+        torch.manual_seed(0)
+        works[path or "defaults"] = partial(_detect, build_model(cfg).eval(), batch)
+    device = torch.device(args.device)
+    timings = measure(works, PartClock(device), args.repetitions, args.warm_up)
+    print(f"Inference: {len(batch)} x {height} x {width}, {_where(args)}")
+    text, result = side_by_side(timings, len(batch), device)
+    print(f"\n{text}")
+    return result
+
+
+@torch.no_grad()
+def _detect(model: torch.nn.Module, batch: list[dict]) -> None:
+    model(batch)
 
 
 def bench_data(args: argparse.Namespace) -> dict:
@@ -258,7 +290,7 @@ def main(argv: list[str] | None = None) -> int:
         script = Path(__file__).with_name(_SCRIPTS[known.task])
         return subprocess.call([sys.executable, str(script), *rest])
     args = parse_args(argv)
-    benches = {"train": bench_train, "step": bench_step, "data": bench_data}
+    benches = {"train": bench_train, "step": bench_step, "data": bench_data, "models": bench_models}
     try:
         result = benches.get(args.task, bench_detection)(args)
     except ConfigError as error:
@@ -266,6 +298,14 @@ def main(argv: list[str] | None = None) -> int:
     if args.output:
         write_json(args.output, result)
     return 0
+
+
+def _only_spnet(args: argparse.Namespace, cfg: CfgNode) -> None:
+    if cfg.MODEL.META_ARCHITECTURE in SEQUENTIAL:
+        raise ConfigError(
+            f"--task {args.task} times the parts of an SPNet, and takes no "
+            f"{cfg.MODEL.META_ARCHITECTURE}: --task models times the whole."
+        )
 
 
 def _where(args: argparse.Namespace) -> str:

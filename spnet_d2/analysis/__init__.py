@@ -13,7 +13,13 @@ from spnet_d2.analysis.model_parts import (
 from spnet_d2.analysis.operations import Part, inference_parts
 from spnet_d2.analysis.program_cost import Cost, measure_program
 from spnet_d2.analysis.timing import PartClock, Timing, measure
-from spnet_d2.analysis.timing_report import numbers, operators_table, parts_table, report
+from spnet_d2.analysis.timing_report import (
+    numbers,
+    operators_table,
+    parts_table,
+    report,
+    side_by_side,
+)
 from spnet_d2.analysis.whole_step import time_whole_steps
 
 __all__ = [
@@ -40,6 +46,7 @@ __all__ = [
     "operators_table",
     "parts_table",
     "report",
+    "side_by_side",
     "time_mapper",
     "time_whole_steps",
     "timed_parts",

@@ -5,6 +5,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from spnet_d2.config_reader import read_config
+from spnet_d2.modeling.config_problems import SEQUENTIAL
 
 
 def measured_config(path: str = "", opts: list[str] | tuple = (), device: str = "cpu") -> CfgNode:
@@ -38,10 +39,11 @@ def measured_detector(
         pathway: of the inference, "OC" or "QC".
         people: in an image, or for each query.
     """
-    # Anchor embeddings that start around 0 are short, so every anchor looks like a person; the
-    # best ones that do not overlap are kept.
-    finds: list[Any] = ["MODEL.SPNET.SMALL_DATA.ANCHOR_BIAS", 0.0]
-    finds += ["TEST.DETECTIONS_PER_IMAGE", people]
+    finds: list[Any] = ["TEST.DETECTIONS_PER_IMAGE", people]
+    if read_config(path, opts).MODEL.META_ARCHITECTURE not in SEQUENTIAL:
+        # Anchor embeddings that start around 0 are short, so every anchor looks like a person; the
+        # best ones that do not overlap are kept. Of SeqNet's proposals, half do anyway.
+        finds += ["MODEL.SPNET.SMALL_DATA.ANCHOR_BIAS", 0.0]
     cfg = measured_config(path, [*finds, *opts], device)
     cfg.MODEL.SPNET.TEST_PATHWAY = pathway
     cfg.MODEL.SPNET.MOMENTUM_TWIN.ENABLED = False

@@ -55,6 +55,40 @@ def report(
     }
 
 
+def side_by_side(
+    timings: dict[str, Timing], images: int, device: torch.device
+) -> tuple[str, dict[str, object]]:
+    """
+    Models beside the first of them.
+
+    Args:
+        timings: of works timed in turn.
+        images: worked on in each.
+        device: where.
+
+    Returns:
+        A table, and the numbers in plain types; ``speed`` is how many times as fast as the first.
+    """
+    first = next(iter(timings.values()))
+    seconds = "seconds" if device.type == "cuda" else "CPU seconds"
+    headers = ["", seconds, "min .. max", "speed", "images/s"]
+    speeds = {name: first.over(timing) for name, timing in timings.items()}
+    rows = [
+        [
+            name,
+            timing.median,
+            f"{min(timing.busy):.3f} .. {max(timing.busy):.3f}",
+            speeds[name],
+            images / statistics.median(timing.wall),
+        ]
+        for name, timing in timings.items()
+    ]
+    return tabulate(rows, headers, floatfmt=".3f"), {
+        "timings": {name: numbers(timing, images) for name, timing in timings.items()},
+        "speed": speeds,
+    }
+
+
 def parts_table(name: str, timing: Timing) -> str:
     """Seconds of each part by phase, and its share, largest first."""
     medians = timing.part_medians()

@@ -96,6 +96,19 @@ def test_data(run):
     assert "decode" in text and "Ordered by: internal time" in text
 
 
+def test_models_side_by_side(run, tmp_path):
+    base = ROOT / "projects_configs/profiles/finetune_prw.yaml"
+    others = [tmp_path / f"{kind}.yaml" for kind in ("SeqNet", "SeqNeXt")]
+    for path in others:
+        path.write_text(f"_BASE_: {base}\nMODEL:\n  META_ARCHITECTURE: {path.stem}\n")
+    names = [str(path) for path in (base, *others)]
+    options = f"--task models --config-file {names[0]} --beside {' '.join(names[1:])}"
+    result, text = run(f"{options} --size 96 128")
+    assert list(result["timings"]) == list(result["speed"]) == names
+    assert result["speed"][names[0]] == 1 and min(result["speed"].values()) > 0
+    assert all(name in text for name in names) and "speed" in text
+
+
 @pytest.mark.parametrize(
     ("task", "name"),
     [("evaluate", "benchmark_evaluation.py"), ("gallery", "benchmark_gallery.py")],
@@ -115,6 +128,8 @@ def test_some_are_scripts_of_their_own(tool, monkeypatch, task, name):
         ("--task inference --size 0 96", "--size must be 1 1 or more, found 0 96"),
         ("--task train --size 64 96", "square, found --size 64 96"),
         ("--task train MODEL.SPNET.EMBED_DIMS 16", "MODEL.SPNET.EMBED_DIM"),
+        ("--task models", "--beside names the other configs"),
+        ("--task train MODEL.META_ARCHITECTURE SeqNeXt", "takes no SeqNeXt"),
         ("--task evaluate --profile", "--task evaluate has no --profile"),
     ],
 )

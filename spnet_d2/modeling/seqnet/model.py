@@ -31,6 +31,8 @@ from .roi_heads import SequentialHeads, Thresholds
 from .rpn import RegionProposals
 
 _DIVISIBILITY = 32
+# How layers before the first stage are called, in ResNet, ConvNeXt and EfficientNet.
+_STEM = ("conv1", "bn1", "stem", "conv_stem")
 # Of training alone.
 COUNTERS = ("num_batches_tracked", "gallery_filter.step")
 
@@ -237,6 +239,12 @@ class _Sequential(nn.Module):
         return ImageList.from_tensors(images, _DIVISIBILITY)
 
 
+def _freeze(trunk: nn.Module, names: tuple[str, ...]) -> None:
+    for name, layer in trunk.named_children():
+        if name.startswith(names):
+            layer.requires_grad_(False)
+
+
 def _is_weight(name: str) -> bool:
     """Whether it is neither of training's memory nor a counter."""
     return not name.startswith("roi_heads.reid_loss.") and not name.endswith(COUNTERS)
@@ -275,13 +283,7 @@ class SeqNet(_Sequential):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         parts = cls._parts(cfg, SeqNetOIM, scores_again=False)
-        for name in ("conv1", "bn1"):
-            if not hasattr(parts["trunk"], name):
-                raise ValueError(
-                    f"MODEL.SPNET.BACKBONE.NAME is {cfg.MODEL.SPNET.BACKBONE.NAME!r}, but SeqNet "
-                    "takes a ResNet, such as resnet50; SeqNeXt takes others, too."
-                )
-            getattr(parts["trunk"], name).requires_grad_(False)
+        _freeze(parts["trunk"], _STEM)
         return {**parts, "smooth": 0.0}
 
 
@@ -295,9 +297,7 @@ class SeqNeXt(_Sequential):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         parts = cls._parts(cfg, OIMLoss, scores_again=True)
-        for name, layer in parts["trunk"].named_children():
-            if name.startswith(("stem", "conv1", "bn1", "layer1")):
-                layer.requires_grad_(False)
+        _freeze(parts["trunk"], (*_STEM, "layer1"))
         return {**parts, "smooth": 1 / 9}
 
     def train(self, mode: bool = True):

@@ -38,10 +38,22 @@ def test_what_they_would_not_follow_is_refused(kind, key, value):
         build_model(cfg)
 
 
-def test_seqnet_without_a_resnet():
-    cfg = tiny_config("MODEL.META_ARCHITECTURE", "SeqNet", "MODEL.SPNET.ANCHORS_PER_IMAGE", 128)
-    with pytest.raises(ValueError, match="BACKBONE.NAME is 'test_convnext', .* ResNet"):
-        build_model(cfg)
+@pytest.mark.parametrize(
+    ("trunk", "frozen"),
+    [
+        ("test_resnet", {"conv1", "bn1"}),
+        ("test_convnext", {"stem_0", "stem_1"}),
+        ("test_efficientnet", {"conv_stem", "bn1"}),
+    ],
+)
+def test_the_stem_is_frozen_whatever_the_trunk(trunk, frozen):
+    for kind, more in (("SeqNet", set()), ("SeqNeXt", {"layer1"})):
+        cfg = tiny_config("MODEL.META_ARCHITECTURE", kind, "MODEL.SPNET.ANCHORS_PER_IMAGE", 128)
+        cfg.MODEL.SPNET.BACKBONE.NAME = trunk
+        layers = dict(build_model(cfg).backbone.named_children())
+        fixed = {n for n, x in layers.items() if not any(p.requires_grad for p in x.parameters())}
+        with_weights = {n for n in fixed if any(True for _ in layers[n].parameters())}
+        assert with_weights == (frozen | more) & layers.keys()
 
 
 def test_oim_of_seqnet_is_that_of_its_authors():
