@@ -22,6 +22,7 @@ frame is searched for the query alone. That leaves no gallery.npz: another query
 import argparse
 import logging
 import sys
+import time
 from pathlib import Path
 
 from spnet_d2.cli.box_option import box, join_box
@@ -37,7 +38,7 @@ from spnet_d2.search import (
     open_gallery,
     read_image_bgr,
 )
-from spnet_d2.search.found import DRAWING, REPORT, Found, make_folder
+from spnet_d2.search.found import DRAWING, REPORT, Found, SceneFilter, make_folder
 from spnet_d2.search.suggestion import Suggestion, find_suggestion
 from spnet_d2.utils.text import make_output_safe
 
@@ -58,6 +59,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     option("--every", type=int, metavar="N", help=every)
     least = "least cosine similarity (%(default)s)"
     option("--min-similarity", type=float, default=-1.0, help=least)
+    scene = "leave out frames whose score as a scene is lower (a model with a gallery filter)"
+    option("--scene-threshold", type=float, metavar="SCORE", help=scene)
     untrained = "search even where the weights don't cover the whole model"
     option("--allow-untrained", action="store_true", help=untrained)
     add_predictor_options(parser)
@@ -103,8 +106,14 @@ def run(args: argparse.Namespace) -> list[Match]:
         name=str(args.gallery),
         index=args.output / "gallery.npz",
     )
+    scenes = None
+    if args.scene_threshold is not None:
+        whole, start = gallery, time.perf_counter()
+        gallery = whole.of_likely_scenes(query, args.scene_threshold)
+        seconds = time.perf_counter() - start
+        scenes = SceneFilter(args.scene_threshold, whole.num_frames, len(whole), seconds)
     matches = gallery.rank(query.reid, args.topk, args.min_similarity)
-    found = Found(args.query, image, box, gallery, matches, suggestion_of(opened.model))
+    found = Found(args.query, image, box, gallery, matches, suggestion_of(opened.model), scenes)
     # What can fail for its looks comes after what was searched for.
     found.write_report(args.output)
     print("\n".join(found.lines()))

@@ -4,7 +4,6 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
 
@@ -43,7 +42,7 @@ class Collected:
         self.files: list[str] = []
         self.times: list[float] = []
         self.stamps: list[tuple[int, int, int]] = []
-        self.people: list[PersonDetections | People] = []
+        self.people: list[PersonDetections] = []
         self.skipped: list[str] = []
         self._stamp = cache(stamp_of)
 
@@ -76,7 +75,16 @@ class Collected:
             "every": every,
             "left_out": json.dumps(getattr(self.frames, "left_out", {})),
             "frame_stamps": np.array(self.stamps, np.int64).reshape(-1, 3),
+            **self._scenes(),
         }
+
+    def _scenes(self) -> dict:
+        """Those of a model with a gallery filter."""
+        scenes = [found.scene for found in self.people if found.scene is not None]
+        if not scenes or len(scenes) < len(self.people):
+            return {}
+        fuser = getattr(self.predictor, "scene_fuser", None)
+        return {"scene_embeddings": np.stack(scenes), "scene_fuser": fuser}
 
     def resume(self, begun: Any, path: str | os.PathLike) -> None:
         """Take over a file's unfinished ``Gallery``, if it was begun with the same settings."""
@@ -92,8 +100,14 @@ class Collected:
             self.files.append(str(begun.frame_files[i]))
             self.times.append(float(begun.frame_times[i]))
             self.stamps.append(tuple(stamps[i]))
+            scenes = begun.scene_embeddings
             self.people.append(
-                People(*(a[start:end] for a in (begun.boxes, begun.scores, begun.embeddings)))
+                PersonDetections(
+                    begun.boxes[start:end],
+                    begun.scores[start:end],
+                    begun.embeddings[start:end],
+                    None if scenes is None else scenes[i],
+                )
             )
 
     def _fits(self, begun: Any) -> bool:
@@ -116,15 +130,3 @@ class Collected:
         else:
             checked = range(min(1, begun.num_frames))
         return not any(begun.changed_since(i) for i in checked)
-
-
-@dataclass(frozen=True)
-class People:
-    """Of one frame, as :class:`~.predictor.PersonDetections`."""
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    embeddings: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.scores)

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,23 @@ def make_folder(folder: Path) -> None:
 
 
 @dataclass(frozen=True)
+class SceneFilter:
+    """
+    What was left out by scores of scenes.
+
+    Attributes:
+        least: score.
+        frames, people: of the whole index.
+        seconds: that the scores took.
+    """
+
+    least: float
+    frames: int
+    people: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Found:
     """
     Attributes:
@@ -49,6 +66,7 @@ class Found:
         gallery: who was compared.
         matches: most similar first.
         suggestion: similarity below which matches are marked.
+        scenes: frames of the gallery are those that it left.
     """
 
     query: Path
@@ -57,6 +75,7 @@ class Found:
     gallery: Gallery
     matches: list[Match]
     suggestion: Suggestion | None = None
+    scenes: SceneFilter | None = None
 
     def to_json(self) -> dict:
         """Content of matches.json."""
@@ -74,6 +93,7 @@ class Found:
                 "skipped": gallery.skipped.tolist(),
                 "left_out": json.loads(gallery.left_out),
             },
+            "scene_filter": self.scenes and asdict(self.scenes),
             "suggested_min_similarity": self.suggestion and self.suggestion.similarity,
             "matches": [match.to_json() for match in self.matches],
         }
@@ -87,6 +107,12 @@ class Found:
         """What was searched, and the matches as a table."""
         gallery = self.gallery
         lines = [f"{len(gallery)} people in {gallery.num_frames} frames of {gallery.source}"]
+        if self.scenes:
+            lines.append(
+                f"of {self.scenes.people} people in {self.scenes.frames} frames: scenes below "
+                f"{self.scenes.least:g} were left out, by scores that took "
+                f"{1e3 * self.scenes.seconds:.1f} ms"
+            )
         if len(gallery.skipped):
             lines.append(f"{len(gallery.skipped)} unreadable images were skipped")
         left_out = json.loads(gallery.left_out)

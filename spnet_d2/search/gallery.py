@@ -59,6 +59,8 @@ class Gallery:
         frame_stamps: (F, 3) int64, size, time of change (ns) and checksum of each frame's file;
             -1 where it is no file.
         relative_files: (F,) text, files as seen from the folder of the index.
+        scene_embeddings: (F, D_r) float32, of a model with a gallery filter.
+        scene_fuser: (3, D_r) float32, what scores of scenes need besides; None in mode "separate".
     """
 
     source: str
@@ -77,6 +79,8 @@ class Gallery:
     left_out: str = "{}"
     frame_stamps: np.ndarray | None = None
     relative_files: np.ndarray | None = None
+    scene_embeddings: np.ndarray | None = None
+    scene_fuser: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -221,16 +225,45 @@ class Gallery:
                 f"The index has each {self.every}th frame of {self.source}, so --every must be a "
                 f"multiple of {self.every}, found {every}; or index the source again."
             )
-        frames = np.flatnonzero(self.frame_numbers % every == 0)
+        return replace(self._of_frames(self.frame_numbers % every == 0), every=every)
+
+    def of_likely_scenes(self, query: PersonQuery, least: float) -> "Gallery":
+        """
+        Only the people of frames that match the query's own scene, as the gallery filter sees it.
+
+        Args:
+            query: of ``predictor.query``.
+            least: score of a frame (0.27 to 0.73); those below are left out.
+
+        Raises:
+            SearchInputError: index or query were made without a gallery filter.
+        """
+        # Not above: an index alone needs no Detectron2.
+        from spnet_d2.evaluation.scene_scores import scene_scores
+
+        if self.scene_embeddings is None or query.scene is None:
+            raise SearchInputError(
+                "Scores of scenes need a model with a gallery filter (MODEL.SPNET.GFN.ENABLED) for "
+                f"the query and for the index of {self.source}: index it again with such a model."
+            )
+        scenes = np.concatenate([query.scene[None], self.scene_embeddings])
+        scenes = scenes / np.linalg.norm(scenes, axis=1, keepdims=True).clip(min=1e-12)
+        x = query.reid[None] / np.linalg.norm(query.reid).clip(min=1e-12)
+        (scores,) = scene_scores(x, np.zeros(1, np.int64), scenes, self.scene_fuser)
+        return self._of_frames(scores[1:] >= least)
+
+    def _of_frames(self, kept: np.ndarray) -> "Gallery":
+        """Of those frames where ``kept``, (F,) bool, is true."""
+        frames = np.flatnonzero(kept)
         place = np.full(self.num_frames, -1)
         place[frames] = np.arange(len(frames))
         people = place[self.frame_index] >= 0
         changed = {name: getattr(self, name)[people] for name in ("boxes", "scores", "embeddings")}
         of_frames = ("frame_numbers", "frame_files", "frame_times", "frame_stamps")
-        for name in (*of_frames, "relative_files"):
+        for name in (*of_frames, "relative_files", "scene_embeddings"):
             if getattr(self, name) is not None:
                 changed[name] = getattr(self, name)[frames]
-        return replace(self, frame_index=place[self.frame_index[people]], every=every, **changed)
+        return replace(self, frame_index=place[self.frame_index[people]], **changed)
 
     def changed_since(self, frame: int) -> str:
         """Why the file of frame number ``frame`` of F is not what was indexed; "" if it is."""

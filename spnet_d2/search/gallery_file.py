@@ -15,6 +15,8 @@ from spnet_d2.utils.atomic_io import atomic_path
 
 # Of the file's content; 1 had no settings, and paths of the folder of that day.
 VERSION = 2
+# Of a model with a gallery filter.
+SCENES = ("scene_embeddings", "scene_fuser")
 TEXTS = ("source", "fingerprint", "settings", "left_out")
 # Only this much of a file is read to tell whether its content changed.
 _CHECKED_BYTES = 2**26
@@ -35,7 +37,7 @@ def write_arrays(path: str | os.PathLike, values: dict) -> None:
     values = {**values, "relative_files": np.array([relative[file] for file in files], np.str_)}
     if values["frame_stamps"] is None:
         values["frame_stamps"] = np.full((len(files), 3), -1, np.int64)
-    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in values.items()}
+    arrays: dict[str, Any] = {k: np.asarray(v) for k, v in values.items() if v is not None}
     with atomic_path(path) as part, open(part, "wb") as file:
         np.savez(file, version=np.asarray(VERSION), **arrays)
 
@@ -54,7 +56,8 @@ def read_arrays(path: str | os.PathLike, names: list[str]) -> dict:
             raise ValueError("it holds a single array")
         with archive:
             check_version(archive)
-            arrays = {name: archive[name] for name in names}
+            there = [n for n in names if n in archive.files or n not in SCENES]
+            arrays = {name: archive[name] for name in there}
         check_arrays(arrays)
     except FileNotFoundError:
         raise SearchInputError(f"No gallery file at {os.path.abspath(path)}.") from None
@@ -140,6 +143,9 @@ def check_arrays(arrays: dict[str, np.ndarray]) -> None:
         "scores": ((people,), "f"),
         "embeddings": ((people, *(width or (0,))), "f"),
     }
+    scene = arrays[SCENES[0]].shape[1:2] if SCENES[0] in arrays else ()
+    of_scenes = {SCENES[0]: ((frames, *scene), "f"), SCENES[1]: ((3, *scene), "f")}
+    shapes |= {name: expected for name, expected in of_scenes.items() if name in arrays}
     for name, (shape, kind) in shapes.items():
         found = arrays[name]
         if found.shape != shape or found.dtype.kind != kind:

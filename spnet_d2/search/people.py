@@ -1,7 +1,7 @@
 """People as every predictor gives them; this needs neither PyTorch nor Detectron2."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,11 +15,13 @@ class PersonDetections:
         boxes: (N, 4) float32 xyxy, pixels of the image.
         scores: (N,) float32 in [0, 1].
         embeddings: (N, D_r) float32 re-id embeddings, compared by cosine similarity.
+        scene: (D_r,) float32 embedding of the image, of a model with a gallery filter.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     embeddings: np.ndarray
+    scene: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -27,7 +29,8 @@ class PersonDetections:
     def above(self, min_score: float) -> "PersonDetections":
         """Those with ``score >= min_score``."""
         keep = self.scores >= min_score
-        return PersonDetections(self.boxes[keep], self.scores[keep], self.embeddings[keep])
+        kept = {name: getattr(self, name)[keep] for name in ("boxes", "scores", "embeddings")}
+        return replace(self, **kept)
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,12 @@ class PersonQuery:
     Attributes:
         reid: (D_r,) float32 re-id embedding, which ranks what is found.
         loc: (D,) float32 localisation embedding, which query-centric search finds people by.
+        scene: (D_r,) float32 embedding of the scene, of a model with a gallery filter.
     """
 
     reid: np.ndarray
     loc: np.ndarray
+    scene: np.ndarray | None = None
 
 
 def check_image(image) -> None:

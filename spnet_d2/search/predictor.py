@@ -150,7 +150,7 @@ class PersonSearchPredictor:
                 "detect(images, query=predictor.query(image, box)); or set "
                 "MODEL.SPNET.TEST_PATHWAY OC, if its weights have a bridge."
             )
-        return [_people(self._run(self._input(image))["instances"]) for image in images]
+        return [_people(**self._run(self._input(image))) for image in images]
 
     def query(self, image: np.ndarray, box) -> PersonQuery:
         """
@@ -161,13 +161,25 @@ class PersonSearchPredictor:
             box: xyxy, pixels of ``image``; clip it first.
         """
         boxes = np.asarray(box, np.float64).reshape(1, 4)
-        given = self._run(self._input(image, boxes))["gt_embeddings"]
-        return PersonQuery(_array(given["reid"])[0], _array(given["loc"])[0])
+        result = self._run(self._input(image, boxes))
+        given, scene = result["gt_embeddings"], result.get("scene_embedding")
+        return PersonQuery(
+            _array(given["reid"])[0],
+            _array(given["loc"])[0],
+            None if scene is None else _array(scene),
+        )
 
     def _detect_for(self, query: PersonQuery, image: np.ndarray) -> PersonDetections:
         queries = {"reid": torch.from_numpy(query.reid), "loc": torch.from_numpy(query.loc)}
         x = self._input(image) | {"queries": {k: v[None] for k, v in queries.items()}}
         return _people(self._run(x)["query_instances"][0])
+
+    @property
+    def scene_fuser(self) -> np.ndarray | None:
+        """(3, D_r) of the gallery filter, as :mod:`spnet_d2.evaluation.scene_scores` takes it."""
+        filtering = getattr(self.model, "gallery_filter", None)
+        fuser = None if filtering is None else filtering.scoring()
+        return None if fuser is None else _array(fuser)
 
     def embed(self, image: np.ndarray, boxes) -> np.ndarray:
         """
@@ -263,11 +275,16 @@ def _settings_of_user() -> Iterator[None]:
         raise SearchInputError(f"The config can't be used: {error}") from error
 
 
-def _people(instances: Instances) -> PersonDetections:
+def _people(
+    instances: Instances, scene_embedding: torch.Tensor | None = None, **_: object
+) -> PersonDetections:
+    """Of a model's result."""
     scores = _array(instances.scores)
     order = np.argsort(-scores, kind="stable")
     boxes = _array(instances.pred_boxes.tensor)
-    return PersonDetections(boxes[order], scores[order], _array(instances.reid_embeddings)[order])
+    embeddings = _array(instances.reid_embeddings)[order]
+    scene = None if scene_embedding is None else _array(scene_embedding)
+    return PersonDetections(boxes[order], scores[order], embeddings, scene)
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

@@ -22,10 +22,14 @@ def draw_scene(people: dict, size=(120, 160)) -> np.ndarray:
 
 
 class RectangleFinder(nn.Module):
-    """Stands in for SPNet: same input and output; embeds a box by its mean colour."""
+    """
+    Stands in for SPNet: same input and output; embeds a box by its mean colour, and with ``scenes``
+    the image by that of its people.
+    """
 
-    def __init__(self):
+    def __init__(self, scenes: bool = False):
         super().__init__()
+        self.scenes = scenes
         self.weight = nn.Parameter(torch.eye(3))
 
     def forward(self, batched_inputs):
@@ -50,6 +54,9 @@ class RectangleFinder(nn.Module):
                 reid_embeddings=self._embed(image, boxes),
             )
         }
+        if self.scenes:
+            people = image[:, torch.from_numpy(colorful).bool()]
+            result["scene_embedding"] = (people - 128).sum(1)
         if "instances" in x:
             gt = x["instances"].gt_boxes.tensor
             result["gt_embeddings"] = {"reid": self._embed(image, gt), "loc": gt}
@@ -63,9 +70,9 @@ class RectangleFinder(nn.Module):
         return torch.stack(rows) @ self.weight if rows else torch.zeros(0, 3)
 
 
-def make_predictor(**kwargs) -> PersonSearchPredictor:
+def make_predictor(scenes: bool = False, **kwargs) -> PersonSearchPredictor:
     return PersonSearchPredictor(
-        model=RectangleFinder(), augmentation=WindowResize(240, 400), **kwargs
+        model=RectangleFinder(scenes), augmentation=WindowResize(240, 400), **kwargs
     )
 
 

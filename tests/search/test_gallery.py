@@ -51,6 +51,21 @@ def test_build_save_load(tmp_path):
         np.testing.assert_array_equal(getattr(loaded, name), getattr(gallery, name))
 
 
+def test_scene_embeddings_are_kept(tmp_path):
+    predictor = make_predictor(scenes=True)
+    gallery = Gallery.build(predictor, Scenes(SCENES), progress=False)
+    gallery.save(tmp_path / "g.npz")
+    loaded = Gallery.load(tmp_path / "g.npz")
+    assert loaded.scene_fuser is None and loaded.scene_embeddings.shape == (3, 3)
+    np.testing.assert_array_equal(loaded.scene_embeddings, gallery.scene_embeddings)
+    assert loaded.every_nth(2).scene_embeddings.shape == (2, 3)
+    # Blue alone is in the last scene, with others in the first; nobody is in the second.
+    query = predictor.query(SCENES[2], (30, 40, 54, 100))
+    likely = loaded.of_likely_scenes(query, 0.7)
+    assert likely.frame_numbers.tolist() == [2] and len(likely) == 1
+    assert loaded.of_likely_scenes(query, 0.0).num_frames == 3
+
+
 def test_min_score():
     surest = Gallery.build(make_predictor(), Scenes(SCENES), min_score=0.85, progress=False)
     everyone = Gallery.build(make_predictor(), Scenes(SCENES), progress=False)

@@ -101,6 +101,25 @@ def test_saved_gallery_gives_the_same(run, folder):
     assert 0 < len(surest["matches"]) < len(first["matches"])
 
 
+def test_scenes_that_do_not_match_are_left_out(run, folder, monkeypatch):
+    monkeypatch.setattr(BUILT, lambda cfg, **kwargs: make_predictor(scenes=True))
+    _, _, first = run()
+    assert first["gallery"]["people"] == 8 and first["scene_filter"] is None
+    # From the index, too. Two of the six scenes show somebody red; their people are compared.
+    for gallery in ("frames", "out/gallery.npz"):
+        status, text, report = run("--scene-threshold", 0.5, gallery=gallery, output="again")
+        assert status == 0 and "of 8 people in 6 frames: scenes below 0.5 were left out" in text
+        assert (report["gallery"]["frames"], report["gallery"]["people"]) == (2, 4)
+        cost = report["scene_filter"]
+        assert (cost["frames"], cost["people"]) == (6, 8) and cost["seconds"] > 0
+        assert report["matches"][:2] == first["matches"][:2] and len(report["matches"]) == 4
+
+
+def test_scores_of_scenes_need_a_gallery_filter(run):
+    status, text, _ = run("--scene-threshold", 0.5)
+    assert status == 1 and "MODEL.SPNET.GFN.ENABLED" in text
+
+
 def test_saved_gallery_of_another_model(run, tool, monkeypatch):
     run()
 
