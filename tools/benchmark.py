@@ -41,6 +41,7 @@ from detectron2.modeling import build_model
 from spnet_d2.analysis import (
     PartClock,
     delivery,
+    detecting,
     embedded_boxes,
     limit_works,
     loader_rate,
@@ -240,7 +241,7 @@ def bench_models(args: argparse.Namespace) -> dict:
     for path in (args.config_file, *args.beside):
         cfg = measured_detector(path, args.opts, args.device, "OC", args.people)
         torch.manual_seed(0)
-        works[path or "defaults"] = partial(_detect, build_model(cfg).eval(), batch)
+        works[path or "defaults"] = partial(_detect, detecting(cfg), batch)
     device = torch.device(args.device)
     timings = measure(works, PartClock(device), args.repetitions, args.warm_up)
     print(f"Inference: {len(batch)} x {height} x {width}, {_where(args)}")

@@ -1,6 +1,6 @@
 """What a model costs: parameters, operations, the memory of a training step, and time."""
 
-from spnet_d2.analysis.config import measured_config, measured_detector
+from spnet_d2.analysis.config import detecting, measured_config, measured_detector
 from spnet_d2.analysis.data_timing import delivery, loader_rate, synthetic_corpus, time_mapper
 from spnet_d2.analysis.memory import Account, Fit, account_step, fit_accounts
 from spnet_d2.analysis.model_parts import (
@@ -32,6 +32,7 @@ __all__ = [
     "Timing",
     "account_step",
     "delivery",
+    "detecting",
     "embedded_boxes",
     "fit_accounts",
     "inference_parts",

@@ -70,6 +70,13 @@ def _rename_head(name: str, stage) -> str | None:
         return f"roi_heads.loc_embedders.{int(match[1]) - 1}.projection.weight"
     if match := re.fullmatch(r"reid_loss\.(?:train_reid_loss\.)?(\w+)", name):
         return _MEMORY.get(match[1]) and f"roi_heads.reid_loss.{_MEMORY[match[1]]}"
+    if match := re.fullmatch(r"gfn\.fuser\.norm\.norm\.(\w+)", name):
+        return UNUSED if match[1] == "num_batches_tracked" else f"gallery_filter.fuser.{match[1]}"
+    if match := re.fullmatch(r"gfn\.head\.image_(reid|emb)_head\.(.+)", name):
+        # Copies of the re-id branch's.
+        part = {"reid": "emb_head", "emb": "nae_head"}[match[1]]
+        renamed = _rename_head(f"align_emb_head.{part}.{match[2]}", stage)
+        return renamed and renamed.replace("roi_heads.reid_embedder.", "gallery_filter.embedder.")
     if match := re.fullmatch(r"moco_align_emb_head\.(.+)", name):
         renamed = _rename_head(f"align_emb_head.{match[1]}", stage)
         return renamed and renamed.replace("roi_heads.", "twin.")
@@ -189,6 +196,7 @@ def infer_config(state_dict: Mapping) -> CfgNode:
             options.ANCHORS_PER_IMAGE = 256
     options.MOMENTUM_TWIN.ENABLED = any(k.startswith("moco_backbone.") for k in state)
     options.LWF.ENABLED = any(k.startswith("lwf_backbone.") for k in state)
+    options.GFN.ENABLED = any(k.startswith("head.gfn.head.") for k in state)
     return cfg
 
 
@@ -201,9 +209,9 @@ _BACKBONES = {
 _CLASSIFIERS = {"backbone": "lwf.classifier", "lwf_backbone": "lwf.teacher_classifier"}
 _CLASSIFIER_LAYERS = {"classifier.0": "head.norm", "classifier.2": "head.fc"}
 
-# What training of theirs leaves behind and the model does not have.
+# What training of theirs leaves behind and the model does not have, and second names.
 _NOT_OURS = re.compile(
-    r"head\.reid_loss\.test_reid_loss\.|lwf_backbone\.fpn\.|moco_backbone\.classifier\."
+    r"head\.gfn\.(query_\w+|reid_loss)\.|head\.reid_loss\.test_reid_loss\.|lwf_backbone\.fpn\.|moco_backbone\.classifier\."
     r"|.*\.relative_position_index$|(moco_|lwf_)?backbone\.(norm|head)\."
 )
 
@@ -216,7 +224,8 @@ def convert_state_dict(state_dict: Mapping) -> dict[str, Tensor]:
         state_dict: a Lightning checkpoint or a bare state dict.
 
     Returns:
-        Our names -> tensors. The queue's write position, which they don't save, is 0.
+        Our names -> tensors. The queue's write position and the gallery filter's step, which they
+        don't save, are 0.
 
     Raises:
         ValueError: a name that is not mapped, which it names.
@@ -253,6 +262,8 @@ def convert_state_dict(state_dict: Mapping) -> dict[str, Tensor]:
         )
     if "roi_heads.reid_loss.queue" in converted:
         converted["roi_heads.reid_loss.queue_head"] = torch.zeros((), dtype=torch.int64)
+    if any(name.startswith("gallery_filter.") for name in converted):
+        converted["gallery_filter.step"] = torch.zeros((), dtype=torch.int64)
     return converted
 
 

@@ -5,7 +5,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from spnet_d2.analysis import detecting, measured_detector
+from spnet_d2.data.synthetic import noise_images
 from tests.fixtures.scripts import ROOT, load_script
 from tests.modeling.tiny import TRUNK
 
@@ -107,6 +110,19 @@ def test_models_side_by_side(run, tmp_path):
     assert list(result["timings"]) == list(result["speed"]) == names
     assert result["speed"][names[0]] == 1 and min(result["speed"].values()) > 0
     assert all(name in text for name in names) and "speed" in text
+
+
+@pytest.mark.parametrize("kind", ["SeqNet", "SeqNeXt"])
+def test_seqnets_that_are_timed_find_people(kind, tmp_path):
+    """As many proposals as a trained model's, and as many people as were asked for."""
+    opts = ["MODEL.META_ARCHITECTURE", kind, "MODEL.SPNET.BACKBONE.NAME", TRUNK]
+    model = detecting(measured_detector("", opts, "cpu", "OC", 3))
+    counts = []
+    for head in (model.roi_heads.first_head, model.roi_heads.second_head):
+        head.register_forward_pre_hook(lambda _, rois: counts.append(len(rois[0])))
+    with torch.no_grad():
+        model(noise_images(1, 480, 640))
+    assert counts == [256, 44, 3]
 
 
 @pytest.mark.parametrize(

@@ -278,3 +278,26 @@ def test_learning_without_forgetting_finds_its_place():
     assert model.lwf.classifier.head.fc.weight.shape == (1000, 768)
     left_out = [k for k in shapes if k.startswith(("lwf_backbone.fpn.", "moco_backbone.class"))]
     assert len(model.state_dict()) == len(shapes) - len(left_out) + 1  # the queue's position
+
+
+def test_gallery_filters_find_their_place():
+    """Of its 89 names, 43 are others of the re-id branch's tensors; SPNet-S has 71.46 million."""
+    shapes = reference_shapes(gfn=True)
+    assert sum(name.startswith("head.gfn.") for name in shapes) == 89
+    state = {k: torch.empty(shape, device="meta") for k, shape in shapes.items()}
+    with torch.device("meta"):
+        model = build_from_llnl(state, overrides=["MODEL.DEVICE", "meta"])
+    assert model.gallery_filter.mode == "combined"
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(71.46, abs=0.01)
+    # Each of the branch's own tensors has a place of its own.
+    own = convert_state_dict({k: torch.full(s, i) for i, (k, s) in enumerate(shapes.items())})
+    values = {k: int(t.flatten()[0]) for k, t in own.items() if k.startswith("gallery_filter.")}
+    names = list(shapes)
+    assert names[values["gallery_filter.embedder.projectors.1.0.weight"]] == (
+        "head.gfn.head.image_emb_head.projectors.feat_res5.0.weight"
+    )
+    assert (
+        names[values["gallery_filter.fuser.running_var"]] == "head.gfn.fuser.norm.norm.running_var"
+    )
+    del values["gallery_filter.step"]
+    assert len(set(values.values())) == len(values) == 45
