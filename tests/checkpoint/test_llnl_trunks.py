@@ -32,14 +32,12 @@ SEPARATE = {"cascades": 2, "separate": True}
 PRETRAINING = {"objective": "cq", "moco": True, "scalar": 10.0}
 QC = {"train_mode": "qc"}
 FEW = {
-    "anchors_per_image": 32,
-    "anchors_per_pair": 12,
-    "max_pairs": 16,
+    "anchors_per_image": 16,
+    "anchors_per_pair": 8,
+    "max_pairs": 12,
     "pre_topk": 40,
     "search_topk": 10,
 }
-# The one trunk of full size.
-FEWER = {"anchors_per_image": 8, "pre_topk": 8, "search_topk": 2}
 
 # Trunk, re-id size, and what the authors' configs would say.
 CASES = {
@@ -57,7 +55,7 @@ CASES = {
         {"anchor_logits": "batchnorm", "cls_logits": "batchnorm", "posnorm": True, "cascades": 1},
     ),
     "mlp-gt-only": (CONVNEXT, 128, {"cls_logits": "mlp", "reid_gt_only": True, **PRETRAINING}),
-    "resnet50": ("resnet50", 128, FEWER),
+    "resnet": (thin_trunks.RESNET, 128, {"cascades": 1}),
 }
 LOGITS = {"norm": "fixed_norm", "batchnorm": "batch_norm", "mlp": "mlp"}
 

@@ -23,7 +23,7 @@ class TorchvisionTrunk:
         for module in body.modules():
             if isinstance(module, StochasticDepth):
                 module.p = 0.0
-        returned = ("layer2", "layer3", "layer4") if name == "resnet50" else ("3", "5", "7")
+        returned = ("layer2", "layer3", "layer4") if "resnet" in name else ("3", "5", "7")
         self.body = IntermediateLayerGetter(body, {layer: layer for layer in returned})
         self.state, self.nhwc = state, "swin" in name
 
