@@ -96,6 +96,8 @@ def tiny_opts(tiny_corpus) -> list:
         "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
         "TEST.DETECTIONS_PER_IMAGE": 5,
         "INPUT.CROP_SIZE": 64,
+        "INPUT.MIN_SIZE_TRAIN": (64,),
+        "INPUT.MAX_SIZE_TRAIN": 96,
         "INPUT.MIN_SIZE_TEST": 64,
         "INPUT.MAX_SIZE_TEST": 96,
         "DATASETS.TRAIN": "('tiny_train',)",
