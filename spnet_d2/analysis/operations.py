@@ -74,17 +74,7 @@ def inference_parts(model: Any, size: tuple[int, int], boxes: int) -> list[Part]
                 _part("box detector 0", generator.box_detector, offsets),
             ]
             for t in range(1, heads.num_cascades + 1):
-                if heads.loc_embedders:
-                    name = f"localisation embedder {t}"
-                    parts.append(_part(name, heads.loc_embedder(t), rois, boxes))
-                elif t > 1 or heads.num_cascades:
-                    # The re-id embedder serves; its parameters are listed where it ends.
-                    part = _part(f"re-id embedder, stage {t}", heads.reid_embedder, rois, boxes)
-                    parts.append(part._replace(parameters=0))
-                e = offsets[:1]
-                path, detector = heads.swap_paths[t - 1], heads.box_detectors[t - 1]
-                parts.append(_part(f"bridge {t}", path, e, boxes, call="object_centric"))
-                parts.append(_part(f"box detector {t}", detector, e, boxes))
+                parts += _stage_parts(heads, t, rois, offsets[:1], boxes)
             if heads.loc_embedders and not heads.num_cascades:
                 unused = sum(p.numel() for p in heads.loc_embedders.parameters())
                 parts.append(Part("localisation embedder (unused)", unused, 0, 0))
@@ -92,6 +82,22 @@ def inference_parts(model: Any, size: tuple[int, int], boxes: int) -> list[Part]
     finally:
         model.train(was_training)
     return parts
+
+
+def _stage_parts(heads: Any, t: int, rois: Tensor, embedding: Tensor, boxes: int) -> list[Part]:
+    """Of cascade stage ``t``, for an RoI and an embedding, ``boxes`` times."""
+    if heads.loc_embedders:
+        embedder = _part(f"localisation embedder {t}", heads.loc_embedder(t), rois, boxes)
+    else:
+        # The re-id embedder serves; its parameters are listed where it ends.
+        embedder = _part(f"re-id embedder, stage {t}", heads.reid_embedder, rois, boxes)
+        embedder = embedder._replace(parameters=0)
+    path, detector = heads.swap_paths[t - 1], heads.box_detectors[t - 1]
+    return [
+        embedder,
+        _part(f"bridge {t}", path, embedding, boxes, call="object_centric"),
+        _part(f"box detector {t}", detector, embedding, boxes),
+    ]
 
 
 class _Call(nn.Module):

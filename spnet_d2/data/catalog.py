@@ -78,17 +78,11 @@ def register_person_search(
     Raises:
         ValueError: if ``name`` stands for something else already.
     """
-    if protocol is None:
-        protocols = {}
-    elif isinstance(protocol, Mapping):
-        protocols = {key: os.fspath(path) for key, path in protocol.items()}
-    else:
-        protocols = {Path(protocol).stem: os.fspath(protocol)}
     metadata = {
         "evaluator_type": EVALUATOR_TYPE,
         "person_search_file": os.fspath(json_file),
         "image_root": os.fspath(image_root),
-        "protocols": protocols,
+        "protocols": _by_name(protocol),
         "thing_classes": ["person"],
         # COCO's category of a person is class 0: for Detectron2's own evaluator and tools.
         "thing_dataset_id_to_contiguous_id": {1: 0},
@@ -98,22 +92,39 @@ def register_person_search(
         # Detectron2's COCOEvaluator reads it; without it, it writes a file of its own.
         metadata["json_file"] = os.fspath(json_file)
     if name in DatasetCatalog:
-        found = MetadataCatalog.get(name).as_dict() if name in MetadataCatalog else {}
-        differing = [key for key in metadata if found.get(key) != metadata[key]]
-        # Dictionaries are equal in any order, but the first protocol is the default one.
-        if not differing and list(found["protocols"]) == list(protocols):
-            return
-        raise ValueError(
-            f"the data set {name!r} is registered already, with json_file "
-            f"{found.get('person_search_file')!r} instead of {os.fspath(json_file)!r} (differing: "
-            f"{', '.join(differing) or 'protocols'}); choose another name, or call "
-            f"spnet_d2.data.catalog.unregister({name!r}) first"
-        )
+        _check_same(name, metadata)
+        return
     DatasetCatalog.register(
         name,
         functools.partial(load_person_search_json, os.fspath(json_file), image_root, hint),
     )
     MetadataCatalog.get(name).set(**metadata)
+
+
+def _by_name(
+    protocol: str | os.PathLike | Mapping[str, str | os.PathLike] | None,
+) -> dict[str, str]:
+    """Protocols as :func:`register_person_search` takes them: name -> path."""
+    if protocol is None:
+        return {}
+    if isinstance(protocol, Mapping):
+        return {key: os.fspath(path) for key, path in protocol.items()}
+    return {Path(protocol).stem: os.fspath(protocol)}
+
+
+def _check_same(name: str, metadata: Mapping[str, Any]) -> None:
+    """Refuse a name that stands for something else already."""
+    found = MetadataCatalog.get(name).as_dict() if name in MetadataCatalog else {}
+    differing = [key for key in metadata if found.get(key) != metadata[key]]
+    # Dictionaries are equal in any order, but the first protocol is the default one.
+    if not differing and list(found["protocols"]) == list(metadata["protocols"]):
+        return
+    raise ValueError(
+        f"the data set {name!r} is registered already, with json_file "
+        f"{found.get('person_search_file')!r} instead of {metadata['person_search_file']!r} "
+        f"(differing: {', '.join(differing) or 'protocols'}); choose another name, or call "
+        f"spnet_d2.data.catalog.unregister({name!r}) first"
+    )
 
 
 def similar_names(name: str) -> list[str]:

@@ -104,6 +104,32 @@ class RetrievalScores:
             best_absent_similarity=np.full(count, np.nan),
         )
 
+    def fill_in(
+        self, q: int, values: np.ndarray, positives: np.ndarray, shown: np.ndarray, present: int
+    ) -> None:
+        """
+        Score one query.
+
+        Args:
+            q: its place.
+            values: (P,) similarities of the boxes ranked.
+            positives: the hits among them.
+            shown: those in images that show the person.
+            present: gallery entries that show the person.
+        """
+        self.present[q] = present
+        self.hits[q] = len(positives)
+        self.pool_size[q] = len(values)
+        if len(positives):
+            recall = len(positives) / present
+            self.ap[q] = average_precision(values, positives) * recall
+            self.first_hit_rank[q] = first_hit_rank(values, positives)
+            self.best_hit_similarity[q] = values[positives].max()
+        if len(values):
+            self.best_similarity[q] = values.max()
+        if len(shown) < len(values):
+            self.best_absent_similarity[q] = _highest_without(values, shown)
+
     @property
     def mean_ap(self) -> float:
         return float(self.ap[self.counted].mean()) if self.counted.any() else 0.0
@@ -177,21 +203,10 @@ def score_rankings(
             # A ranking may leave out boxes: they are no hits, but the person stays to be found.
             there = values[at] > -np.inf
             positives = _most_similar(at[there], at_images[there], values)
-            result.present[q] = present
-            result.hits[q] = len(positives)
-            result.pool_size[q] = len(pool)
             result.counted[q] = present > 0 or variant.unmatchable_count
-            if len(positives):
-                recall = len(positives) / present
-                result.ap[q] = average_precision(values, positives) * recall
-                result.first_hit_rank[q] = first_hit_rank(values, positives)
-                result.best_hit_similarity[q] = values[positives].max()
+            result.fill_in(q, values, positives, shown, present)
             if name == PLAIN and observe is not None:
                 observe(Ranking(q, boxes, pool, values, positives, present))
-            if len(pool):
-                result.best_similarity[q] = values.max()
-            if len(shown) < len(pool):
-                result.best_absent_similarity[q] = _highest_without(values, shown)
     return scores
 
 
