@@ -11,12 +11,13 @@ from detectron2.modeling import build_model
 
 from spnet_d2.export.convert import export_model
 from spnet_d2.search import PersonSearchPredictor
+from tests.fixtures import thin_trunks
 from tests.modeling.tiny import tiny_config
 
 from .agreement import detecting
 
-CASCADE = ["MODEL.SPNET.NUM_CASCADES", 2]
-# Half a minute each of the exporter's time: test_graphs.py has all structures, test_trunks.py all
+CASCADE = ["MODEL.SPNET.NUM_CASCADES", 2, "MODEL.SPNET.BACKBONE.NAME", thin_trunks.SHORT]
+# The exporter takes its time: test_graphs.py has all structures, test_trunks.py all
 # trunks.
 STRUCTURES = {
     "object_centric": ["MODEL.SPNET.SEPARATE_HEADS", True],
