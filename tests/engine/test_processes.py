@@ -292,8 +292,9 @@ def interrupted(opts, folder):
     more = (*QUEUE, "SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 4, "SOLVER.CHECKPOINT_PERIOD", 2)
     more += ("DATASETS.TEST", (), "SEED", 3, "TEST.EVAL_PERIOD", 1)
     more += ("MODEL.SPNET.BACKBONE.NAME", "test_resnet")
-    # Every crop shows somebody, so that norms of RoIs count the same batches on both processes.
+    # Enough anchors for boxes of somebody on both processes: norms of RoIs count the same batches.
     more += ("INPUT.MIN_SIZE_TRAIN", (900,), "INPUT.MAX_SIZE_TRAIN", 1500)
+    more += ("MODEL.SPNET.ANCHORS_PER_IMAGE", 128)
     whole, part = folder / "whole", folder / "part"
     trainers = [train(opts, *more, "OUTPUT_DIR", str(whole))]
     if comm.is_main_process():
