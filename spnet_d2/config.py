@@ -159,6 +159,9 @@ def _add_gallery_filter(spnet: CN) -> None:
     # "combined": scenes as a query sees them; "separate": a scene and a query ("base" in its
     # paper); "image": two scenes ("scene-only").
     spnet.GFN.MODE = "combined"
+    # Of "combined", how a query sees a scene: "se", query-scene excitation; "sum" of both;
+    # "identity".
+    spnet.GFN.ACTIVATION = "se"
     # In training: "batch", embeddings of the batch's boxes; "oim", their rows of the look-up table.
     spnet.GFN.QUERIES = "batch"
     # For unknown people, scenes that share somebody with their own are no negatives.

@@ -27,7 +27,7 @@ _LAYOUT = {
     "query_annotation_ids": (1, "iu", "(N,) integers"),
     "scene_image_ids": (1, "iu", "(S,) integers"),
     "scene_embeddings": (2, "f", "(S, D) floats"),
-    "scene_fuser": (2, "f", "(3, D) floats"),
+    "scene_fuser": (2, "f", "(3, D) or (2, D) floats"),
 }
 _OPTIONAL = ("query_annotation_ids", "scene_image_ids", "scene_embeddings", "scene_fuser")
 
@@ -51,7 +51,8 @@ class Predictions:
         scene_image_ids: (S,) unique ids of the images with a scene embedding, if the model has a
             gallery filter; those without detections are among them.
         scene_embeddings: (S, D) theirs, of any length.
-        scene_fuser: (3, D) how a query sees a scene, see :mod:`.scene_scores`; None: not at all.
+        scene_fuser: (3, D) or (2, D) how a query sees a scene, see :mod:`.scene_scores`; None: not
+            at all.
 
     Raises:
         ValueError: an array has the wrong type or shape (one message with all that is wrong).
@@ -216,8 +217,9 @@ def _scene_problems(arrays: dict) -> list[str]:
     dim = arrays["gt_embeddings"].shape[1]
     if len(scenes) and len(arrays["gt_embeddings"]) and scenes.shape[1] != dim:
         problems.append(f"scene_embeddings must be (S, {dim}), found {scenes.shape}")
-    if fuser is not None and fuser.shape != (3, scenes.shape[1]):
-        problems.append(f"scene_fuser must be (3, {scenes.shape[1]}), found {fuser.shape}")
+    if fuser is not None and fuser.shape not in ((3, scenes.shape[1]), (2, scenes.shape[1])):
+        expected = f"(3, {scenes.shape[1]}) or (2, {scenes.shape[1]})"
+        problems.append(f"scene_fuser must be {expected}, found {fuser.shape}")
     return problems
 
 

@@ -6,8 +6,9 @@ filter, scenes with a score below a threshold are not compared at all.
 
 Letters: Q queries, S scenes, D embedding size. With unit vectors x of a query and y of a scene, and
 ``fuser`` (3, D): factor a, summand b and gate scale g, a scene as a query sees it is
-``z = a * sigmoid(g x) * y + b``; the score is ``sigmoid(cos(z of its own scene, z))``. Without a
-fuser it is ``sigmoid(cos(x, y))``.
+``z = a * sigmoid(g x) * y + b``; the score is ``sigmoid(cos(z of its own scene, z))``. With
+``fuser`` (2, D) it is ``z = a * (x + y) + b``, of vectors as they are. Without one the score is
+``sigmoid(cos(x, y))``.
 """
 
 from dataclasses import dataclass
@@ -35,10 +36,10 @@ def scene_scores(
     Scores by matrix products alone, without a tensor of all pairs.
 
     Args:
-        queries: (Q, D) float32 unit vectors.
+        queries: (Q, D) float32 unit vectors; as they are with a fuser of sums.
         own: (Q,) row of each query's own scene.
-        scenes: (S, D) float32 unit vectors.
-        fuser: (3, D), or None.
+        scenes: (S, D) float32, likewise.
+        fuser: (3, D), (2, D) of sums, or None.
 
     Returns:
         (Q, S) float32 in (0, 1).
@@ -53,12 +54,19 @@ def scene_scores(
 def _cosines(x: np.ndarray, own: np.ndarray, y: np.ndarray, fuser: np.ndarray | None):
     if fuser is None:
         return x @ y.T
-    scale, shift, gate = fuser.astype(np.float32)
-    h = scale / (1 + np.exp(-gate * x))
+    scale, summand, *gate = fuser.astype(np.float32)
+    h = scale / (1 + np.exp(-gate[0] * x)) if gate else np.broadcast_to(scale, x.shape)
+    shift = np.broadcast_to(summand, x.shape) if gate else x * scale + summand
     f = unit_rows(h * own + shift, np.arange(len(x)))
-    dots = (f * h) @ y.T + (f @ shift)[:, None]
-    squares = (h * h) @ (y * y).T + 2 * (h * shift) @ y.T + shift @ shift
+    dots = (f * h) @ y.T + (f * shift).sum(axis=1, keepdims=True)
+    squares = (h * h) @ (y * y).T + 2 * (h * shift) @ y.T
+    squares += (shift * shift).sum(axis=1, keepdims=True)
     return dots / np.sqrt(np.maximum(squares, 1e-12))
+
+
+def takes_lengths(fuser: np.ndarray | None) -> bool:
+    """Whether scores depend on the lengths of embeddings: those of sums."""
+    return fuser is not None and len(fuser) == 2
 
 
 @dataclass(frozen=True)
@@ -113,9 +121,13 @@ class SceneFilter:
             )
         column = np.full(truth.num_images, -1)
         column[images] = np.arange(len(images))
+        own, fuser = column[protocol.query_images], predictions.scene_fuser
         scenes = unit_rows(predictions.scene_embeddings, row[images])
-        own = column[protocol.query_images]
-        scores = scene_scores(query_vectors, own, scenes, predictions.scene_fuser)
+        if takes_lengths(fuser):
+            rows = predictions.gt_rows(truth)[protocol.queries]
+            query_vectors = predictions.gt_embeddings[rows].astype(np.float32)
+            scenes = predictions.scene_embeddings[row[images]].astype(np.float32)
+        scores = scene_scores(query_vectors, own, scenes, fuser)
         return cls(truth, protocol, scores, column, threshold)
 
     def rescorings(self, boxes: GalleryBoxes) -> dict[str, Rescoring]:

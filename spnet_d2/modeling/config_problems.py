@@ -18,6 +18,7 @@ from spnet_d2.config_reader import ConfigError, get_value
 from .backbone import FPN_INITS
 from .box_embedder import ROI_POOLINGS, ROI_SIZE
 from .fixed_norm import LOGIT_TYPES
+from .gallery_filter.fuser import FUSERS
 from .gallery_filter.network import MODES, QUERIES
 from .pair_sampler import MATCH_MODES
 from .precision import PRECISIONS
@@ -34,6 +35,7 @@ _CHOICES = {
     "MODEL.SPNET.TEST_PATHWAY": ("", *PATHWAYS),
     "MODEL.SPNET.QC.MATCH_MODE": MATCH_MODES,
     "MODEL.SPNET.GFN.MODE": MODES,
+    "MODEL.SPNET.GFN.ACTIVATION": tuple(FUSERS),
     "MODEL.SPNET.INIT.CASCADE": CASCADES,
     "MODEL.SPNET.INIT.BRIDGE": BRIDGES,
     "MODEL.SPNET.GFN.QUERIES": QUERIES,
@@ -188,6 +190,11 @@ def _gallery_filter_clashes(cfg: CfgNode) -> Iterator[str]:
         yield (
             "MODEL.SPNET.GFN.ENABLED scores scenes for detections that serve all queries, but "
             "MODEL.SPNET.PATHWAY or TEST_PATHWAY is QC: set them to OC, or turn the filter off."
+        )
+    if spnet.GFN.MODE != "combined" and spnet.GFN.ACTIVATION != "se":
+        yield (
+            f"MODEL.SPNET.GFN.ACTIVATION is {spnet.GFN.ACTIVATION}, but MODEL.SPNET.GFN.MODE "
+            f"{spnet.GFN.MODE} has none: leave it out, or set MODE to combined."
         )
     if spnet.GFN.QUERIES == "oim" and spnet.REID.LOSS != "oim":
         yield (

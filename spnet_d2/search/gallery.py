@@ -60,7 +60,8 @@ class Gallery:
             -1 where it is no file.
         relative_files: (F,) text, files as seen from the folder of the index.
         scene_embeddings: (F, D_r) float32, of a model with a gallery filter.
-        scene_fuser: (3, D_r) float32, what scores of scenes need besides; None in mode "separate".
+        scene_fuser: (3, D_r) or (2, D_r) float32, what scores of scenes need besides; None in mode
+            "separate".
     """
 
     source: str
@@ -239,7 +240,7 @@ class Gallery:
             SearchInputError: index or query were made without a gallery filter.
         """
         # Not above: an index alone needs no Detectron2.
-        from spnet_d2.evaluation.scene_scores import scene_scores
+        from spnet_d2.evaluation.scene_scores import scene_scores, takes_lengths
 
         if self.scene_embeddings is None or query.scene is None:
             raise SearchInputError(
@@ -247,8 +248,11 @@ class Gallery:
                 f"the query and for the index of {self.source}: index it again with such a model."
             )
         scenes = np.concatenate([query.scene[None], self.scene_embeddings])
-        scenes = scenes / np.linalg.norm(scenes, axis=1, keepdims=True).clip(min=1e-12)
-        x = query.reid[None] / np.linalg.norm(query.reid).clip(min=1e-12)
+        x = query.reid[None]
+        if not takes_lengths(self.scene_fuser):
+            scenes, x = (
+                v / np.linalg.norm(v, axis=1, keepdims=True).clip(min=1e-12) for v in (scenes, x)
+            )
         (scores,) = scene_scores(x, np.zeros(1, np.int64), scenes, self.scene_fuser)
         return self._of_frames(scores[1:] >= least)
 

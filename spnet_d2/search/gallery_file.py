@@ -144,7 +144,9 @@ def check_arrays(arrays: dict[str, np.ndarray]) -> None:
         "embeddings": ((people, *(width or (0,))), "f"),
     }
     scene = arrays[SCENES[0]].shape[1:2] if SCENES[0] in arrays else ()
-    of_scenes = {SCENES[0]: ((frames, *scene), "f"), SCENES[1]: ((3, *scene), "f")}
+    # Three rows, or two of a filter that adds.
+    fuser_rows = 2 if SCENES[1] in arrays and len(arrays[SCENES[1]]) == 2 else 3
+    of_scenes = {SCENES[0]: ((frames, *scene), "f"), SCENES[1]: ((fuser_rows, *scene), "f")}
     shapes |= {name: expected for name, expected in of_scenes.items() if name in arrays}
     for name, (shape, kind) in shapes.items():
         found = arrays[name]

@@ -176,7 +176,7 @@ class PersonSearchPredictor:
 
     @property
     def scene_fuser(self) -> np.ndarray | None:
-        """(3, D_r) of the gallery filter, as :mod:`spnet_d2.evaluation.scene_scores` takes it."""
+        """Of the gallery filter, as :mod:`spnet_d2.evaluation.scene_scores` takes it."""
         filtering = getattr(self.model, "gallery_filter", None)
         fuser = None if filtering is None else filtering.scoring()
         return None if fuser is None else _array(fuser)

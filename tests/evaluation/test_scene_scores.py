@@ -9,7 +9,7 @@ import torch
 from spnet_d2.evaluation import ExtraMetrics, Predictions, RetrievalProtocol, evaluate_predictions
 from spnet_d2.evaluation.report import flat_metrics, format_table
 from spnet_d2.evaluation.scene_scores import scene_scores, suggested_filter
-from spnet_d2.modeling.gallery_filter.fuser import Fuser
+from spnet_d2.modeling.gallery_filter.fuser import Fuser, IdentityFuser, SumFuser
 from tests.evaluation.corpus import ground_truth, predictions
 from tests.oracles.evaluation import Detection, Person, Scene
 
@@ -55,6 +55,29 @@ def test_the_models_own_fuser_agrees():
         fuser.running_var.copy_(0.5 + 0.1 * d)
         cosines = fuser(*map(torch.from_numpy, (queries, scenes, own)))
     assert cosines.sigmoid().numpy() == pytest.approx(np.array(COMBINED), abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", [SumFuser, IdentityFuser])
+def test_other_activations_score_as_the_model(kind):
+    """Of vectors of any length, which count in sums."""
+    queries, own, scenes, fuser = by_formula()
+    module, d = kind(DIM).eval(), torch.arange(DIM)
+    if kind is SumFuser:
+        queries, scenes = 2 * queries, 3 * scenes
+        with torch.no_grad():
+            module.weight.copy_(1 + 0.1 * d)
+            module.bias.copy_(0.05 * d)
+            module.running_mean.copy_(0.01 * d)
+    with torch.no_grad():
+        cosines = module(*map(torch.from_numpy, (queries, scenes, own)))
+        expected = cosines.sigmoid().numpy()
+        found = scene_scores(queries, own, scenes, module.scoring().numpy())
+    assert found == pytest.approx(expected, abs=1e-6)
+    if kind is SumFuser:
+        x, y = queries[0], scenes
+        z = (1 + 0.1 * np.arange(DIM)) / np.sqrt(1 + 1e-5) * (x + y - 0.01 * np.arange(DIM))
+        z = unit(z + 0.05 * np.arange(DIM))
+        assert expected[0] == pytest.approx(1 / (1 + np.exp(-z @ z[own[0]])), abs=1e-6)
 
 
 def test_separate_and_image():
@@ -184,7 +207,7 @@ def test_the_file_carries_scenes(tmp_path):
         ({"scene_embeddings": None}, "need one another"),
         ({"scene_image_ids": np.array([5, 5])}, "must be unique"),
         ({"scene_image_ids": np.array([5])}, "1 ids .* for 2 scenes"),
-        ({"scene_fuser": np.ones((2, 2), np.float32)}, r"must be \(3, 2\), found \(2, 2\)"),
+        ({"scene_fuser": np.ones((4, 2), np.float32)}, r"must be \(3, 2\) or \(2, 2\), found"),
         ({"scene_embeddings": np.ones((2, 3), np.float32)}, r"must be \(S, 2\)"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from .. import whole_batch
 from ..inputs import whose
 from ..precision import full_precision, unit_rows
-from .fuser import GATE_TEMPERATURE, Fuser
+from .fuser import FUSERS, Fuser, IdentityFuser
 from .loss import contrastive_loss
 from .memory import SceneMemory
 from .scenes import Pairs, Scene
@@ -58,6 +58,7 @@ class GalleryFilter(nn.Module):
         filter_negatives: bool = True,
         memory: bool = True,
         loss_weight: float = 1.0,
+        activation: str = "se",
     ):
         """
         Args:
@@ -67,16 +68,23 @@ class GalleryFilter(nn.Module):
             filter_negatives: see :meth:`.scenes.Pairs.of`; no part of mode "image".
             memory: train with scenes of earlier batches, too.
             loss_weight: factor on the loss.
+            activation: one of ``FUSERS``, of mode "combined": how a query sees a scene.
 
         Raises:
-            ValueError: an unknown mode or kind of queries.
+            ValueError: an unknown mode, activation or kind of queries.
         """
         super().__init__()
-        for name, value, choices in (("mode", mode, MODES), ("queries", queries, QUERIES)):
+        for name, value, choices in (
+            ("mode", mode, MODES),
+            ("queries", queries, QUERIES),
+            ("activation", activation, tuple(FUSERS)),
+        ):
             if value not in choices:
                 raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}.")
         self.embedder = copy.deepcopy(reid_embedder)
-        self.fuser = Fuser(reid_embedder.dim) if mode == "combined" else None
+        self.fuser: Fuser | IdentityFuser | None = None
+        if mode == "combined":
+            self.fuser = FUSERS[activation](reid_embedder.dim)
         self.mode = mode
         self.queries = queries
         self.filter_negatives = filter_negatives
@@ -209,18 +217,15 @@ class GalleryFilter(nn.Module):
 
     def scoring(self) -> Tensor | None:
         """
-        What scores need beside embeddings: (3, D_r) factor, summand and 1 / gate temperature.
+        What scores need beside embeddings; None in mode "separate".
 
-        See :mod:`spnet_d2.evaluation.scene_scores`; None in mode "separate".
+        See :mod:`spnet_d2.evaluation.scene_scores`.
         """
         if self.mode == "separate":
             return None
-        if self.fuser is None:
-            # Gates of 1/2 everywhere leave the cosine of two scenes as it is.
-            one = torch.ones(self.embedder.dim, device=self.step.device)
-            return torch.stack([one, one * 0, one * 0])
-        scale, shift = self.fuser.affine()
-        return torch.stack([scale, shift, torch.full_like(scale, 1 / GATE_TEMPERATURE)]).detach()
+        # Without any, the scenes are compared as they are.
+        fuser = self.fuser or IdentityFuser(self.embedder.dim).to(self.step.device)
+        return fuser.scoring().detach()
 
 
 def build_gallery_filter(cfg: CfgNode, reid_embedder: Embedder) -> GalleryFilter | None:
@@ -235,6 +240,7 @@ def build_gallery_filter(cfg: CfgNode, reid_embedder: Embedder) -> GalleryFilter
         options.FILTER_NEGATIVES,
         options.MEMORY,
         options.LOSS_WEIGHT,
+        options.ACTIVATION,
     )
 
 

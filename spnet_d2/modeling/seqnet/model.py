@@ -141,7 +141,8 @@ class _Sequential(nn.Module):
             ``loss_proposal_reg``, ``loss_box_cls``, ``loss_box_reg``, ``loss_reid`` and, if on,
             ``loss_gfn``. At inference, per image a dict with ``instances`` and, where the input has
             ``instances``, ``gt_embeddings``: ``{"reid": (n, D), "loc": (n, 0)}``; with a gallery
-            filter also ``scene_embedding`` (D,) and ``scene_fuser`` (3, D) or None.
+            filter also ``scene_embedding`` (D,) and ``scene_fuser``: see
+            :mod:`spnet_d2.evaluation.scene_scores`.
 
         Raises:
             ValueError: an empty batch, images or boxes that can't be used.

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from spnet_d2.modeling.gallery_filter.fuser import Fuser
 from spnet_d2.modeling.gallery_filter.loss import contrastive_loss
 from spnet_d2.modeling.gallery_filter.memory import SceneMemory
 from spnet_d2.modeling.gallery_filter.network import GalleryFilter
@@ -40,7 +41,7 @@ def gallery_filter(**options):
     embedder = torch.nn.Linear(1, 1)
     embedder.dim = DIM
     module = GalleryFilter(embedder, **options)
-    if module.fuser is not None:
+    if isinstance(module.fuser, Fuser):
         with torch.no_grad():
             module.fuser.weight.copy_(1 + 0.1 * torch.arange(DIM))
             module.fuser.bias.copy_(0.05 * torch.arange(DIM))
@@ -73,6 +74,8 @@ def two_steps(module, table=None):
     ({"mode": "separate"}, (10.114911, 8.837031)),
     ({"mode": "separate", "filter_negatives": False}, (10.151125, 8.837085)),
     ({"mode": "image"}, (3.342733, 5.332925)),
+    ({"activation": "sum"}, (1.456065, 2.454534)),
+    ({"activation": "identity"}, (2.357736, 4.717152)),
     ({"loss_weight": 2.0}, (4.298758, 7.927926)),
 ], ids=str)  # fmt: skip
 def test_two_steps(options, expected):
@@ -243,6 +246,8 @@ def test_losses_of_pairs():
 def test_wrong_options():
     with pytest.raises(ValueError, match="'scene', expected one of combined, separate, image"):
         gallery_filter(mode="scene")
+    with pytest.raises(ValueError, match="activation is 'mean', expected one of se, sum, identity"):
+        gallery_filter(activation="mean")
     with pytest.raises(ValueError, match="queries is 'table', expected one of batch, oim"):
         gallery_filter(queries="table")
     with pytest.raises(ValueError, match="need the look-up table"):

@@ -86,6 +86,10 @@ def test_an_input_without_its_images_id():
     (("MODEL.SPNET.TEST_PATHWAY", "QC"), "PATHWAY or TEST_PATHWAY is QC"),
     (("MODEL.SPNET.GFN.MODE", "scene"), "'scene', expected one of combined, separate, image"),
     (
+        ("MODEL.SPNET.GFN.MODE", "image", "MODEL.SPNET.GFN.ACTIVATION", "sum"),
+        "ACTIVATION is sum, but MODEL.SPNET.GFN.MODE image has none",
+    ),
+    (
         ("MODEL.SPNET.GFN.QUERIES", "oim", "MODEL.SPNET.REID.LOSS", "nt_xent"),
         "QUERIES is oim, but MODEL.SPNET.REID.LOSS is nt_xent",
     ),
