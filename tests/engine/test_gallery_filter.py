@@ -7,6 +7,7 @@ import torch
 
 from spnet_d2.engine import Trainer, setup
 from spnet_d2.evaluation import Predictions
+from tests.engine.test_trainer import run
 
 
 def test_train_evaluate_and_resume(tiny_opts, tmp_path):
@@ -24,13 +25,17 @@ def test_train_evaluate_and_resume(tiny_opts, tmp_path):
     found = Predictions.load(folder / "predictions.npz")
     assert len(found.scene_image_ids) == len(found.scene_embeddings) > 0
 
-    again = Trainer(cfg)
-    again.resume_or_load(resume=True)
-    state, before = (t.model.gallery_filter.state_dict() for t in (again, trainer))
-    assert state.keys() == before.keys()
-    assert all(torch.equal(state[name], before[name]) for name in state)
-    assert int(state["step"]) == trainer.max_iter
-    # What was remembered is in the checkpoint, in its order.
-    memory, before = (t.model.gallery_filter.memory.state_dict() for t in (again, trainer))
-    assert len(before["image_ids"]) > 0 and memory.keys() == before.keys()
-    assert all(torch.equal(memory[name], before[name]) for name in before)
+    # Interrupted between checkpoints, it ends with the same weights, step and memory.
+    opts = [*opts, "DATASETS.TEST", "()", "OUTPUT_DIR", str(tmp_path / "parts")]
+    cfg = setup(Namespace(config_file="", opts=opts))
+    run(cfg, stop_before=5)
+    run(cfg, resume=True)
+    final, whole = (
+        torch.load(folder / "model_final.pth", weights_only=True)
+        for folder in (tmp_path / "parts", tmp_path)
+    )
+    assert len(whole["scene_memory"]["image_ids"]) > 1
+    assert int(whole["model"]["gallery_filter.step"]) == trainer.max_iter
+    for part in ("model", "scene_memory"):
+        assert final[part].keys() == whole[part].keys()
+        assert all(torch.equal(final[part][name], whole[part][name]) for name in whole[part])
