@@ -131,7 +131,8 @@ def final_distances(vectors: np.ndarray, parameters: KReciprocal) -> np.ndarray:
     encodings = encodings.tocsc()[:, support].toarray()
     overlap = np.minimum(encodings, encodings[0]).sum(axis=1)
     jaccard = 1 - overlap / (2 - overlap)
-    original = distances[0] / farthest[0]
+    # By a scalar, NumPy 1 would divide in float32.
+    original = distances[0].astype(np.float64) / farthest[0]
     return ((1 - parameters.weight) * jaccard + parameters.weight * original)[1:]
 
 
