@@ -12,22 +12,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from tests.fixtures.onnx_files import write_detector, write_reid
-
-ROOT = Path(__file__).resolve().parents[2]
-# What the package needs for training and PyTorch's models.
-MISSING = (
-    *("torch", "torchvision", "timm", "detectron2", "fvcore", "iopath", "yacs", "omegaconf"),
-    *("hydra", "pycocotools", "safetensors", "onnx", "onnxscript"),
-)
-HIDE = f"""
-import sys
-sys.path.insert(0, {str(ROOT)!r})
-class Hidden:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {MISSING!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Hidden())
-"""
+from tests.fixtures.without_pytorch import HIDE, ROOT
 
 
 def run_without(code: str, *arguments: str) -> subprocess.CompletedProcess:

@@ -17,6 +17,7 @@ from spnet_d2.gallery import Filter, GalleryError
 from spnet_d2.ingestion import GalleryHome, Options, Progress, Source, clips, index_sources
 from spnet_d2.ingestion.look import best_rows
 from tests.fixtures.painted import PaintedPredictor, scene, walk, write_folder, write_video
+from tests.fixtures.without_pytorch import HIDE
 from tests.ingestion.conftest import SETTINGS
 
 START = datetime(2026, 5, 1, 8, tzinfo=timezone.utc)
@@ -189,7 +190,7 @@ def test_killed_at_any_moment(tmp_path):
     path = write_video(tmp_path / "yard.avi", walk("red", 60, start=5))
     home = GalleryHome.create(tmp_path / "home", SETTINGS, {})
     random = np.random.default_rng(0)
-    command = [sys.executable, "-c", textwrap.dedent(_KILLED), str(home.path), str(path)]
+    command = [sys.executable, "-c", HIDE + textwrap.dedent(_KILLED), str(home.path), str(path)]
     for _ in range(3):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
         process.stdout.readline()
@@ -209,7 +210,7 @@ def test_killed_at_any_moment(tmp_path):
 def test_two_processes_share_the_work(tmp_path):
     path = write_video(tmp_path / "yard.avi", walk("red", 60, start=5))
     home = GalleryHome.create(tmp_path / "home", SETTINGS, {})
-    command = [sys.executable, "-c", textwrap.dedent(_KILLED), str(home.path), str(path)]
+    command = [sys.executable, "-c", HIDE + textwrap.dedent(_KILLED), str(home.path), str(path)]
     root = Path(__file__).parents[2]
     workers = [subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=root) for _ in range(2)]
     assert [worker.wait(timeout=120) for worker in workers] == [0, 0]

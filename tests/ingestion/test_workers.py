@@ -15,6 +15,7 @@ from spnet_d2.ingestion.units import plan_folder
 from spnet_d2.ingestion.workers import environment_of, run_processes, take_own_device
 from tests.cli.test_gallery import Opened
 from tests.fixtures.painted import PaintedPredictor, scene, walk, write_folder, write_video
+from tests.fixtures.without_pytorch import HIDE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,16 +71,18 @@ def test_all_are_started_and_waited_for(tmp_path):
 
 
 # `spnet-gallery` with painted people in the model's place.
-PROGRAM = """
+PROGRAM = (
+    HIDE
+    + """
 import os, sys
 
-sys.path.insert(0, os.getcwd())
 from spnet_d2.cli.gallery import index, main
 from tests.cli.test_gallery import Opened
 
 index.OpenedPredictor, index._PROGRAM = Opened, os.environ["PROGRAM"]
 sys.exit(main())
 """
+)
 
 
 def start(words: list[str], **environment: str) -> subprocess.Popen:

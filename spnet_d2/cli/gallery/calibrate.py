@@ -1,14 +1,17 @@
 """``spnet-gallery calibrate``: what a similarity means in this gallery, without any label."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from spnet_d2.gallery import calibration
 from spnet_d2.ingestion import GalleryHome
-from spnet_d2.visualization.calibration_plot import draw_calibration
 
 from .gallery_option import add_gallery
+
+# SciPy and Matplotlib are imported where they are used: the other commands start without them.
+if TYPE_CHECKING:
+    from spnet_d2.gallery.calibration import Calibration
 
 
 def add(commands) -> None:
@@ -29,11 +32,14 @@ def add(commands) -> None:
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> calibration.Calibration:
+def run(args: argparse.Namespace) -> "Calibration":
     """
     Raises:
         GalleryError: there are too few pairs, or the model can't tell these people apart.
     """
+    from spnet_d2.gallery import calibration
+    from spnet_d2.visualization.calibration_plot import draw_calibration
+
     home = GalleryHome(args.gallery)
     frames = {s.name: 1 / s.fps if s.kind == "folder" else 0.001 for s in home.sources().values()}
     pairs = calibration.collect_pairs(home.store, args.min_seconds, frames)

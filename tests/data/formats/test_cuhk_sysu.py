@@ -14,6 +14,7 @@ from spnet_d2.data.formats import cuhk_sysu, cuhk_sysu_mat
 from spnet_d2.data.formats.corpus import CorpusError
 from spnet_d2.data.person_search_json import load_protocol
 from tests.fixtures import corpora
+from tests.fixtures.without_pytorch import HIDE
 
 PARTITIONS = {"trainval", "test", "train", "val", "minitrain", "minival"}
 PARTITIONS |= {f"tinytrainval{size}" for size in (2, 4, 6, 8)}
@@ -232,7 +233,7 @@ def test_another_process_writes_the_same_bytes(folder, copied):
         "c.prepare(sys.argv[1], c.Splits(component_size=2, mini_components=1, gallery_size=3))"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "4321"}
-    command = [sys.executable, "-W", "ignore", "-c", code, str(copied)]
+    command = [sys.executable, "-W", "ignore", "-c", HIDE + code, str(copied)]
     subprocess.run(command, check=True, env=environment, capture_output=True)
     for kind, names in (("coco", PARTITIONS), ("retrieval", PROTOCOLS)):
         for name in names:
