@@ -196,29 +196,31 @@ def read_shots(unit: Unit, source: Source, skipped: list[str]) -> Iterator[Shot]
         )
 
 
+def put(places: queue.Queue, item: object, stopped: threading.Event) -> bool:
+    """Wait for a place, and take it; False: ``stopped`` was set, nobody wants the item."""
+    while not stopped.is_set():
+        try:
+            places.put(item, timeout=0.1)
+            return True
+        except queue.Full:
+            continue
+    return False
+
+
 def ahead(shots: Iterator[Shot]) -> Iterator[Shot]:
     """The same, read by a thread of its own while the model works on earlier ones."""
     places: queue.Queue = queue.Queue(_AHEAD)
     stopped = threading.Event()
     end = object()
 
-    def put(item: object) -> bool:
-        while not stopped.is_set():
-            try:
-                places.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
     def read() -> None:
         try:
             for shot in shots:
-                if not put(shot):
+                if not put(places, shot, stopped):
                     return
-            put(end)
+            put(places, end, stopped)
         except Exception as error:  # it belongs to the one who waits for frames
-            put(error)
+            put(places, error, stopped)
 
     thread = threading.Thread(target=read, name="frames", daemon=True)
     thread.start()

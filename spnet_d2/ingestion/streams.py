@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 from spnet_d2.gallery import GalleryError
 
 from . import clips
-from .look import Shot
+from .look import Shot, put
 from .sources import Source
 
 logger = logging.getLogger(__name__)
@@ -68,24 +68,15 @@ def together(
     """
     places: queue.Queue = queue.Queue(_WAITING)
 
-    def put(item: tuple[str, Shot | Exception | None]) -> bool:
-        while not stopped.is_set():
-            try:
-                places.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
     def read(name: str, shots: Iterator[Shot]) -> None:
         end: Exception | None = None
         try:
             for shot in shots:
-                if not put((name, shot)):
+                if not put(places, (name, shot), stopped):
                     return
         except Exception as error:  # it belongs to the one who waits for frames
             end = error
-        put((name, end))
+        put(places, (name, end), stopped)
 
     threads = [
         threading.Thread(target=read, args=item, name="stream", daemon=True)
