@@ -200,7 +200,7 @@ class Trainer(DefaultTrainer):
             self._start_bridges()
 
     def _start_bridges(self) -> None:
-        """Fit bridges that ``MODEL.WEIGHTS`` has none of."""
+        """Fit the bridges that ``MODEL.WEIGHTS`` lacks."""
         model = self.checkpointer.model
         if not needs_bridges(self.cfg) or not bridges_at_zero(model):
             logger.info("MODEL.SPNET.INIT.BRIDGE: no bridge is at zero, none is fitted.")
@@ -213,7 +213,10 @@ class Trainer(DefaultTrainer):
             number = min(_BRIDGE_BATCHES, iterations_per_epoch(self.cfg))
             with random_state.preserved():
                 counts = fit_bridges(model, islice(build_train_loader(self.cfg), number))
-            logger.info("Bridges start as the least-squares maps of %s matched boxes.", counts)
+            logger.info(
+                "Bridges start as the least-squares maps of matched boxes: %s.",
+                ", ".join(f"stage {t} of {count} boxes" for t, count in counts.items()),
+            )
 
     def train(self) -> OrderedDict | None:
         """

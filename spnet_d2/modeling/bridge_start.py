@@ -95,15 +95,14 @@ def matched_pairs(model: SPNet, batched_inputs: list[dict]) -> list[tuple[Tensor
     return pairs
 
 
-def bridges_at_zero(model: SPNet) -> bool:
-    """Whether a bridge is as it is built, so that no checkpoint brought one."""
-    paths = [model.proposal_generator.swap_path, *model.roi_heads.swap_paths]
-    return any(not path.bridge.weight.any() for path in paths)
+def bridges_at_zero(model: SPNet) -> list[int]:
+    """Stages whose bridge is as it is built, 0 for the anchors: no checkpoint brought them."""
+    return [t for t, path in enumerate(_swap_paths(model)) if not path.bridge.weight.any()]
 
 
-def fit_bridges(model: SPNet, batches: Iterable[list[dict]]) -> list[int]:
+def fit_bridges(model: SPNet, batches: Iterable[list[dict]]) -> dict[int, int]:
     """
-    Set all bridges to the least-squares maps of matched boxes to their queries.
+    Set the bridges that are at zero to the least-squares maps of matched boxes to their queries.
 
     Args:
         model: an SPNet with bridges, as query-centric pre-training left it. All processes call
@@ -111,23 +110,29 @@ def fit_bridges(model: SPNet, batches: Iterable[list[dict]]) -> list[int]:
         batches: with ground truth.
 
     Returns:
-        Number of pairs of each stage, of all processes. A stage without any keeps its bridge.
+        For each stage that was at zero the number of its pairs, of all processes. A stage without
+        any stays at zero, and bridges that a checkpoint brought stay as they are.
     """
-    paths = [model.proposal_generator.swap_path, *model.roi_heads.swap_paths]
-    fits = [AffineFit(path.bridge.in_features) for path in paths]
+    paths, stages = _swap_paths(model), bridges_at_zero(model)
+    fits = {t: AffineFit(paths[t].bridge.in_features) for t in stages}
     training = model.training
     model.eval()
     try:
         for batch in batches:
-            for fit, pair in zip(fits, matched_pairs(model, batch), strict=True):
-                fit.add(*pair)
+            pairs = matched_pairs(model, batch)
+            for t, fit in fits.items():
+                fit.add(*pairs[t])
     finally:
         model.train(training)
-    for path, fit in zip(paths, fits):
+    for t, fit in fits.items():
         fit.products = torch.stack(comm.all_gather(fit.products)).sum(dim=0)
         if fit.count:
             weight, bias = fit.solve()
             with torch.no_grad():
-                path.bridge.weight.copy_(weight)
-                path.bridge.bias.copy_(bias)
-    return [fit.count for fit in fits]
+                paths[t].bridge.weight.copy_(weight)
+                paths[t].bridge.bias.copy_(bias)
+    return {t: fit.count for t, fit in fits.items()}
+
+
+def _swap_paths(model: SPNet) -> list[SwapPath]:
+    return [model.proposal_generator.swap_path, *model.roi_heads.swap_paths]

@@ -78,7 +78,7 @@ def test_bridges_that_start_as_least_squares_maps(query_centric, tiny_opts, tmp_
     assert not start()[1].any()
     assert "MODEL.WEIGHTS is empty" in caplog.text
     trainer, fitted = start("MODEL.WEIGHTS", query_centric)
-    assert fitted.any() and "least-squares maps of [" in caplog.text
+    assert fitted.any() and "least-squares maps of matched boxes: stage 0 of " in caplog.text
     trainer.train()
     # Neither a finished run that goes on nor weights that have bridges are fitted again.
     last = str(tmp_path / "oc" / "model_final.pth")
@@ -90,3 +90,9 @@ def test_bridges_that_start_as_least_squares_maps(query_centric, tiny_opts, tmp_
     other = ("MODEL.WEIGHTS", last, "OUTPUT_DIR", str(tmp_path / "next"))
     assert torch.equal(start(*other)[1], weight)
     assert "no bridge is at zero" in caplog.text
+    # Stages that such weights lack are fitted, and no other one.
+    caplog.clear()
+    stages = ("MODEL.SPNET.NUM_CASCADES", 2, "MODEL.SPNET.INIT.CASCADE", "PT")
+    trainer, first = start(*other, *stages)
+    assert torch.equal(first, weight) and trainer.model.roi_heads.swap_paths[1].bridge.weight.any()
+    assert "matched boxes: stage 2 of " in caplog.text

@@ -42,11 +42,11 @@ def test_fewer_pairs_than_numbers():
 @pytest.mark.parametrize("cascades", [0, 2])
 def test_fitted_bridges_predict_queries(cascades):
     model = tiny_model("MODEL.SPNET.NUM_CASCADES", cascades)
-    assert bridges_at_zero(model)
+    assert bridges_at_zero(model) == list(range(cascades + 1))
     batches = [batch(seed) for seed in range(4)]
     before = {k: v.clone() for k, v in model.state_dict().items()}
     counts = fit_bridges(model, batches)
-    assert len(counts) == cascades + 1 and len(set(counts)) == 1 and counts[0] > 30
+    assert len(counts) == cascades + 1 and len(set(counts.values())) == 1 and counts[0] > 30
     assert not bridges_at_zero(model) and model.training
     changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
     assert changed == {k for k in before if ".bridge." in k}
@@ -64,5 +64,19 @@ def test_fitted_bridges_predict_queries(cascades):
 def test_batches_without_people():
     model = tiny_model()
     empty = [{**x, "instances": x["instances"][:0]} for x in batch(0)]
-    assert fit_bridges(model, [empty]) == [0] * (1 + model.roi_heads.num_cascades)
-    assert bridges_at_zero(model)
+    assert fit_bridges(model, [empty]) == {0: 0}
+    assert bridges_at_zero(model) == [0]
+
+
+def test_bridges_that_a_checkpoint_brought_stay():
+    """An object-centric checkpoint that gets new stages: those alone are fitted."""
+    model = tiny_model("MODEL.SPNET.NUM_CASCADES", 2)
+    paths = [model.proposal_generator.swap_path, *model.roi_heads.swap_paths]
+    with torch.no_grad():
+        for path in (paths[0], paths[2]):
+            path.bridge.weight.normal_()
+            path.bridge.bias.normal_()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    assert list(fit_bridges(model, [batch(0)])) == [1]
+    changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == {"roi_heads.swap_paths.0.bridge.weight", "roi_heads.swap_paths.0.bridge.bias"}
