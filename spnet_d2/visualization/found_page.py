@@ -12,6 +12,7 @@ import numpy as np
 from spnet_d2.gallery import GalleryError
 from spnet_d2.gallery.finding import Sighting, by_camera
 from spnet_d2.ingestion import GalleryHome
+from spnet_d2.ingestion.thumbnails import make_thumbnail
 from spnet_d2.search.query import box_to_json
 from spnet_d2.utils.atomic_io import write_text
 
@@ -122,10 +123,11 @@ class FoundPage:
         scene = self._scene(hit, rank) if rank <= MAX_SCENES else ""
         likely = "" if chance is None else f", about {chance:.0%} likely right"
         when = hit.time.isoformat(sep=" ", timespec="seconds") if hit.time else f"frame {hit.frame}"
+        source = f"<br>{escape(hit.source)}" if hit.source != hit.camera else ""
         rows = f"<br>{hit.rows} pictures of this appearance" if hit.rows > 1 else ""
         return (
             f"<li>{image}<div>{rank}. <strong>{hit.similarity:.3f}</strong>{likely}<br>"
-            f"{escape(hit.camera)}, {escape(when)}<br>{escape(hit.source)}{rows}</div>{scene}</li>"
+            f"{escape(hit.camera)}, {escape(when)}{source}{rows}</div>{scene}</li>"
         )
 
     def _scene(self, hit: Sighting, rank: int) -> str:
@@ -137,13 +139,14 @@ class FoundPage:
 
 
 def _query(query: Query) -> str:
-    crop = query.thumbnail
+    crop, scene = query.thumbnail, ""
     if query.image is not None and query.box is not None:
-        crop = _scene_with_box(query.image, query.box)
+        crop = make_thumbnail(query.image, query.box)
+        scene = _image(_scene_with_box(query.image, query.box), "scene", f"scene of {query.name}")
     image = _image(crop, "crop", query.name) if crop else ""
     kind = "not the person" if query.negative else "the person"
     css = ' class="not"' if query.negative else ""
-    return f"<li{css}>{image}<div>{escape(query.name)}: {kind}</div></li>"
+    return f"<li{css}>{image}<div>{escape(query.name)}: {kind}</div>{scene}</li>"
 
 
 def _scene_with_box(image: np.ndarray, box: Sequence[float]) -> bytes:

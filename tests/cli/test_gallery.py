@@ -128,6 +128,7 @@ def test_search_by_box(run, gallery, query, tmp_path):
     assert [int(row["id"]) for row in rows] == [hit["id"] for hit in hits]
     page = (out / "found.html").read_text()
     assert page.count("data:image/jpeg") >= len(hits)
+    assert page.count(f'alt="{query.name}"') == page.count(f'alt="scene of {query.name}"') == 1
     assert "src=http" not in page.replace('"', "") and "<script src" not in page
 
 
