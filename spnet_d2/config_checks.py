@@ -9,11 +9,17 @@ from detectron2.utils import comm
 from spnet_d2.config_keys import unread_keys
 from spnet_d2.config_node import EPOCH_KEYS
 from spnet_d2.config_reader import ConfigError, get_value
-from spnet_d2.data.catalog import similar_names
+from spnet_d2.data.catalog import unregistered
 from spnet_d2.data.corrupt_images import POLICIES
 from spnet_d2.data.own_sets import OwnSetsError, check_sets, register_sets
 from spnet_d2.data.self_supervised_boxes import MODES as SSL_MODES
-from spnet_d2.modeling.config_problems import model_problems, raise_problems, wrong_choices
+from spnet_d2.data.transforms import build_augmentation
+from spnet_d2.modeling.config_problems import (
+    model_problems,
+    out_of_range,
+    raise_problems,
+    wrong_choices,
+)
 from spnet_d2.modeling.precision import PRECISIONS
 from spnet_d2.modeling.reid_losses import REID_LOSSES
 
@@ -25,6 +31,22 @@ _CHOICES = {
     "TEST.EMBEDDING_DTYPE": ("float32", "float16"),
     "DATALOADER.ON_CORRUPT_IMAGE": POLICIES,
     "INPUT.SSL_BOXES": ("", *SSL_MODES),
+}
+_WITHOUT_LIMIT = float("inf")
+# Of training; finite numbers, both limits are allowed. Some need not be set (None).
+_RANGES = {
+    "SOLVER.BASE_LR": (0, _WITHOUT_LIMIT),
+    "SOLVER.BASE_LR_END": (0, _WITHOUT_LIMIT),
+    "SOLVER.BIAS_LR_FACTOR": (0, _WITHOUT_LIMIT),
+    "SOLVER.BACKBONE_LR": (-1, _WITHOUT_LIMIT),
+    "SOLVER.BACKBONE_WEIGHT_DECAY": (-1, _WITHOUT_LIMIT),
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": (0, _WITHOUT_LIMIT),
+    "SOLVER.GAMMA": (0, _WITHOUT_LIMIT),
+    "SOLVER.MOMENTUM": (0, 1),
+    "SOLVER.WARMUP_FACTOR": (0, 1),
+    "SOLVER.WEIGHT_DECAY": (0, _WITHOUT_LIMIT),
+    "SOLVER.WEIGHT_DECAY_BIAS": (0, _WITHOUT_LIMIT),
+    "SOLVER.WEIGHT_DECAY_NORM": (0, _WITHOUT_LIMIT),
 }
 
 
@@ -41,9 +63,22 @@ def check_config(cfg: CfgNode, training: bool = True, processes: int | None = No
         ConfigError: it names all keys that are out of range or clash, with their values.
     """
     problems = [*unread_keys(cfg), *model_problems(cfg), *wrong_choices(cfg, _CHOICES)]
+    problems += out_of_range(cfg, {"DATALOADER.NUM_WORKERS": (0, _WITHOUT_LIMIT)})
+    problems += _augmentation_problems(cfg, training)
     if training:
+        problems += out_of_range(cfg, _RANGES)
         problems += _training_clashes(cfg, processes or comm.get_world_size())
     raise_problems(problems)
+
+
+def _augmentation_problems(cfg: CfgNode, training: bool) -> Iterator[str]:
+    for is_train in (False, True) if training else (False,):
+        try:
+            build_augmentation(cfg, is_train)
+        # The second one: of numbers that are none.
+        except (ValueError, TypeError) as error:
+            yield f"{error}" if isinstance(error, ValueError) else f"INPUT: {error}."
+            return
 
 
 def check_data_sets(cfg: CfgNode, training: bool = True) -> None:
@@ -60,6 +95,9 @@ def check_data_sets(cfg: CfgNode, training: bool = True) -> None:
         ConfigError: it names them, and similar names that are registered.
     """
     keys = ("DATASETS.TRAIN", "DATASETS.TEST") if training else ("DATASETS.TEST",)
+    for key in keys:
+        if isinstance(names := get_value(cfg, key), str):
+            raise ConfigError(f"{key} is {names!r}, expected a tuple of names: ({names!r},).")
     try:
         # A config may come from elsewhere than read_config.
         register_sets(cfg.DATASETS.FILES)
@@ -68,16 +106,8 @@ def check_data_sets(cfg: CfgNode, training: bool = True) -> None:
         raise ConfigError(str(error)) from error
     for key in keys:
         for name in get_value(cfg, key):
-            if name in DatasetCatalog:
-                continue
-            names = ", ".join(similar_names(name))
-            similar = f" Similar ones: {names}." if names else ""
-            raise ConfigError(
-                f"{key} has {name!r}, which is not registered.{similar} datasets/README.md lists "
-                "all names, and says how to register data of your own: by a YAML file in "
-                "DATASETS.FILES, or by a script that calls register_person_search of "
-                "spnet_d2.data.catalog before it builds the Trainer, in every process."
-            )
+            if name not in DatasetCatalog:
+                raise ConfigError(f"{key} has {unregistered(name)}")
 
 
 def check_schedule(cfg: CfgNode, resolved: bool = False) -> None:
@@ -157,4 +187,10 @@ def _training_clashes(cfg: CfgNode, processes: int) -> Iterator[str]:
             f"SOLVER.IMS_PER_BATCH is {images}, but SOLVER.ACCUMULATION_STEPS {steps} times "
             f"DATALOADER.VIEWS_PER_IMAGE {views} times the number of processes, {processes}, must "
             "divide it, for parts of equal size that have all views of an image."
+        )
+    reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
+    if reference < 0 or (reference > 0 and images % reference):
+        yield (
+            f"SOLVER.REFERENCE_WORLD_SIZE is {reference}, expected 0 (nothing is scaled) or a "
+            f"number of processes that divides SOLVER.IMS_PER_BATCH, {images}."
         )

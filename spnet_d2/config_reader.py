@@ -89,6 +89,8 @@ def _explained(cfg: CfgNode, what: str) -> Iterator[None]:
         # A KeyError's text is in quotes.
         message = str(error.args[0] if isinstance(error, KeyError) else error)
         raise ConfigError(f"{what}: {message}{_similar(cfg, message)}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{what}: its _BASE_ files name each other in a circle.") from error
     except (AttributeError, TypeError) as error:
         expected = "expected sections with keys, as in projects_configs/"
         raise ConfigError(f"{what}: {expected} ({error}).") from error

@@ -42,6 +42,10 @@ def test_data_sets_that_nobody_registered():
     with pytest.raises(ConfigError, match=similar):
         check_data_sets(cfg)
     check_data_sets(cfg, training=False)
+    # Code, too, forgets the comma.
+    cfg.DATASETS.TRAIN = "prw_train"
+    with pytest.raises(ConfigError, match=r"TRAIN is 'prw_train', expected .*: \('prw_train',\)"):
+        check_data_sets(cfg)
     merge_settings(cfg, ["DATASETS.TEST", ("prw_test", "?")])
     with pytest.raises(ConfigError, match="DATASETS.TEST has '[?]', which is not registered. data"):
         check_data_sets(cfg, training=False)
@@ -79,6 +83,22 @@ def test_data_sets_that_nobody_registered():
         (["MODEL.ROI_HEADS.SCORE_THRESH_TEST", NAN], "SCORE_THRESH_TEST is nan, expected 0 to 1"),
         (spnet("INIT.CASCADE", "rep"), "INIT.CASCADE is 'rep', expected one of PT-Rep, PT"),
         (spnet("REID.SCALE", 0.0), "MODEL.SPNET.REID.SCALE is 0.0, expected more than 0"),
+        (
+            spnet("REID.SCALE", float("inf")),
+            "REID.SCALE is inf, expected more than 0, and a finite",
+        ),
+        (spnet("REID.LOSS_WEIGHT", float("inf")), "REID.LOSS_WEIGHT is inf, expected 0 or more"),
+        (spnet("BACKBONE.DROP_PATH_RATE", 1.5), "DROP_PATH_RATE is 1.5, expected 1 or less"),
+        (spnet("SMALL_DATA.ANCHOR_BIAS", NAN), "ANCHOR_BIAS is nan, expected -1000 to 1000"),
+        (
+            ["MODEL.PIXEL_MEAN", [103.5]],
+            r"PIXEL_MEAN is \(103.5,\), expected three numbers, of red",
+        ),
+        (["MODEL.PIXEL_STD", [1.0, 0.0, 1.0]], r"PIXEL_STD is .*, expected three numbers above 0"),
+        (["MODEL.PIXEL_STD", ["1", "1", "x"]], "PIXEL_STD is .*, expected three numbers above 0"),
+        (["INPUT.MIN_SIZE_TEST", 0], "INPUT.MIN_SIZE_TEST, .* of 1 or more, found"),
+        (["INPUT.AUG_TEST", "crop"], "INPUT.AUG_TEST must be"),
+        (["DATALOADER.NUM_WORKERS", -1], "DATALOADER.NUM_WORKERS is -1, expected 0 or more"),
         (spnet("REID_DIM", 256), "SEPARATE_HEADS is False.*EMBED_DIM is 128 .*REID_DIM 256"),
     ],
 )
@@ -99,6 +119,16 @@ def test_refused_in_every_job(settings, message, training):
         (["SOLVER.ACCUMULATION_STEPS", 0], "BATCH is 8, but SOLVER.ACCUMULATION_STEPS 0 times"),
         (["SOLVER.ACCUMULATION_STEPS", -1], "BATCH is 8, but SOLVER.ACCUMULATION_STEPS -1 times"),
         (["DATALOADER.VIEWS_PER_IMAGE", 3], "IMS_PER_BATCH is 8.*DATALOADER.VIEWS_PER_IMAGE 3 "),
+        (
+            ["SOLVER.REFERENCE_WORLD_SIZE", 3],
+            "REFERENCE_WORLD_SIZE is 3, .* divides .*PER_BATCH, 8",
+        ),
+        (["SOLVER.BASE_LR", -1e-4], "SOLVER.BASE_LR is -0.0001, expected 0 or more"),
+        (["SOLVER.WEIGHT_DECAY_NORM", -0.1], "WEIGHT_DECAY_NORM is -0.1, expected 0 or more"),
+        (["SOLVER.MOMENTUM", NAN], "SOLVER.MOMENTUM is nan, expected 0 to 1"),
+        (["INPUT.CROP_SIZE", 0], "INPUT.CROP_SIZE. must be 1 pixel or more"),
+        (["INPUT.RANDOM_FLIP", "vertical"], "INPUT.RANDOM_FLIP must be"),
+        (["INPUT.MIN_SIZE_TRAIN", ("x",)], "INPUT: .*not supported between"),
         (["DATALOADER.VIEWS_PER_IMAGE", 2, "SOLVER.ACCUMULATION_STEPS", 8], "STEPS 8 .*IMAGE 2 "),
     ],
 )

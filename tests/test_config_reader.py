@@ -32,12 +32,13 @@ def test_a_written_config_is_read_again(tmp_path):
         (b"SOLVER:\n  BASE_LR: null\n", "SOLVER.BASE_LR can't be None, expected float"),
         (b"SOLVER: [1, {\n", "parsing"),
         (b"_BASE_: nowhere.yaml\n", "nowhere.yaml"),
+        (b"_BASE_: bad.yaml\n", "_BASE_ files name each other in a circle"),
         (b"", "expected sections with keys"),
         (b"- SOLVER\n", "expected sections with keys"),
         (b"\x89PNG\r\n\x1a\n\0", "codec can't decode"),
         (b"SEED: !!python/object/apply:os.getpid []\n", "python/object"),
     ],
-    ids=["key", "type", "none", "syntax", "base", "empty", "list", "binary", "code"],
+    ids=["key", "type", "none", "syntax", "base", "circle", "empty", "list", "binary", "code"],
 )
 def test_files_that_cannot_be_read_are_named(tmp_path, content, message):
     (tmp_path / "bad.yaml").write_bytes(content)

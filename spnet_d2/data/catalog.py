@@ -20,6 +20,7 @@ from spnet_d2.data.person_search_json import (
     load_person_search_json,
     names_categories,
 )
+from spnet_d2.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +134,34 @@ def similar_names(name: str) -> list[str]:
     whole = [known for known in registered if not _PIECE.search(known)]
     close = difflib.get_close_matches
     return close(name, whole, n=3) or close(name, registered, n=3)
+
+
+class UnknownDataSetError(UserError, ValueError):
+    """A name that no data set is registered under."""
+
+
+def get_dicts(name: str) -> list[dict[str, Any]]:
+    """
+    Detectron2's dicts of a data set.
+
+    Raises:
+        UnknownDataSetError: there is none of that name.
+    """
+    if name not in DatasetCatalog:
+        raise UnknownDataSetError(f"The data set is {unregistered(name)}")
+    return DatasetCatalog.get(name)
+
+
+def unregistered(name: str) -> str:
+    """What to say of a name that no data set is registered under, from the name on."""
+    names = ", ".join(similar_names(name))
+    similar = f" Similar ones: {names}." if names else ""
+    return (
+        f"{name!r}, which is not registered.{similar} datasets/README.md lists all names, and says "
+        "how to register data of your own: by a YAML file in DATASETS.FILES, or by a script that "
+        "calls register_person_search of spnet_d2.data.catalog before it builds the Trainer, in "
+        "every process."
+    )
 
 
 def unregister(name: str) -> None:

@@ -5,7 +5,7 @@ Every mode has one rule, and the result is always ``(H, W, 3)`` uint8, upright:
 =============================  =====================================================
 1, L, LA, P, PA, RGB, RGBA     grey and palettes are expanded; alpha is dropped (colours as stored)
 CMYK, YCbCr, LAB, HSV          converted to RGB; Adobe's inverted CMYK is turned back
-16 bits per channel            ``round(value / 257)``
+16 bits per channel            ``round(value / 257)``; where TIFF says that 0 is white, turned over
 I (32-bit integer), F (float)  refused: these numbers have no agreed range
 =============================  =====================================================
 
@@ -17,6 +17,7 @@ the first one is read.
 import logging
 import os
 import re
+import struct
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -27,6 +28,13 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import (
+    BITSPERSAMPLE,
+    PHOTOMETRIC_INTERPRETATION,
+    SAMPLEFORMAT,
+    ImageFileDirectory_v2,
+    TiffImageFile,
+)
 
 from spnet_d2.errors import UserError
 
@@ -39,6 +47,7 @@ _NO_IMAGES = {"BUFR", "EPS", "FITS", "FLI", "GRIB", "HDF5", "IPTC", "MPEG", "PCD
 # What a name says is an image, whether or not this installation can decode it.
 _KNOWN_SUFFIXES = {".avif", ".heic", ".heif", ".hif", ".jxl"}
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_TIFF_SAMPLES = {1: "integers", 2: "integers", 3: "floating-point numbers"}
 # JPEGs of some cameras have a few bytes of padding; more are what is left of damaged data.
 _PADDING = 16
 # Folders of which it was said that images are turned.
@@ -263,7 +272,10 @@ def _eight_bits(image: Image.Image) -> np.ndarray:
     mode = image.mode
     if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
         # Older Pillow reads 16-bit PNG into 32-bit integers.
-        return np.repeat(_divide_by_257(np.asarray(image))[:, :, None], 3, axis=2)
+        grey = _divide_by_257(np.asarray(image))
+        # Pillow turns over those of 8 bits alone.
+        grey = 255 - grey if _zero_is_white(image) else grey
+        return np.repeat(grey[:, :, None], 3, axis=2)
     if mode in ("I", "F"):
         kind = "32-bit integers" if mode == "I" else "floating-point numbers"
         raise CorruptImageError(
@@ -274,6 +286,10 @@ def _eight_bits(image: Image.Image) -> np.ndarray:
         image = image.convert(mode.upper())
     # A copy: torch refuses the read-only view.
     return np.array(image.convert("RGB"))
+
+
+def _zero_is_white(image: Image.Image) -> bool:
+    return isinstance(image, TiffImageFile) and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
 
 
 def _divide_by_257(values: np.ndarray) -> np.ndarray:
@@ -348,6 +364,20 @@ def _open_heif() -> None:
     register_heif_opener()
 
 
+def _tiff_samples(file: BinaryIO) -> str:
+    """What a TIFF file states of its numbers; "" where it is none, or damaged."""
+    file.seek(0)
+    try:
+        directory = ImageFileDirectory_v2(file.read(8))
+        file.seek(directory.next)
+        directory.load(file)
+        (kind, *_), (bits, *_) = directory[SAMPLEFORMAT], directory[BITSPERSAMPLE]
+    # As image readers report damage.
+    except (SyntaxError, OSError, ValueError, KeyError, IndexError, TypeError, struct.error):
+        return ""
+    return f"{bits}-bit {_TIFF_SAMPLES.get(kind, 'numbers')}"
+
+
 def _all_bytes(file: BinaryIO) -> bytes:
     file.seek(0)
     return file.read()
@@ -363,5 +393,10 @@ def _reason(file: BinaryIO, error: Exception) -> str:
     if not head:
         return "the file is empty"
     if isinstance(error, UnidentifiedImageError):
+        if samples := _tiff_samples(file):
+            return (
+                f"a TIFF file whose pixels are {samples}, which Pillow doesn't read; convert it to "
+                "8 or 16 bits per channel"
+            )
         return "it is of no image format that Pillow knows"
     return str(error) or type(error).__name__

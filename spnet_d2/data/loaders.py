@@ -6,12 +6,12 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 import torch
-from detectron2.data import DatasetCatalog, DatasetFromList
+from detectron2.data import DatasetFromList
 from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
-from spnet_d2.data.catalog import get_training_dicts
+from spnet_d2.data.catalog import get_dicts, get_training_dicts
 from spnet_d2.data.corrupt_images import SKIPPED, UNREADABLE, CorruptImageError
 from spnet_d2.data.mapper import PersonSearchMapper
 from spnet_d2.data.pair_batches import PairBatchSampler
@@ -133,7 +133,7 @@ def build_test_loader(cfg, dataset_name: str, batch_size: int = 1) -> DataLoader
             (:data:`~spnet_d2.data.corrupt_images.SKIPPED`): evaluators count its people as not
             found.
     """
-    dicts = DatasetCatalog.get(dataset_name)
+    dicts = get_dicts(dataset_name)
     return DataLoader(
         _TestDataset(
             dicts,
@@ -155,7 +155,7 @@ def build_loss_loader(cfg, dataset_name: str) -> DataLoader:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.INPUT.AUG_TRAIN = "wrs"
-    dicts = DatasetCatalog.get(dataset_name)
+    dicts = get_dicts(dataset_name)
     sampler = PairBatchSampler(
         dicts,
         LOSS_IMS_PER_BATCH,

@@ -167,9 +167,11 @@ class PadAndCrop:
         focus=focused_crop,
     ):
         if crop_size < 1:
-            raise ValueError(f"crop_size must be 1 pixel or more, found {crop_size}.")
+            raise ValueError(
+                f"crop_size (INPUT.CROP_SIZE) must be 1 pixel or more, found {crop_size}."
+            )
         if not safe_odds >= 0:
-            raise ValueError(f"safe_odds must be 0 or more, found {safe_odds}.")
+            raise ValueError(f"safe_odds (INPUT.RSC_PROB) must be 0 or more, found {safe_odds}.")
         self.resize = resize
         self.crop_size = crop_size
         self.canvas_factor = canvas_factor
@@ -229,7 +231,7 @@ def _train_augmentation(inputs):
         raise ValueError(
             f'INPUT.RANDOM_FLIP must be "horizontal" or "none", found "{inputs.RANDOM_FLIP}".'
         )
-    if len(inputs.MIN_SIZE_TRAIN) != 1 or inputs.MIN_SIZE_TRAIN[0] < 1:
+    if len(inputs.MIN_SIZE_TRAIN) != 1 or not inputs.MIN_SIZE_TRAIN[0] >= 1:
         raise ValueError(
             f"INPUT.MIN_SIZE_TRAIN must hold one size, found {tuple(inputs.MIN_SIZE_TRAIN)}; "
             "the crops of rrc2 and rrc_scale give the variety of sizes."

@@ -23,7 +23,10 @@ def check_writable(folder: str | os.PathLike) -> None:
 
     Raises:
         OSError: they can't, and why.
+        ConfigError: no folder is named.
     """
+    if not os.fspath(folder):
+        raise ConfigError("OUTPUT_DIR is empty, expected a folder; ./ is the working folder.")
     probe = Path(folder) / f".{uuid.uuid4().hex}"
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)

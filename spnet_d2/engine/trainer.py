@@ -17,18 +17,21 @@ from detectron2.engine import (
 )
 from detectron2.evaluation import DatasetEvaluator, print_csv_format
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 from torch import nn, optim
 from torch.utils.data import DataLoader
 
 from spnet_d2.checkpoint.checkpointer import Checkpointer
 from spnet_d2.checkpoint.pretrained import PretrainedWeightsError
+from spnet_d2.config_reader import ConfigError
 from spnet_d2.data.corrupt_images import SkipCounter
 from spnet_d2.data.loaders import build_test_loader, build_train_loader, iterations_per_epoch
 from spnet_d2.data.transforms import build_augmentation
 from spnet_d2.engine import random_state
 from spnet_d2.engine.bad_batches import BadBatchError
 from spnet_d2.engine.distribute import distribute
+from spnet_d2.engine.expected_results import verify_expected
 from spnet_d2.engine.hooks import AverageBatchNorms, Backups, RandomState
 from spnet_d2.engine.job_config import resolve_config
 from spnet_d2.engine.optimizer import build_optimizer
@@ -51,6 +54,8 @@ from spnet_d2.modeling.fingerprint import fingerprint, input_settings, model_set
 from spnet_d2.modeling.reid_losses import reid_loss_class
 from spnet_d2.modeling.swap_path import needs_bridges
 from spnet_d2.process import release_freed_memory
+from spnet_d2.utils.atomic_io import write_text
+from spnet_d2.utils.text import printable
 
 logger = logging.getLogger(__name__)
 # Of one pass over the training set, at most: an image matches a hundred anchors, and a bridge has D
@@ -176,6 +181,14 @@ class Trainer(DefaultTrainer):
             result.insert(_index_of(result, hooks.EvalHook), losses)
         return result
 
+    def build_writers(self) -> list[EventWriter]:
+        """Detectron2's; TensorBoard's only where it can open a file of that name."""
+        writers, folder = super().build_writers(), self.cfg.OUTPUT_DIR
+        if printable(folder) == folder:
+            return writers
+        logger.warning("No TensorBoard events: OUTPUT_DIR is no UTF-8, which they need: %s", folder)
+        return [writer for writer in writers if not isinstance(writer, TensorboardXWriter)]
+
     def resume_or_load(self, resume: bool = True) -> None:
         """
         Continue from the last checkpoint of ``OUTPUT_DIR``, or start anew from ``MODEL.WEIGHTS``.
@@ -232,6 +245,7 @@ class Trainer(DefaultTrainer):
                 ``SOLVER.ON_BAD_BATCH`` is not "skip", or many batches in a row were skipped.
             CorruptImageError: a training image can't be read.
             OSError: there is no room for checkpoints.
+            ConfigError: ``TEST.EXPECTED_RESULTS`` names what was not evaluated; all else is done.
         """
         if self.start_iter >= self.max_iter:
             logger.info(
@@ -241,13 +255,20 @@ class Trainer(DefaultTrainer):
                 self.max_iter,
             )
             return self._evaluate()
-        self._trainer.data_loader.start_iter = self.start_iter
+        loader = self._trainer.data_loader
+        # A subclass may build another, which begins anew after a resume.
+        if isinstance(loader, TrainLoader):
+            loader.start_iter = self.start_iter
         if comm.is_main_process():
             self._prepare_folder()
-        super().train()
-        self._trainer.data_loader.skips.report()
+        TrainerBase.train(self, self.start_iter, self.max_iter)
+        if isinstance(loader, TrainLoader):
+            loader.skips.report()
         self._trainer.bad_batches.report()
-        return getattr(self, "_last_eval_results", None)
+        results = getattr(self, "_last_eval_results", None)
+        if results and comm.is_main_process():
+            verify_expected(self.cfg, results)
+        return results
 
     def _prepare_folder(self) -> None:
         folder, left = Path(self.cfg.OUTPUT_DIR), self.max_iter - self.start_iter
@@ -259,7 +280,7 @@ class Trainer(DefaultTrainer):
             check_space(folder, checkpoint_bytes(self.checkpointer.model, self.optimizer), count)
         cut_metrics(folder / "metrics.json", self.start_iter or None)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(self.cfg.dump())
+        write_text(folder / "config.yaml", self.cfg.dump())
 
     def run_step(self) -> None:
         # A step that is left out has none.
@@ -325,6 +346,23 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> optim.Optimizer:
         return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(
+        cls, cfg: CfgNode, optimizer: optim.Optimizer
+    ) -> optim.lr_scheduler.LRScheduler:
+        try:
+            return super().build_lr_scheduler(cfg, optimizer)
+        # How Detectron2 and fvcore refuse a setting, mostly without its name.
+        except (AssertionError, ValueError, ZeroDivisionError) as error:
+            solver = cfg.SOLVER
+            keys = "LR_SCHEDULER_NAME BASE_LR BASE_LR_END STEPS NUM_DECAYS WARMUP_METHOD".split()
+            settings = ", ".join(f"{key} {getattr(solver, key)}" for key in keys)
+            raise ConfigError(
+                f"No schedule of the learning rate can be made of SOLVER's {settings} ({error}). "
+                "There are WarmupCosineLR (BASE_LR_END up to BASE_LR), WarmupMultiStepLR (rising "
+                "STEPS) and WarmupStepWithFixedGammaLR, and the warm-ups linear and constant."
+            ) from error
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
+from spnet_d2.data.catalog import get_dicts
 from spnet_d2.data.corrupt_images import SKIPPED
 from spnet_d2.evaluation.ground_truth import GroundTruth
 from spnet_d2.evaluation.predictions import Predictions
@@ -64,7 +65,7 @@ class PersonSearchEvaluator(DatasetEvaluator):
         """
         Args:
             dataset_name: registered with ``register_person_search``.
-            protocols: names of the data set's protocols, "all", or "" for its
+            protocols: names of the data set's protocols (or one name), "all", or "" for its
                 first one. Empty: the first one, or detection only if it has none.
             output_dir: where ``predictions.npz``, ``metrics.json`` and
                 ``per_query.csv`` go, if anywhere.
@@ -82,10 +83,11 @@ class PersonSearchEvaluator(DatasetEvaluator):
         self._output_dir = output_dir
         self._distributed = distributed
         self._embedding_dtype = getattr(torch, embedding_dtype)
-        self.truth = GroundTruth.from_dicts(DatasetCatalog.get(dataset_name))
+        self.truth = GroundTruth.from_dicts(get_dicts(dataset_name))
         if self.truth.num_images == 0:
             raise ValueError(f'"{dataset_name}" has no images to evaluate on.')
-        self.protocols = _load_protocols(dataset_name, protocols, self.truth)
+        names = (protocols,) if isinstance(protocols, str) else protocols
+        self.protocols = _load_protocols(dataset_name, names, self.truth)
         self._records: dict[int, Any] = {}
         # For ``predictions.npz``, by those who know the model: see ``Predictions.made_by``.
         self.made_by = ""

@@ -54,9 +54,12 @@ _REGISTRIES = {
     "MODEL.ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
     "MODEL.SPNET.REID.LOSS": REID_LOSSES,
 }
-# Both limits are allowed.
+# Finite numbers; both limits are allowed.
 _RANGES = {
     "MODEL.SPNET.NUM_CASCADES": (0, _INFINITE),
+    # Negative: the reference's.
+    "MODEL.SPNET.BACKBONE.DROP_PATH_RATE": (-_INFINITE, 1),
+    "MODEL.SPNET.SMALL_DATA.ANCHOR_BIAS": (-1000, 1000),
     "MODEL.SPNET.SMALL_DATA.BOX_LOSS_WEIGHT": (0, _INFINITE),
     "MODEL.SPNET.SMALL_DATA.ROI_STRIPES": (1, ROI_SIZE),
     "MODEL.SPNET.SMALL_DATA.ROI_MARGIN": (0, 0.4),
@@ -110,6 +113,26 @@ def wrong_choices(cfg: CfgNode, choices: Mapping[str, Sequence]) -> Iterator[str
             yield f"{key} is {value!r}, expected one of {', '.join(map(_shown, known))}."
 
 
+def out_of_range(cfg: CfgNode, ranges: Mapping[str, tuple[float, float]]) -> Iterator[str]:
+    """A sentence for each key whose value is no finite number within its limits; None is none."""
+    for key, (low, high) in ranges.items():
+        value = get_value(cfg, key)
+        # Not true of NaN either.
+        if value is None or (low <= value <= high and abs(value) < _INFINITE):
+            continue
+        limits = f"{low} to {high}" if abs(low) < _INFINITE else f"{high} or less"
+        yield f"{key} is {value}, expected {f'{low} or more' if high == _INFINITE else limits}."
+
+
+def _wrong_colours(cfg: CfgNode) -> Iterator[str]:
+    for key in ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"):
+        values = get_value(cfg, key)
+        numbers = [v for v in values if isinstance(v, int | float) and abs(v) < _INFINITE]
+        if len(numbers) != 3 or len(values) != 3 or (key.endswith("STD") and min(numbers) <= 0):
+            kind = "three numbers" + (" above 0" if key.endswith("STD") else "")
+            yield f"{key} is {tuple(values)}, expected {kind}, of red, green and blue in 0..255."
+
+
 def _wrong_values(cfg: CfgNode) -> Iterator[str]:
     yield from wrong_choices(cfg, _CHOICES)
     # Otherwise the config is of another project: its other names are not reported as well.
@@ -133,20 +156,16 @@ def _wrong_values(cfg: CfgNode) -> Iterator[str]:
         torch.device(cfg.MODEL.DEVICE)
     except RuntimeError:
         yield f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, expected cpu, cuda or one such as cuda:1."
-    for key, (low, high) in _RANGES.items():
-        value = get_value(cfg, key)
-        # Not true of NaN either.
-        if not low <= value <= high:
-            expected = f"{low} or more" if high == _INFINITE else f"{low} to {high}"
-            yield f"{key} is {value}, expected {expected}."
+    yield from out_of_range(cfg, _RANGES)
+    yield from _wrong_colours(cfg)
     for key in _COUNTS:
         count = get_value(cfg, key)
         if count < 1:
             yield f"{key} must be 1 or more, found {count}."
     for key in _POSITIVE:
         value = get_value(cfg, key)
-        if not value > 0:
-            yield f"{key} is {value}, expected more than 0."
+        if not 0 < value < _INFINITE:
+            yield f"{key} is {value}, expected more than 0, and a finite number."
 
 
 def _shown(choice: object) -> str:

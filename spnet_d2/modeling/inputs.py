@@ -1,14 +1,27 @@
 """What models take, checked: images, ground truth and queries of Detectron2's dicts."""
 
+import logging
+import math
+from collections.abc import Mapping
+
 import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
+
+from spnet_d2.utils.warn_once import warn_once
+
+logger = logging.getLogger(__name__)
 
 _TRAINING_FIELDS = ("gt_boxes", "gt_person_ids", "gt_identities")
 
 
 def checked_image(x: dict) -> Tensor:
     """The image (3, H, W) of one input, as it is given, where it is; see :class:`.spnet.SPNet`."""
+    if not isinstance(x, Mapping):
+        raise ValueError(
+            "Expected a list of dicts with an RGB tensor (3, H, W) as 'image', found "
+            f"{type(x).__name__} in it."
+        )
     image = x.get("image")
     if not isinstance(image, Tensor) or image.dim() != 3 or image.shape[0] != 3:
         found = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
@@ -18,8 +31,17 @@ def checked_image(x: dict) -> Tensor:
         )
     if 0 in image.shape:
         raise ValueError(f"An image has no pixels, shape {tuple(image.shape)}{whose(x)}.")
-    if image.is_floating_point() and not torch.isfinite(image).all():
-        raise ValueError(f"An image has NaN or infinite pixels{whose(x)}.")
+    if image.is_floating_point():
+        low, high = torch.stack(image.aminmax()).tolist()
+        # NaN is in both.
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError(f"An image has NaN or infinite pixels{whose(x)}.")
+        if 0 <= low and 0 < high <= 1:
+            warn_once(
+                logger,
+                "An image has no pixel above 1, but values 0..255 are expected: multiply images "
+                "of 0..1 by 255.",
+            )
     return image
 
 

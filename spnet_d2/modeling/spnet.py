@@ -247,7 +247,7 @@ class SPNet(nn.Module):
             UntrainedModelError: the model is to detect, but the checkpoint that was loaded
                 left parts of the model untouched, which were not trained since.
         """
-        if not batched_inputs:
+        if len(batched_inputs) == 0:
             raise ValueError("SPNet got an empty list of images; give it at least one.")
         if self.training:
             refuse_random_trunk(self.awaited)

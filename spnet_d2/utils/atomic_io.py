@@ -38,6 +38,11 @@ def atomic_path(path: str | os.PathLike, durable: bool = False) -> Iterator[Path
             # New names in a folder, where the system can do that.
             with suppress(OSError):
                 _sync(target.parent)
+    except OSError as error:
+        # What a full disk raises names no file.
+        if error.errno is not None and error.filename is None:
+            error.filename = os.fspath(target)
+        raise
     finally:
         part.unlink(missing_ok=True)
 

@@ -78,17 +78,28 @@ def test_16_bit_grey_is_divided_by_257(tmp_path, name):
     np.testing.assert_array_equal(read_image(tmp_path / name), want)
 
 
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_16_bit_grey_tiff_of_either_byte_order(tmp_path, order):
-    tags = {256: 36, 257: 24, 258: 16, 259: 1, 262: 1, 273: 0, 277: 1, 278: 24, 279: 36 * 24 * 2}
+@pytest.mark.parametrize(("order", "zero_is_white"), [("<", False), (">", False), ("<", True)])
+def test_16_bit_grey_tiff_of_either_byte_order(tmp_path, order, zero_is_white):
+    photometric = 0 if zero_is_white else 1
+    tags = {
+        256: 36,
+        257: 24,
+        258: 16,
+        259: 1,
+        262: photometric,
+        273: 0,
+        277: 1,
+        278: 24,
+        279: 36 * 24 * 2,
+    }
     tags[273] = 8 + 2 + 12 * len(tags) + 4
     head = struct.pack(f"{order}2sHI", b"II" if order == "<" else b"MM", 42, 8)
     entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, v) for tag, v in tags.items())
     directory = struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
     data = DEEP[:, :, 0].astype(f"{order}u2").tobytes()
     (tmp_path / "a.tif").write_bytes(head + directory + data)
-    image = read_image(tmp_path / "a.tif")
-    np.testing.assert_array_equal(image[:, :, 0], rounded(DEEP[:, :, 0]))
+    image, want = read_image(tmp_path / "a.tif"), rounded(DEEP[:, :, 0])
+    np.testing.assert_array_equal(image[:, :, 0], 255 - want if zero_is_white else want)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
@@ -123,6 +134,19 @@ def test_numbers_without_a_range_are_refused_by_name(tmp_path, dtype, kind):
     path = save(tmp_path / "a.tif", Image.fromarray(GREY.astype(dtype)))
     with pytest.raises(CorruptImageError, match=rf"a\.tif.*{kind}.*8 or 16 bits"):
         read_image(path)
+
+
+@pytest.mark.parametrize("pixels", [COLOUR / np.float32(255), GREY / 255])
+def test_floating_point_tiff_that_pillow_does_not_open(tmp_path, pixels):
+    cv2.imwrite(str(tmp_path / "a.tif"), pixels)
+    bits = 8 * pixels.itemsize
+    with pytest.raises(
+        CorruptImageError, match=rf"a\.tif.*{bits}-bit floating-point.*8 or 16 bits"
+    ):
+        read_image(tmp_path / "a.tif")
+    (tmp_path / "cut.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:30])
+    with pytest.raises(CorruptImageError, match=r"cut\.tif"):
+        read_image(tmp_path / "cut.tif")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -232,12 +232,12 @@ def test_views_depend_on_the_generator_only():
     "keys, message",
     [
         ({"AUG_TRAIN": "rrc3"}, 'INPUT.AUG_TRAIN must be "wrs", "rrc", "rrc2" or "rrc_scale"'),
-        ({"RSC_PROB": -1.0}, "safe_odds must be 0 or more, found -1.0"),
+        ({"RSC_PROB": -1.0}, "RSC_PROB. must be 0 or more, found -1.0"),
         ({"AUG_TRAIN": "rrc_scale", "SCALE_RANGE": (2.0, 1.0)}, "INPUT.SCALE_RANGE"),
         ({"MIN_SIZE_TRAIN": (640, 800)}, "one size"),
         ({"MIN_SIZE_TRAIN": (0,)}, "one size"),
         ({"MAX_SIZE_TEST": 0}, r"of 1 or more, found \(900, 0, 1500\)"),
-        ({"CROP_SIZE": 0}, "crop_size must be 1"),
+        ({"CROP_SIZE": 0}, "CROP_SIZE. must be 1"),
         ({"RANDOM_FLIP": "vertical"}, "INPUT.RANDOM_FLIP"),
     ],
 )

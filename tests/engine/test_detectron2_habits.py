@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 from detectron2.config import CfgNode, get_cfg
+from detectron2.data import build_detection_train_loader
 from detectron2.engine import default_setup
 
 from spnet_d2 import add_spnet_config
 from spnet_d2.config_reader import ConfigError, read_config
+from spnet_d2.data.catalog import UnknownDataSetError
+from spnet_d2.data.mapper import PersonSearchMapper
 from spnet_d2.engine import Trainer, setup
 from spnet_d2.engine.serve import config_to_serve
 
@@ -125,6 +128,55 @@ def test_pretraining_goes_on_without_the_files_of_its_test_set(cfg, tmp_path, ca
         Trainer.test(trainer.cfg, trainer.model)
     cfg.DATASETS.TEST = ("prw_test",)
     assert Trainer(cfg).train() == {}
+
+
+class AnotherLoader(Trainer):
+    """Detectron2's loader with this project's mapper."""
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        mapper = PersonSearchMapper(cfg, is_train=True)
+        return build_detection_train_loader(cfg, mapper=mapper)
+
+
+def test_a_loader_of_a_subclass(cfg):
+    cfg.SOLVER.MAX_ITER = 1
+    assert set(AnotherLoader(cfg).train()) == {"detection", "all_pairs"}
+
+
+def test_expected_results(cfg, caplog):
+    """They are compared when all else is done."""
+    cfg.SOLVER.MAX_ITER = 1
+    cfg.TEST.EXPECTED_RESULTS = [["detection", "AP50", 50.0, 50.0]]
+    assert set(Trainer(cfg).train()) == {"detection", "all_pairs"}
+    assert "Results verification passed" in caplog.text
+    for wrong in (["bbox", "AP", 38.5, 0.2], ["detection", "AP50", 38.5], "AP50"):
+        cfg.TEST.EXPECTED_RESULTS = [wrong]
+        with pytest.raises(ConfigError, match=r"\[task, metric, value, .*'all_pairs': \['mAP'"):
+            Trainer(cfg).train()
+        assert (Path(cfg.OUTPUT_DIR) / "inference" / "tiny_test" / "metrics.json").is_file()
+    cfg.TEST.EXPECTED_RESULTS = [["all_pairs", "mAP", 300.0, 1.0]]
+    with pytest.raises(SystemExit):
+        Trainer(cfg).train()
+
+
+def test_a_folder_whose_name_is_no_utf8(cfg, tmp_path, caplog):
+    cfg.SOLVER.MAX_ITER = 1
+    cfg.OUTPUT_DIR = f"{tmp_path}/yard\udce9"
+    trainer = Trainer(cfg)
+    with caplog.at_level(logging.WARNING, "spnet_d2"):
+        trainer.train()
+    assert "No TensorBoard events: OUTPUT_DIR is no UTF-8" in caplog.text
+    assert written(cfg).OUTPUT_DIR == cfg.OUTPUT_DIR
+    assert (Path(cfg.OUTPUT_DIR) / "model_final.pth").is_file()
+
+
+def test_sets_that_nobody_registered(cfg):
+    cfg.MODEL.SPNET.REID.NUM_IDENTITIES = 3
+    model = Trainer.build_model(cfg)
+    cfg.DATASETS.TEST = ("tiny_tset",)
+    with pytest.raises(UnknownDataSetError, match="'tiny_tset', which is not .*ones: tiny_test"):
+        Trainer.test(cfg, model)
 
 
 @pytest.fixture

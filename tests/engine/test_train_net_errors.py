@@ -70,6 +70,10 @@ BROKEN = ["DATASETS.TRAIN", "('broken_train',)", "DATASETS.TEST", "()"]
         (["MODEL.SPNET.REID.NUM_IDENTITIES", 2], ["NUM_IDENTITIES is 2", "3 known people"]),
         (["MODEL.SPNET.BACKBONE.NAME", "test_convnexd"], ["test_convnexd", "test_convnext"]),
         (["OUTPUT_DIR", "/proc/no/folder"], ["OUTPUT_DIR /proc/no/folder"]),
+        (["OUTPUT_DIR", ""], ["OUTPUT_DIR is empty"]),
+        (["SOLVER.LR_SCHEDULER_NAME", "Poly"], ["LR_SCHEDULER_NAME Poly", "WarmupMultiStepLR"]),
+        (["SOLVER.BASE_LR_END", 1.0], ["BASE_LR 0.001, BASE_LR_END 1.0"]),
+        (["SOLVER.WARMUP_METHOD", "none"], ["WARMUP_METHOD none"]),
         (["MODEL.WEIGHTS", "no/such.pth"], ["No checkpoint at", "no/such.pth"]),
     ],
 )

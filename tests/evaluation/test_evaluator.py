@@ -6,7 +6,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 
-from spnet_d2.data.catalog import register_person_search, unregister
+from spnet_d2.data.catalog import UnknownDataSetError, register_person_search, unregister
 from spnet_d2.data.corrupt_images import SKIPPED
 from spnet_d2.data.person_search_json import write_person_search_json, write_protocol
 from spnet_d2.evaluation import PersonSearchEvaluator, Predictions
@@ -172,6 +172,10 @@ def test_unknown_images_and_wrong_embeddings(dataset):
 def test_arguments(dataset, tmp_path):
     with pytest.raises(ValueError, match='no protocol "G100". Choose from: list, dict, all'):
         PersonSearchEvaluator(NAME, ("G100",))
+    # One name, not its letters.
+    assert [p.name for p in PersonSearchEvaluator(NAME, "list").protocols] == ["list"]
+    with pytest.raises(UnknownDataSetError, match=f"is '{NAME}s', which .* Similar ones: {NAME}"):
+        PersonSearchEvaluator(f"{NAME}s")
     with pytest.raises(ValueError, match='"float32" or "float16", found "int8"'):
         PersonSearchEvaluator(NAME, embedding_dtype="int8")
     write_person_search_json(tmp_path / "empty.json", [], [])

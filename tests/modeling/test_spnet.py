@@ -6,6 +6,7 @@ from detectron2.structures import Boxes, Instances
 from torch.testing import assert_close
 
 from spnet_d2.testing import deterministic_sampling
+from spnet_d2.utils.warn_once import warn_once
 
 from .tiny import DIM, person_boxes, tiny_input, tiny_model
 
@@ -244,11 +245,28 @@ class TestBadInput:
         with pytest.raises(ValueError, match="image_id 7"):
             tiny_model().eval()([{"image": image, "image_id": 7}])
 
+    @pytest.mark.parametrize("batch", [torch.zeros(3, 8, 8), {"image": 1}, [None], ["0.jpg"]])
+    def test_no_list_of_dicts(self, batch):
+        with pytest.raises(ValueError, match="Expected a list of dicts .* found (Tensor|None|str)"):
+            tiny_model().eval()(batch)
+
     def test_nan_pixels(self):
-        image = torch.zeros(3, 32, 32)
-        image[0, 3, 3] = float("nan")
-        with pytest.raises(ValueError, match="NaN.*x.jpg"):
-            tiny_model().eval()([{"image": image, "file_name": "x.jpg"}])
+        for value in (float("nan"), float("inf"), -float("inf")):
+            image = torch.zeros(3, 32, 32)
+            image[0, 3, 3] = value
+            with pytest.raises(ValueError, match="NaN.*x.jpg"):
+                tiny_model().eval()([{"image": image, "file_name": "x.jpg"}])
+
+    @torch.no_grad()
+    def test_pixels_from_0_to_1(self, caplog):
+        """Nothing is wrong with a dark image of bytes, or a black one."""
+        warn_once.cache_clear()
+        model = tiny_model().eval()
+        for image in (torch.ones(3, 32, 32, dtype=torch.uint8), torch.zeros(3, 32, 32)):
+            model([{"image": image}])
+        assert "0..255" not in caplog.text
+        model([{"image": torch.rand(3, 32, 32)}])
+        assert "no pixel above 1, but values 0..255 are expected" in caplog.text
 
     @pytest.mark.parametrize("box", [(5, 5, 5, 20), (9, 9, 4, 20), (0, 0, float("nan"), 3)])
     def test_degenerate_box(self, box):

@@ -1,5 +1,6 @@
 """Files that survive a power failure, and JSON for people."""
 
+import errno
 import json
 
 import pytest
@@ -18,6 +19,16 @@ def test_a_killed_writers_part_is_overwritten(tmp_path):
         part.write_bytes(b"half")
         raise KeyError
     assert target.read_bytes() == b"new" and [*tmp_path.iterdir()] == [target]
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    with pytest.raises(OSError, match=r"No space left.*a\.json"), atomic_path(tmp_path / "a.json"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    # One that says which file it is about, or that is not the system's, stays as it is.
+    with pytest.raises(OSError, match=r"^\[Errno 2\] gone: 'b'$"), atomic_path(tmp_path / "a"):
+        raise FileNotFoundError(errno.ENOENT, "gone", "b")
+    with pytest.raises(OSError, match="^no number$"), atomic_path(tmp_path / "a"):
+        raise OSError("no number")
 
 
 def test_json_for_people_keeps_names_as_they_are(tmp_path):

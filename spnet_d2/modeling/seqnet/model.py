@@ -147,7 +147,7 @@ class _Sequential(nn.Module):
         Raises:
             ValueError: an empty batch, images or boxes that can't be used.
         """
-        if not batched_inputs:
+        if len(batched_inputs) == 0:
             raise ValueError("The model got an empty list of images; give it at least one.")
         if self.training:
             refuse_random_trunk(self.awaited)
