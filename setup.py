@@ -78,6 +78,7 @@ EXTRAS = {
         "httpx>=0.27",
         "playwright>=1.45",
         "pymilvus>=2.5",
+        "ray>=2.40",
         "schemathesis>=4.0",
         "uvicorn>=0.30",
         "pytest>=8.2",
@@ -102,6 +103,8 @@ EXTRAS = {
     "index": ["lancedb>=0.40", "numkong>=7.8", "pylance>=14.0"],
     # Galleries in a Milvus cluster (engine milvus://...), by its own client.
     "cluster": ["pymilvus>=2.5"],
+    # Indexing by the machines of a Ray cluster (`spnet-gallery index --ray`).
+    "ray": ["ray>=2.40"],
     # Videos and streams by their own time stamps (OpenCV's are a fallback).
     "video": ["av>=12.0"],
     # The web page (`spnet-gallery serve`); fastapi-offline: /docs without a network.

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from spnet_d2.ingestion import (
     read_cameras,
 )
 from spnet_d2.ingestion.home import exists
+from spnet_d2.ingestion.ray_actors import run_actors
 from spnet_d2.ingestion.run import SEGMENT_SECONDS
 from spnet_d2.ingestion.sources import parse_time
 from spnet_d2.ingestion.workers import run_processes, take_own_device
@@ -73,6 +75,12 @@ def add(commands) -> None:
         help="N processes share the work, each on a GPU of its own (on its share of the cores, "
         "where there are none)",
     )
+    option(
+        "--ray",
+        metavar="ADDRESS",
+        help="so many actors of a Ray cluster share the work, by default one for each of its GPUs: "
+        "local, auto, or an address",
+    )
     add_predictor_options(parser)
     parser.set_defaults(run=run)
 
@@ -86,11 +94,14 @@ def run(args: argparse.Namespace) -> Progress | None:
         raise GalleryError(f"--num-gpus is 0 or more, found {args.num_gpus}.")
     sources = _sources(args)
     rank = take_own_device()
-    if args.num_gpus > 1 and rank is None:
+    if (args.num_gpus > 1 or args.ray) and rank is None:
         if not exists(args.gallery):
             # Here, so that mistakes are told once.
             open_home(args)[0].close()
-        run_processes([sys.executable, "-c", _PROGRAM, *args.argv], args.num_gpus)
+        if args.ray:
+            run_actors(_again, args.argv, args.num_gpus, args.ray)
+        else:
+            run_processes([sys.executable, "-c", _PROGRAM, *args.argv], args.num_gpus)
         return None
     per_tracklet = 0 if args.every_detection else args.per_tracklet
     options = Options(per_tracklet, args.segment, args.drop_removed)
@@ -113,6 +124,13 @@ def run(args: argparse.Namespace) -> Progress | None:
         return progress
     finally:
         home.close()
+
+
+def _again(words: Sequence[str]) -> int:
+    """The command in another process."""
+    from spnet_d2.cli.gallery import main
+
+    return main(list(words))
 
 
 def _bar(rank: int) -> tqdm:
