@@ -31,6 +31,7 @@ from spnet_d2.analysis import (
     measured_config,
 )
 from spnet_d2.config_reader import ConfigError
+from spnet_d2.utils.settings_option import add_settings_option
 
 GIB = 1 << 30
 # People in each image of a training step.
@@ -102,10 +103,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="their batch sizes; default: 1,2, or query-centrically from where pairs suffice",
     )
     parser.add_argument("--amp", action="store_true", help="run them under autocast to bfloat16")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs")
+    add_settings_option(parser)
     args = parser.parse_args(argv)
-    if len(args.opts) % 2:
-        parser.error(f"settings are KEY VALUE pairs, found {len(args.opts)} words: {args.opts}")
     if any(len(set(numbers)) < 2 for numbers in (args.measure, args.measure_batches or (1, 2))):
         parser.error("--measure and --measure-batches take two different numbers or more each")
     return args

@@ -66,6 +66,7 @@ from spnet_d2.engine.step import training_precision
 from spnet_d2.modeling.config_problems import SEQUENTIAL
 from spnet_d2.utils.atomic_io import write_json
 from spnet_d2.utils.peak_memory import peak_memory
+from spnet_d2.utils.settings_option import add_settings_option
 
 TASKS = ("data", "train", "step", "inference", "qc-search", "models", "evaluate", "gallery")
 # Tasks that are programs of their own.
@@ -98,7 +99,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--profile", action="store_true", help="operators or functions as well")
     parser.add_argument("--output", type=Path, help="JSON file for the numbers")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings")
+    add_settings_option(parser)
     args = parser.parse_args(argv)
     for name in ("images", "people", "queries", "workers", "repetitions"):
         value = getattr(args, name)
@@ -110,8 +111,6 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         parser.error(f"--size must be 1 1 or more, found {args.size[0]} {args.size[1]}")
     if args.warm_up < 0:
         parser.error(f"--warm-up must be 0 or more, found {args.warm_up}")
-    if len(args.opts) % 2:
-        parser.error(f"settings are KEY VALUE pairs, found {len(args.opts)} words: {args.opts}")
     return args
 
 

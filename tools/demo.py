@@ -53,6 +53,7 @@ from spnet_d2.search import (
 from spnet_d2.search.query import box_to_json
 from spnet_d2.utils.atomic_io import write_json
 from spnet_d2.utils.log_handlers import remove_log_handlers
+from spnet_d2.utils.settings_option import add_settings_option
 
 logger = logging.getLogger("spnet_d2.demo")
 
@@ -81,10 +82,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--skip-train", action="store_true", help="use model_final.pth of the last run"
     )
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings")
+    add_settings_option(parser)
     args = parser.parse_args(argv)
-    if len(args.opts) % 2:
-        parser.error(f"settings are KEY VALUE pairs, found {len(args.opts)} words: {args.opts}")
     if not args.config_file.is_file():
         parser.error(f"no config file at {args.config_file.absolute()}")
     if args.skip_train and not (args.output / "model_final.pth").is_file():

@@ -19,6 +19,7 @@ import spnet_d2  # noqa: F401  (before PyTorch: see spnet_d2/process.py)
 # isort: split
 import torch
 
+from spnet_d2.cli.gpu_option import add_gpu_option, choose_gpus
 from spnet_d2.data.catalog import register_builtin_datasets
 from spnet_d2.engine.job import main as main_of_job
 from spnet_d2.engine.launch import launch_job
@@ -32,6 +33,7 @@ from spnet_d2.experiments.page import markdown_page
 from spnet_d2.experiments.results import reached
 from spnet_d2.experiments.tables import comparison, list_table, markdown_table
 from spnet_d2.utils.log_handlers import restored_log_handlers
+from spnet_d2.utils.settings_option import add_settings_option
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -61,15 +63,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=Path,
         help=f"in place of {OUTPUT_ROOT}/; with --scale mini: {OUTPUT_ROOT}/mini",
     )
-    parser.add_argument("--num-gpus", type=int, default=min(1, torch.cuda.device_count()))
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings")
+    add_gpu_option(parser)
+    add_settings_option(parser, nargs="*")
     args = parser.parse_intermixed_args(argv)
     if not args.name and not args.list:
         parser.error("name an experiment, or --list them")
-    if len(args.opts) % 2:
-        parser.error(f"settings are KEY VALUE pairs, found {len(args.opts)} words: {args.opts}")
-    if args.num_gpus > max(1, torch.cuda.device_count()):
-        parser.error(f"--num-gpus {args.num_gpus}, but PyTorch finds {torch.cuda.device_count()}")
+    args.num_gpus = choose_gpus(parser, args.num_gpus)
     args.output = args.output or Path(OUTPUT_ROOT, *(["mini"] if args.scale == "mini" else []))
     return args
 

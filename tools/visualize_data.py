@@ -33,6 +33,7 @@ from spnet_d2.data.own_images import write_own_image
 from spnet_d2.data.own_sets import OwnSetsError, check_sets
 from spnet_d2.data.samplers import sample_seed
 from spnet_d2.data.self_supervised_boxes import build_random_boxes
+from spnet_d2.utils.settings_option import add_settings_option
 from spnet_d2.utils.text import make_output_safe
 
 logger = logging.getLogger(__name__)
@@ -168,7 +169,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=6, help="rows of a sheet")
     parser.add_argument("--height", type=int, default=320, help="height of a row in pixels")
     parser.add_argument("--seed", type=int, default=0, help="of the training views")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config KEY VALUE pairs")
+    add_settings_option(parser)
     args = parser.parse_args(argv)
     for name in ("views", "images", "rows", "height"):
         if getattr(args, name) < 1:

@@ -1,69 +1,78 @@
 """What adaptation changed, on images that it was not trained on, by their labels."""
 
-import numpy as np
-from detectron2.config import CfgNode
-from tabulate import tabulate
-from tqdm import tqdm
+import os
+from dataclasses import dataclass
 
-from spnet_d2.data.geometry import xywh_to_xyxy
-from spnet_d2.data.own_sets import read_sets
-from spnet_d2.data.person_search_json import load_person_search_table
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from tabulate import tabulate
+
 from spnet_d2.engine import Trainer
 from spnet_d2.engine.serve import serve
 from spnet_d2.evaluation import ALL_PROTOCOL
 from spnet_d2.evaluation.detection import greedy_matches
-from spnet_d2.search import PersonSearchPredictor, read_image_bgr
+from spnet_d2.evaluation.ground_truth import GroundTruth
+from spnet_d2.evaluation.predictions import Predictions
 
 from .settings import Floor, best_floor
 from .training_sets import HELD_OUT
 
-# The floor is chosen among detections from here on.
+# The least score is chosen among detections from here on. Metrics count those from 0.5 on, as
+# always, so that one pass over the images serves both.
 _LEAST_SCORE = 0.05
 
 
-def measure(cfg: CfgNode, weights: str) -> dict[str, float]:
+@dataclass(frozen=True)
+class Check:
+    """
+    What a model does on the held-out set.
+
+    Attributes:
+        metrics: ``AP50``, ``mAP`` and ``gt_mAP`` in percent. People are tracklets.
+        predictions: all detections with a score over 0.05, and the labelled boxes' embeddings.
+    """
+
+    metrics: dict[str, float]
+    predictions: Predictions
+
+
+def check(cfg: CfgNode, weights: str) -> Check:
     """
     Evaluate on the held-out set.
 
     Args:
-        cfg: with the file of data sets in ``DATASETS.FILES``.
+        cfg: with the file of data sets in ``DATASETS.FILES``; the evaluation's files go into its
+            ``OUTPUT_DIR``.
         weights: checkpoint.
-
-    Returns:
-        ``AP50``, ``mAP`` and ``gt_mAP`` in percent. People are tracklets.
     """
     cfg = cfg.clone()
     cfg.defrost()
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (), (HELD_OUT,)
     cfg.TEST.PROTOCOLS = (ALL_PROTOCOL,)
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = _LEAST_SCORE
     found = Trainer.test(cfg, serve(cfg, weights))
     figures = {**found["detection"], **found[ALL_PROTOCOL]}
-    return {key: float(figures[key]) for key in ("AP50", "mAP", "gt_mAP")}
+    metrics = {key: float(figures[key]) for key in ("AP50", "mAP", "gt_mAP")}
+    file = os.path.join(cfg.OUTPUT_DIR, "inference", HELD_OUT, "predictions.npz")
+    return Check(metrics, Predictions.load(file))
 
 
-def choose_floor(cfg: CfgNode, weights: str) -> Floor:
+def choose_floor(predictions: Predictions) -> Floor:
     """
     The least score with the best F1 on the held-out set; see :func:`~.settings.best_floor`.
 
     Args:
-        cfg, weights: as for :func:`measure`.
+        predictions: of :func:`check`.
     """
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = _LEAST_SCORE
-    predictor = PersonSearchPredictor(cfg, weights=weights)
-    (held,) = (s for s in read_sets(cfg.DATASETS.FILES[0]) if s.name == HELD_OUT)
-    table = load_person_search_table(held.json)
-    boxes, scores, groups = [np.zeros((0, 4))], [np.zeros(0)], [np.zeros(0, np.int64)]
-    for number, entry in enumerate(tqdm(table.images, desc="least score", unit="image")):
-        (people,) = predictor.detect([read_image_bgr(held.images / entry["file_name"])])
-        boxes.append(people.boxes)
-        scores.append(people.scores)
-        groups.append(np.full(len(people), number))
-    labels = xywh_to_xyxy(table.boxes)
-    found = np.concatenate(scores)
-    right = greedy_matches(np.concatenate(groups), np.concatenate(boxes), found, table.rows, labels)
-    return best_floor(found, right, len(labels))
+    truth = GroundTruth.from_dicts(DatasetCatalog.get(HELD_OUT))
+    right = greedy_matches(
+        truth.find_images(predictions.image_ids, "predictions"),
+        predictions.boxes,
+        predictions.scores,
+        truth.image_index,
+        truth.boxes,
+    )
+    return best_floor(predictions.scores, right, len(truth.boxes))
 
 
 def describe(before: dict[str, float], after: dict[str, float], floor: Floor) -> str:

@@ -17,7 +17,6 @@ on. docs/adapt.md has more.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from typing import Any
 import spnet_d2  # noqa: F401  (before PyTorch: see spnet_d2/process.py)
 
 # isort: split
-from spnet_d2.adaptation.check import choose_floor, describe, measure
+from spnet_d2.adaptation.check import check, choose_floor, describe
 from spnet_d2.adaptation.labels import label_footage
 from spnet_d2.adaptation.settings import input_settings
 from spnet_d2.adaptation.training_sets import (
@@ -36,25 +35,25 @@ from spnet_d2.adaptation.training_sets import (
     write_training_sets,
 )
 from spnet_d2.cli.footage_options import add_footage_options
+from spnet_d2.cli.gpu_option import add_gpu_option, choose_gpus
+from spnet_d2.config_checks import check_config
 from spnet_d2.config_files import get_config_file
 from spnet_d2.config_reader import read_config
-from spnet_d2.errors import UserError, exit_status
-from spnet_d2.predictors.options import add_two_stage_options
+from spnet_d2.errors import exit_status
+from spnet_d2.predictors.options import add_two_stage_options, build_detector
 from spnet_d2.pretrained import pretrained_files
 from spnet_d2.search import PersonSearchPredictor
-from spnet_d2.search.two_stage import NetworkDetector, ReidModel
+from spnet_d2.search.two_stage import ReidModel
 from spnet_d2.starter.pack import pack_weights
 from spnet_d2.starter.recipe import train_part
-from spnet_d2.utils.atomic_io import write_json, write_text
+from spnet_d2.utils.atomic_io import write_text
+from spnet_d2.utils.run_record import Record, differences
 from spnet_d2.utils.text import make_output_safe
 
 # Of the starter weights' boxes: lower ones often are no people (docs/starter.md).
 _STARTER_SCORE = 0.7
 WEIGHTS, CONFIG, REPORT = "adapted.pth", "config.yaml", "report.txt"
-
-
-class OtherFootageError(UserError, ValueError):
-    """An output folder with labels of other footage, or by other models."""
+_QC, _OC = "starter/adapt_qc", "starter/adapt_oc"
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -65,95 +64,119 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add_footage_options(parser)
     add_two_stage_options(parser)
     add("--min-score", type=float, help="least score of a label, instead of the detector's own")
-    add("--pretrain-iterations", type=int, default=120, metavar="N", help="0: none (%(default)s)")
-    add("--iterations", type=int, default=300, metavar="N", help="%(default)s")
-    add("--num-gpus", type=int, help="0: on the CPU; default: 1 if there is one")
-    add("--set", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="a setting")
+    add(
+        "--pretrain-iterations",
+        type=int,
+        default=120,
+        metavar="N",
+        help="of query-centric pre-training, 0: none (%(default)s)",
+    )
+    add(
+        "--iterations",
+        type=int,
+        default=300,
+        metavar="N",
+        help="of object-centric fine-tuning (%(default)s)",
+    )
+    add_gpu_option(parser)
+    add(
+        "--set",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("KEY", "VALUE"),
+        help="a setting of both trainings; may be given several times",
+    )
     args = parser.parse_args(argv)
     if args.every < 1 or args.iterations < 1 or args.pretrain_iterations < 0:
         parser.error("--every and --iterations must be 1 or more, --pretrain-iterations 0 or more")
     if args.min_score is not None and not 0 <= args.min_score <= 1:
         parser.error(f"--min-score must lie between 0 and 1, found {args.min_score}")
-    if args.num_gpus is None:
-        args.num_gpus = _default_gpus()
+    args.num_gpus = choose_gpus(parser, args.num_gpus)
     return args
-
-
-def _default_gpus() -> int:
-    # Not above: --help needs no PyTorch.
-    import torch
-
-    return min(1, torch.cuda.device_count())
 
 
 def run(args: argparse.Namespace) -> None:
     """All parts, those that are done excepted.
 
     Raises:
-        UserError: footage or a model that can't be used.
+        UserError: footage, a model or a setting that can't be used.
     """
-    data = args.output / "data"
-    fitting = _labelled(args, data)
-    device = "cpu" if args.num_gpus == 0 else "cuda"
-    common = ["DATASETS.FILES", str(data / FILES), "MODEL.DEVICE", device, *fitting]
-    extra = [word for pair in args.set for word in pair]
-    weights = _train(args, data, [*common, *extra])
+    # Settings are looked at now: a wrong one is no news after the labels.
+    for config, _, opts in _trainings(args, []):
+        check_config(read_config(get_config_file(config), opts), processes=max(1, args.num_gpus))
+    fitting = _labelled(args)
+    weights = pretrained_files("starter")[1]
+    for config, output, opts in _trainings(args, fitting):
+        start = ["MODEL.WEIGHTS", str(weights)]
+        weights = train_part(config, output, [*start, *opts], args.num_gpus)
     pack_weights(weights, args.output / WEIGHTS)
-    _finish(args, [*common, *extra])
+    _finish(args, _common(args, fitting))
 
 
-def _labelled(args: argparse.Namespace, data: Path) -> list[str]:
+def _labelled(args: argparse.Namespace) -> list[str]:
     """Label and write data sets, unless that is done; settings that fit the footage."""
-    asked = _asked(args)
-    done = data / "done.json"
-    if done.is_file():
-        found = json.loads(done.read_text(encoding="utf-8"))
-        if found["asked"] != asked:
-            raise OtherFootageError(
-                f"{data} has labels of {found['asked']}, and now {asked} is asked for: choose "
-                "another --output, or delete this one."
-            )
-        return found["settings"]
+    data = args.output / "data"
+    made_with, done = _made_with(args), Record(data / "done.json")
+    if found := done.read():
+        if changes := differences(found["made_with"], made_with):
+            done.refuse(changes)
+        settings: list[str] = found["settings"]
+        return settings
     config, weights = pretrained_files("starter")
-    device = "cpu" if args.num_gpus == 0 else "cuda"
-    starter = PersonSearchPredictor(
-        read_config(config, ["MODEL.DEVICE", device]), weights=str(weights)
-    )
-    detector = NetworkDetector.from_yaml(args.detector, args.min_score) if args.detector else None
+    detector = build_detector(args.detector, args.min_score) if args.detector else None
     reid = ReidModel.from_yaml(args.reid) if args.reid else None
+    starter = PersonSearchPredictor(
+        read_config(config, ["MODEL.DEVICE", _device(args)]), weights=str(weights)
+    )
     score = args.min_score
     if score is None:
         score = detector.min_score if detector else _STARTER_SCORE
-    found = label_footage(args.sources, data, starter, detector, reid, args.every, score)
-    print(found.report, end="")
-    write_training_sets(found.partition, found.images, found.targets, data)
-    settings = input_settings(found.partition)
-    write_json(done, {"asked": asked, "settings": settings}, indent=1)
+    labels = label_footage(args.sources, data, starter, detector, reid, args.every, score)
+    print(labels.report, end="")
+    write_training_sets(labels.partition, labels.images, labels.targets, data)
+    settings = input_settings(labels.partition)
+    done.write({"made_with": made_with, "settings": settings})
     return settings
 
 
-def _asked(args: argparse.Namespace) -> dict[str, Any]:
-    """What the labels depend on."""
+def _made_with(args: argparse.Namespace) -> dict[str, Any]:
+    """Options that the labels depend on."""
+    detector = args.detector
+    if detector and Path(detector).exists():
+        detector = str(Path(detector).absolute())
     return {
-        "sources": [str(Path(source).absolute()) for source in args.sources],
-        "every": args.every,
-        "detector": args.detector and str(Path(args.detector).absolute()),
-        "reid": args.reid and str(Path(args.reid).absolute()),
-        "min_score": args.min_score,
+        "footage": [str(Path(source).absolute()) for source in args.sources],
+        "--every": args.every,
+        "--detector": detector,
+        "--reid": args.reid and str(args.reid.absolute()),
+        "--min-score": args.min_score,
     }
 
 
-def _train(args: argparse.Namespace, data: Path, opts: list[str]) -> Path:
-    """Both parts; the weights of the second."""
-    weights = pretrained_files("starter")[1]
-    if args.pretrain_iterations:
-        part = [*opts, "MODEL.WEIGHTS", str(weights), "DATASETS.TRAIN", f"('{WEAK}',)"]
-        part += _schedule(args.pretrain_iterations)
-        weights = train_part("starter/adapt_qc", args.output / "pretrain", part, args.num_gpus)
-    part = [*opts, "MODEL.WEIGHTS", str(weights), "DATASETS.TRAIN", f"('{TRAIN}',)"]
-    part += ["MODEL.SPNET.REID.TARGETS", str(data / TARGETS)]
-    part += _schedule(args.iterations)
-    return train_part("starter/adapt_oc", args.output / "finetune", part, args.num_gpus)
+def _device(args: argparse.Namespace) -> str:
+    return "cuda" if args.num_gpus else "cpu"
+
+
+def _common(args: argparse.Namespace, fitting: list[str]) -> list[str]:
+    """Settings of all parts, those of the command line last."""
+    files = str(args.output / "data" / FILES)
+    extra = [word for pair in args.set for word in pair]
+    return ["DATASETS.FILES", files, "MODEL.DEVICE", _device(args), *fitting, *extra]
+
+
+def _trainings(args: argparse.Namespace, fitting: list[str]) -> list[tuple[str, Path, list[str]]]:
+    """Config, output folder and settings of each training."""
+    targets = str(args.output / "data" / TARGETS)
+    pretrain = ["DATASETS.TRAIN", f"('{WEAK}',)", *_schedule(args.pretrain_iterations)]
+    finetune = ["DATASETS.TRAIN", f"('{TRAIN}',)", "MODEL.SPNET.REID.TARGETS", targets]
+    finetune += _schedule(args.iterations)
+    common = _common(args, fitting)
+    parts = [
+        (_QC, args.output / "pretrain", [*pretrain, *common]),
+        (_OC, args.output / "finetune", [*finetune, *common]),
+    ]
+    return parts if args.pretrain_iterations else parts[1:]
 
 
 def _schedule(iterations: int) -> list[str]:
@@ -163,22 +186,21 @@ def _schedule(iterations: int) -> list[str]:
 
 def _finish(args: argparse.Namespace, opts: list[str]) -> None:
     """Choose the least score, compare before and after, write config and report."""
-    weights = args.output / WEIGHTS
-    config = get_config_file("starter/adapt_oc")
+    weights, config = args.output / WEIGHTS, args.output / CONFIG
+    cfg = read_config(get_config_file(_OC), opts)
+    found = {}
     old_config, old_weights = pretrained_files("starter")
-    figures = {}
-    for name, file, trained in (("before", old_config, old_weights), ("after", config, weights)):
-        cfg = read_config(file, opts)
-        cfg.OUTPUT_DIR = str(args.output / "check" / name)
-        figures[name] = measure(cfg, str(trained))
-    cfg = read_config(config, opts)
-    floor = choose_floor(cfg, str(weights))
+    old_cfg = read_config(old_config, opts)
+    for name, tested, trained in (("before", old_cfg, old_weights), ("after", cfg, weights)):
+        tested.OUTPUT_DIR = str(args.output / "check" / name)
+        found[name] = check(tested, str(trained))
+    floor = choose_floor(found["after"].predictions)
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = round(floor.score, 3)
     cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = str(weights.absolute()), str(args.output)
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
-    write_text(args.output / CONFIG, cfg.dump())
-    text = describe(figures["before"], figures["after"], floor)
-    text += f"use it: spnet-search --config-file {args.output / CONFIG} --weights {weights} ...\n"
+    write_text(config, cfg.dump())
+    text = describe(found["before"].metrics, found["after"].metrics, floor)
+    text += f"use it: spnet-search --config-file {config} --weights {weights} ...\n"
     write_text(args.output / REPORT, text)
     print(text, end="")
 

@@ -31,6 +31,7 @@ from spnet_d2.errors import UserError, exit_status
 from spnet_d2.modeling import SPNet
 from spnet_d2.modeling.seqnet.model import COUNTERS
 from spnet_d2.utils.atomic_io import atomic_path
+from spnet_d2.utils.settings_option import add_settings_option
 
 ARCHITECTURES = {"seqnet": "SeqNet", "seqnext": "SeqNeXt"}
 
@@ -56,14 +57,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         metavar="PREFIX",
         help="leave out tensors whose names start so, e.g. head.gfn. (may be repeated)",
     )
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings")
+    add_settings_option(parser)
     args = parser.parse_args(argv)
     if args.output.suffix != ".pth":
         parser.error(f"--output must end in .pth, found {args.output}")
     if args.config_file and args.project != "llnl":
         parser.error(f"--config-file goes with --from llnl, found --from {args.project}")
-    if len(args.opts) % 2:
-        parser.error(f"settings are KEY VALUE pairs, found {len(args.opts)} words: {args.opts}")
     return args
 
 

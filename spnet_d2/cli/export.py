@@ -24,6 +24,7 @@ from spnet_d2.export.convert import check_packages, export_model
 from spnet_d2.export.precision import PRECISIONS, to_float16
 from spnet_d2.export.single_file import add_single_file
 from spnet_d2.search import PersonSearchPredictor
+from spnet_d2.utils.settings_option import add_settings_option
 from spnet_d2.utils.text import make_output_safe
 
 
@@ -54,7 +55,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "operator that TensorRT and the like know (%(default)s)",
     )
     add("--licence", default="", help="of the weights, noted in model.json")
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings")
+    add_settings_option(parser)
     return parser.parse_args(argv)
 
 

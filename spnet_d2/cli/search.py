@@ -54,8 +54,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     option("--box", type=box, required=True, metavar="x,y,w,h", help="where in it")
     option("--gallery", type=Path, required=True, help="folder of images, video, or gallery.npz")
     option("--output", type=Path, required=True, help="folder for the results")
-    option("--topk", type=int, default=10, help="most matches (%(default)s)")
-    every = "take each N-th frame (all, or all of gallery.npz)"
+    option("--topk", type=int, default=10, metavar="N", help="show N matches (%(default)s)")
+    every = "take each N-th frame (default: all)"
     option("--every", type=int, metavar="N", help=every)
     least = "least cosine similarity (%(default)s)"
     option("--min-similarity", type=float, default=-1.0, help=least)
@@ -64,16 +64,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     untrained = "search even where the weights don't cover the whole model"
     option("--allow-untrained", action="store_true", help=untrained)
     add_predictor_options(parser)
-    parser.set_defaults(min_score=0.5)
     args = parser.parse_args(join_box(sys.argv[1:] if argv is None else argv))
-    if not 0 <= args.min_score <= 1:
+    if args.min_score is not None and not 0 <= args.min_score <= 1:
         parser.error(f"--min-score must lie between 0 and 1, found {args.min_score}")
     if not args.min_similarity < float("inf"):
         parser.error(f"--min-similarity must be a number, found {args.min_similarity}")
     if args.topk < 1:
         parser.error(f"--topk must be 1 or more, found {args.topk}")
-    if len(args.opts) % 2:
-        parser.error(f"settings are KEY VALUE pairs, found {len(args.opts)} words: {args.opts}")
     return args
 
 
@@ -101,7 +98,7 @@ def run(args: argparse.Namespace) -> list[Match]:
         opened.predictor,
         source,
         query,
-        args.min_score,
+        opened.min_score,
         args.every,
         name=str(args.gallery),
         index=args.output / "gallery.npz",

@@ -14,7 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from spnet_d2.experiments.index import OUTPUT_ROOT, Experiment, Index
 from spnet_d2.experiments.results import metrics_file, read_metrics, relocated
-from spnet_d2.experiments.run_record import Record
+from spnet_d2.utils.run_record import Record, differences
 
 logger = logging.getLogger(__name__)
 
@@ -81,9 +81,9 @@ class Step:
         if record is None:
             return
         then, now = record["config"], _flat(self.cfg)
-        other = [k for k in now if k in then and k not in _HARMLESS and then[k] != now[k]]
-        if other:
-            changes = ", ".join(f"{k} {then[k]} -> {now[k]}" for k in other[:5])
+        # Keys that one of two versions lacks say nothing.
+        both = [k for k in now if k in then and k not in _HARMLESS]
+        if changes := differences({k: then[k] for k in both}, {k: now[k] for k in both}):
             self.record.refuse(changes)
 
     def missing_inputs(self) -> list[str]:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from spnet_d2.experiments.plots import shared_legend
-from spnet_d2.experiments.run_record import Record
+from spnet_d2.utils.run_record import Record
 
 PATHWAYS = ("oc", "qc")
 # Percent of the boxes' number: 80 % missing, all, 80 % spurious ones added.

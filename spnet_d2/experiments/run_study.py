@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 
 from spnet_d2.utils.atomic_io import atomic_path, write_json, write_text
 from spnet_d2.utils.own_process import train_command, with_this_package
+from spnet_d2.utils.settings_option import KeyValuePairs
 
 from .pretraining_grid import Run, Study, check_settings, collect, make_grid, plot, run_grid, table
 
@@ -29,13 +30,18 @@ def add_study_options(parser: argparse.ArgumentParser, root: Path, output: str) 
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="%(default)s")
     add("--jobs", type=int, default=2, help="runs at a time, one thread each")
     add("--report-only", action="store_true", help="no runs, only table and plot")
-    add("--opts", nargs="+", default=[], metavar="KEY VALUE", help="for every run")
+    add(
+        "--opts",
+        nargs="+",
+        default=[],
+        action=KeyValuePairs,
+        metavar="KEY VALUE",
+        help="settings of every run",
+    )
 
 
 def check_study_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """End the program where options can't be used."""
-    if len(args.opts) % 2:
-        parser.error(f"settings are KEY VALUE pairs, found {len(args.opts)} words: {args.opts}")
     if args.jobs < 1:
         parser.error(f"--jobs must be at least 1, found {args.jobs}")
 

@@ -11,6 +11,7 @@ from spnet_d2.errors import UserError
 from spnet_d2.export.graph_files import RUNTIMES
 from spnet_d2.export.predictor import OnnxPredictor
 from spnet_d2.search.two_stage import NetworkDetector, ReidModel, TwoStagePredictor
+from spnet_d2.utils.settings_option import add_settings_option
 
 TORCHVISION = "torchvision:"
 
@@ -35,7 +36,7 @@ def add_predictor_options(parser: argparse.ArgumentParser, settings: bool = True
     add("--min-score", type=float, help="least detection score, instead of the model's own")
     parser.set_defaults(opts=[])
     if settings:
-        add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings")
+        add_settings_option(parser)
 
 
 def add_two_stage_options(parser: argparse.ArgumentParser) -> None:
@@ -89,10 +90,20 @@ def build_predictor(args: argparse.Namespace, needs_reid: bool = True):
     if needs_reid and args.reid is None:
         raise PredictorChoiceError("--detector needs --reid, the YAML file of a re-id model.")
     reid = ReidModel.from_yaml(args.reid) if args.reid else None
-    return TwoStagePredictor(_build_detector(args.detector, args.min_score), reid)
+    return TwoStagePredictor(build_detector(args.detector, args.min_score), reid)
 
 
-def _build_detector(name: str, min_score: float | None):
+def build_detector(name: str, min_score: float | None = None):
+    """
+    What ``--detector`` names.
+
+    Args:
+        name: a YAML file, or ``torchvision:NAME``.
+        min_score: of a detection, instead of the detector's own.
+
+    Raises:
+        UserError: the file, or what it names, can't be used.
+    """
     if not name.startswith(TORCHVISION):
         return NetworkDetector.from_yaml(name, min_score)
     # Not above: it brings PyTorch.

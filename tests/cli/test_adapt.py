@@ -81,9 +81,11 @@ def test_from_footage_to_weights(street, detector, tmp_path, capfd):
     assert (out / "report.txt").read_text() == report
     assert (out / "finetune" / "metrics.json").stat().st_mtime_ns == before
 
-    # Other footage does not mix with it.
+    # Neither other footage nor other settings mix with it.
     assert adapt.main([*argv, "--every", "2"]) == 1
-    assert "choose another --output" in capfd.readouterr().err
+    assert "other settings (--every 1 -> 2). Choose another --output" in capfd.readouterr().err
+    assert adapt.main([*argv, "--iterations", "2"]) == 1
+    assert "SOLVER.MAX_ITER 1 -> 2" in capfd.readouterr().err
 
 
 def test_footage_that_shows_nobody(tmp_path, detector, capsys):
@@ -104,3 +106,12 @@ def test_arguments(capsys):
         with pytest.raises(SystemExit):
             adapt.parse_args(["frames", "--output", "out", *words])
         assert message in capsys.readouterr().err
+
+
+def test_settings_are_looked_at_before_anything_is_done(tmp_path, capsys):
+    argv = ["frames", "--output", str(tmp_path / "out"), "--num-gpus", "0"]
+    assert adapt.main([*argv, "--set", "SOLVER.NO_SUCH", "1"]) == 1
+    assert "SOLVER.NO_SUCH" in capsys.readouterr().err
+    assert adapt.main([*argv, "--set", "SOLVER.IMS_PER_BATCH", "0"]) == 1
+    assert "SOLVER.IMS_PER_BATCH is 0" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -29,6 +29,11 @@ from .tiny import tiny_config
 BUILT = "spnet_d2.search.predictor.PersonSearchPredictor"
 
 
+def min_score_of(cfg):
+    """As ``PersonSearchPredictor.from_config`` has it."""
+    return {"min_score": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST}
+
+
 @pytest.fixture(scope="module")
 def tool():
     assert load_script("tools/search.py").main is search_tool.main
@@ -51,7 +56,7 @@ def folder(tmp_path):
 @pytest.fixture
 def run(tool, folder, monkeypatch, capsys):
     """Call the tool with the query's defaults; returns (status, text, report)."""
-    monkeypatch.setattr(BUILT, lambda cfg, **kwargs: make_predictor())
+    monkeypatch.setattr(BUILT, lambda cfg, **kwargs: make_predictor(**min_score_of(cfg)))
     (folder / "config.yaml").write_text("VERSION: 2\n")
     (folder / "model_final.pth").write_bytes(b"")
 
@@ -102,7 +107,9 @@ def test_saved_gallery_gives_the_same(run, folder):
 
 
 def test_scenes_that_do_not_match_are_left_out(run, folder, monkeypatch):
-    monkeypatch.setattr(BUILT, lambda cfg, **kwargs: make_predictor(scenes=True))
+    monkeypatch.setattr(
+        BUILT, lambda cfg, **kwargs: make_predictor(scenes=True, **min_score_of(cfg))
+    )
     _, _, first = run()
     assert first["gallery"]["people"] == 8 and first["scene_filter"] is None
     # From the index, too. Two of the six scenes show somebody red; their people are compared.
@@ -261,6 +268,7 @@ def test_settings_of_no_model(tool, folder, capsys):
 
 
 def test_min_score_reaches_the_model(tool, run, folder, monkeypatch):
+    """Without it, the config's own counts, which ``tools/adapt.py`` chooses for its footage."""
     seen = []
 
     def record(cfg, weights, allow_untrained):
@@ -271,7 +279,15 @@ def test_min_score_reaches_the_model(tool, run, folder, monkeypatch):
     monkeypatch.setattr(BUILT, record)
     for score in (0.2, 0.7):
         run("--min-score", score)
-    assert seen == [(0.2, str(folder / "model_final.pth")), (0.7, str(folder / "model_final.pth"))]
+    run("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.6")
+    weights = str(folder / "model_final.pth")
+    assert seen == [(0.2, weights), (0.7, weights), (0.6, weights)]
+
+
+def test_frames_are_searched_from_the_models_own_least_score_on(run):
+    _, _, everybody = run("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0")
+    _, _, surest = run("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.85", output="surest")
+    assert 0 < len(surest["matches"]) < len(everybody["matches"])
 
 
 def test_arguments(run, capsys):

@@ -1,0 +1,44 @@
+"""tools/make_starter.py: its options, and a training set that is not mixed with another."""
+
+import pytest
+
+from spnet_d2.starter.recipe import train_part
+from tests.fixtures.scripts import load_script
+
+
+@pytest.fixture(scope="module")
+def tool():
+    return load_script("tools/make_starter.py")
+
+
+def test_arguments(tool, capsys):
+    for words, message in (
+        ([], "nothing to train on: give --data or --video"),
+        (["--video", "a.mp4"], "--video needs --detector"),
+        (["--data", "a=a", "--copies", "-1"], "0 or more"),
+        (["--data", "a=a", "SEED"], "KEY VALUE pairs"),
+    ):
+        with pytest.raises(SystemExit):
+            tool.parse_args(["--reid", "reid.yaml", *words])
+        assert message in capsys.readouterr().err
+
+
+def test_a_finished_training_set_is_taken_for_the_same_options_only(tool, tmp_path):
+    def made(*words):
+        args = tool.parse_args(["--reid", "reid.yaml", "--data", "a=a", *words])
+        tool.make_data(args, tmp_path)
+
+    (tmp_path / "datasets.yaml").touch()
+    made()
+    made()
+    with pytest.raises(ValueError, match="made with other settings .--sheets 1600 -> 5"):
+        made("--sheets", "5")
+
+
+def test_a_finished_training_is_taken_for_the_same_settings_only(tmp_path):
+    (tmp_path / "model_final.pth").touch()
+    settings = ["SOLVER.MAX_ITER", "300", "MODEL.DEVICE", "cpu"]
+    assert train_part("starter/adapt_oc", tmp_path, settings, 0).name == "model_final.pth"
+    train_part("starter/adapt_oc", tmp_path, [*settings[:2], "MODEL.DEVICE", "cuda"], 1)
+    with pytest.raises(ValueError, match="SOLVER.MAX_ITER 300 -> 1000"):
+        train_part("starter/adapt_oc", tmp_path, ["SOLVER.MAX_ITER", "1000"], 0)
