@@ -13,7 +13,8 @@ from detectron2.config import get_cfg
 from detectron2.engine import default_argument_parser
 
 from spnet_d2.config import add_spnet_config
-from spnet_d2.config_reader import merge_settings
+from spnet_d2.config_reader import merge_settings, read_config
+from spnet_d2.search import PersonSearchPredictor
 from tests.modeling.tiny import tiny_config, tiny_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,7 +65,7 @@ def test_documented_commands_name_what_exists(words, monkeypatch):
     source = "".join(file.read_text(encoding="utf-8") for file in files)
     if re.search(r"add_(predictor|exported|two_stage)_options", source):
         source += (ROOT / "spnet_d2/predictors/options.py").read_text(encoding="utf-8")
-    for shared in ("scored_files", "footage_options"):
+    for shared in ("scored_files", "footage_options", "gpu_option"):
         if f"add_{shared}" in source:
             source += (ROOT / f"spnet_d2/cli/{shared}.py").read_text(encoding="utf-8")
     known = "default_argument_parser" in source and default_argument_parser().format_help()
@@ -158,7 +159,12 @@ def test_documented_code_runs(demo_outputs, capsys):
     assert namespace["embedding"].shape == (16,)
 
 
-def test_the_code_of_the_first_page_runs(demo_outputs, capsys):
+def test_the_code_of_the_first_page_runs(demo_outputs, capsys, monkeypatch):
+    """By a tiny model that finds people in noise; the tutorial's code loads the starter weights."""
+    tiny = PersonSearchPredictor(
+        read_config("outputs/demo/config.yaml"), "outputs/demo/model_final.pth"
+    )
+    monkeypatch.setattr(PersonSearchPredictor, "pretrained", {"starter": tiny}.get)
     (example,) = blocks("README.md", "python")
     exec(example, {})
     assert "frame_000391.jpg" in capsys.readouterr().out

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Galleries of made-up people: build, disk, memory, search, beside faiss and the .npz scan.
+"""Galleries of synthetic people: build, disk, memory, search, beside faiss and the .npz scan.
 
     python tools/benchmark_gallery.py                       # 100,000 people x 128
     python tools/benchmark_gallery.py --people 1000000 --output outputs/gallery_1m.json
@@ -7,9 +7,9 @@
         --engines exact lancedb
 
 People lie in clusters of about 50. Each engine builds and searches in processes of its own. Memory
-is the peak above what the program held before. Ten neighbours are asked for: of all people, and of
-one camera of 50 (2 %). Recall is by the exact engine's answers. `slower` is the median search after
-additions of 1,000 rows over the one before. faiss is compared where it is installed
+is the peak above what the program held before. Ten neighbours are searched for: of all people, and
+of one camera of 50 (2 %). Recall is by the exact engine's answers. `slower` is the median search
+after additions of 1,000 rows over the one before. faiss is compared where it is installed
 (pip install faiss-cpu).
 """
 

@@ -50,7 +50,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     option("--fps", type=float, required=True, help="of the footage, images a second")
     option("--every", type=int, default=1, help="take each N-th image of a sequence")
     option("--per-tracklet", type=int, default=3, help="best pictures kept (%(default)s)")
-    option("--output", type=Path, help="a JSON file with the figures")
+    option("--output", type=Path, help="a JSON file with the metrics")
     add_predictor_options(parser)
     return parser.parse_args(argv)
 
@@ -186,7 +186,7 @@ def several_queries(boxes: Boxes, query: int, gallery: np.ndarray, count: int) -
 
 
 def check(boxes: Boxes, queries: dict[int, list[int]], per_tracklet: int, fps: float) -> dict:
-    """All figures; similarities and rates as fractions."""
+    """All metrics; similarities and rates as fractions."""
     quality = tracklet_quality(boxes.tracklets, boxes.people)
     kept = best_rows(boxes.tracklets, boxes.boxes[:, 3] - boxes.boxes[:, 1], per_tracklet)
     kept = np.isin(np.arange(len(boxes.ids)), kept)
@@ -211,7 +211,7 @@ def check(boxes: Boxes, queries: dict[int, list[int]], per_tracklet: int, fps: f
         return tuple(np.mean(found, axis=0).tolist())
 
     everyone = np.ones(len(kept), bool)
-    figures = {
+    metrics = {
         "queries": len(queried),
         "rows": len(kept),
         "rows kept": int(kept.sum()),
@@ -224,7 +224,7 @@ def check(boxes: Boxes, queries: dict[int, list[int]], per_tracklet: int, fps: f
         "mAP, top-1 with 2 pictures": mean_ap(2, kept),
         "mAP, top-1 with 3 pictures": mean_ap(3, kept),
     }
-    return {**figures, **_calibration(boxes, queried, kept, fps)}
+    return {**metrics, **_calibration(boxes, queried, kept, fps)}
 
 
 def _calibration(boxes: Boxes, queried, kept: np.ndarray, fps: float) -> dict:
@@ -268,14 +268,14 @@ def main(argv: list[str] | None = None) -> None:
         queries = {int(i): images for i, images in queries.items()}
         predictor = OpenedPredictor.of(args).predictor
         boxes = read_boxes(args, predictor, set(queries))
-        figures = check(boxes, queries, args.per_tracklet, args.fps)
+        metrics = check(boxes, queries, args.per_tracklet, args.fps)
     except (UserError, OSError) as error:
         raise SystemExit(f"gallery_check: {error}") from None
-    claims = figures["calibration"]
-    print(tabulate([(k, v) for k, v in figures.items() if k != "calibration"]))
+    claims = metrics["calibration"]
+    print(tabulate([(k, v) for k, v in metrics.items() if k != "calibration"]))
     print(claims if isinstance(claims, str) else tabulate(claims, headers="keys", floatfmt=".3f"))
     if args.output:
-        args.output.write_text(json.dumps(figures, indent=1) + "\n")
+        args.output.write_text(json.dumps(metrics, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def make_data(args: argparse.Namespace, folder: Path) -> None:
     if (folder / "datasets.yaml").is_file():
         record.settle(made_with)
         return
-    # A wrong path is no news after hours.
+    # All are opened first, so that a wrong path shows at once, not after hours.
     sets = [_scenes(text) for text in args.data]
     detector = build_detector(args.detector) if args.detector else None
     reid = ReidModel.from_yaml(args.reid)

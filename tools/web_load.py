@@ -1,4 +1,4 @@
-"""How fast the page's server answers many users at once, on a gallery of made-up people.
+"""How fast the page's server answers many users at once, on a gallery of synthetic people.
 
     python tools/web_load.py --people 1000000 --users 20 --seconds 30
 
@@ -47,7 +47,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     option("--pause", type=float, default=1.0, help="seconds between searches (%(default)s)")
     option("--seconds", type=float, default=30.0, help="of load (%(default)s)")
     option("--gallery", type=Path, help="made before by this tool, or made there now")
-    option("--output", type=Path, help="a JSON file with the figures")
+    option("--output", type=Path, help="a JSON file with the numbers")
     return parser.parse_args(argv)
 
 
@@ -55,7 +55,7 @@ def make_gallery(folder: Path, args: argparse.Namespace) -> None:
     """Clustered people of ten cameras, one a second; four rows a tracklet."""
     generator = np.random.default_rng(0)
     centres = generator.standard_normal((_CLUSTERS, args.dimension), dtype=np.float32)
-    settings = GallerySettings(args.dimension, "made up", 0.5)
+    settings = GallerySettings(args.dimension, "synthetic", 0.5)
     home = GalleryHome.create(folder, settings, {}, args.engine)
     start = np.datetime64("2026-05-01T00:00:00", "ns")
     with home.writing() as store:
@@ -68,7 +68,7 @@ def make_gallery(folder: Path, args: argparse.Namespace) -> None:
                     near + 0.5 * noise,
                     np.tile(np.float32([10, 20, 60, 180]), (len(rows), 1)),
                     np.full(len(rows), 0.9),
-                    sources="made up",
+                    sources="synthetic",
                     cameras=[f"camera {i % 10}" for i in rows],
                     frames=rows * 1000,
                     times=start + rows * np.timedelta64(1, "s"),
@@ -156,8 +156,8 @@ def main(argv: list[str] | None = None) -> None:
         gallery = args.gallery or Path(scratch) / "gallery"
         if not (gallery / "home.json").is_file():
             make_gallery(gallery, args)
-        figures = measure(args, gallery)
-    text = json.dumps(figures, indent=1)
+        numbers = measure(args, gallery)
+    text = json.dumps(numbers, indent=1)
     print(text)
     if args.output:
         args.output.write_text(text + "\n")

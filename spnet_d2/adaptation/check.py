@@ -51,8 +51,8 @@ def check(cfg: CfgNode, weights: str) -> Check:
     cfg.TEST.PROTOCOLS = (ALL_PROTOCOL,)
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = _LEAST_SCORE
     found = Trainer.test(cfg, serve(cfg, weights))
-    figures = {**found["detection"], **found[ALL_PROTOCOL]}
-    metrics = {key: float(figures[key]) for key in ("AP50", "mAP", "gt_mAP")}
+    results = {**found["detection"], **found[ALL_PROTOCOL]}
+    metrics = {key: float(results[key]) for key in ("AP50", "mAP", "gt_mAP")}
     file = os.path.join(cfg.OUTPUT_DIR, "inference", HELD_OUT, "predictions.npz")
     return Check(metrics, Predictions.load(file))
 

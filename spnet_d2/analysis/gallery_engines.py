@@ -48,7 +48,7 @@ class Store:
         self.gallery: GalleryStore | None = None
 
     def build(self, people: np.ndarray, folder: Path) -> None:
-        settings = GallerySettings(people.shape[1], "made up")
+        settings = GallerySettings(people.shape[1], "synthetic")
         with closing(create_gallery(folder / "gallery", settings, self._engine)) as gallery:
             for rows in progress(len(people), f"{self._engine}: adding"):
                 gallery.add(rows_of(people, rows))
@@ -137,7 +137,7 @@ def rows_of(people: np.ndarray, rows: slice, first: int = 0) -> People:
         people[rows],
         np.tile(np.array([10, 20, 60, 180], np.float32), (len(numbers), 1)),
         np.full(len(numbers), 0.9),
-        sources="made up",
+        sources="synthetic",
         cameras=[f"camera {i % CAMERAS}" for i in numbers],
         frames=numbers,
         times=start + numbers * np.timedelta64(1, "s"),

@@ -1,4 +1,4 @@
-"""Build and search galleries of made-up people: seconds, memory, disk, and what is found."""
+"""Build and search galleries of synthetic people: seconds, memory, disk, and what is found."""
 
 import os
 import time

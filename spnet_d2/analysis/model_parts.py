@@ -46,8 +46,8 @@ def part_functions(model: Any) -> list[tuple[Any, str, str]]:
         (heads.reid_loss, "forward", "re-id loss"),
     ]
     if model.twin is not None:
-        functions += [(model.twin, name, "momentum twin") for name in ("features", "embed")]
-        functions.append((model.twin, "update", "momentum twin"))
+        functions += [(model.twin, name, "momentum encoder") for name in ("features", "embed")]
+        functions.append((model.twin, "update", "momentum encoder"))
     return functions
 
 

@@ -10,7 +10,7 @@ the authors' code (``ckpt_load_share``, ``ckpt_load_cascade``; paper section 4 a
   the re-id size differs;
 - cascade stages that the checkpoint lacks are replicated from the first one ("PT-Rep") or keep
   their own start ("PT");
-- re-id memory, momentum twin and the teacher of learning without forgetting belong to one run:
+- re-id memory, momentum encoder and the teacher of learning without forgetting belong to one run:
   a new one starts with an empty memory and with a twin equal to the student.
 """
 
@@ -62,14 +62,14 @@ _PARTS: tuple[tuple[str, str, int | None], ...] = (
     (r"gallery_filter\.embedder\.copy\.", "scene stage copy", None),
     (r"gallery_filter\.embedder\.projectors\.", "scene projectors", None),
     (r"gallery_filter\.", "gallery filter", None),
-    (r"twin\.", "momentum twin", None),
+    (r"twin\.", "momentum encoder", None),
     (r"lwf\.", "teacher of LwF", None),
 )
 
 # Every SPNet has these, and between the ones that pass weights on they are the same.
 _REQUIRED = ("trunk", "FPN", "anchor embedder", "re-id stage copy")
 # Belong to one training run.
-_RUN = ("re-id memory", "momentum twin", "teacher of LwF")
+_RUN = ("re-id memory", "momentum encoder", "teacher of LwF")
 # Kinds that cascade stages have, and their first stage.
 _ROUNDS = {
     "bridge": 0,
@@ -346,7 +346,7 @@ def _start_run(planner: _Planner, part: Part, student: Mapping[str, str]) -> Non
     if part.kind == "re-id memory":
         planner.initialise(part, "every run fills its own")
         return
-    if part.kind != "momentum twin":
+    if part.kind != "momentum encoder":
         planner.initialise(part, "keeps the backbone's pretrained weights")
         return
     origins = {}

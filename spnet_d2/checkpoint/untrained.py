@@ -94,7 +94,7 @@ def serves(model: Any, name: str) -> bool:
         name: of one of its tensors.
 
     Returns:
-        False for what only training uses: the re-id memory, the momentum twin, the logits of the
+        False for what only training uses: the re-id memory, the momentum encoder, the logits of the
         anchor loss, counters, and bridges or localisation embedders off the test pathway.
     """
     if not name.startswith(_SERVING) or name.endswith("num_batches_tracked"):

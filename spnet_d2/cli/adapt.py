@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: footage, a model or a setting that can't be used.
     """
-    # Settings are looked at now: a wrong one is no news after the labels.
+    # Settings are checked first, so that a wrong one shows at once, not after the labels.
     for config, _, opts in _trainings(args, []):
         check_config(read_config(get_config_file(config), opts), processes=max(1, args.num_gpus))
     fitting = _labelled(args)

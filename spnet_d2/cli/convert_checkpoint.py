@@ -165,7 +165,7 @@ def describe(cfg: CfgNode, model: nn.Module) -> str:
             ("embedding / re-id size", f"{options.EMBED_DIM} / {options.REID_DIM}"),
             ("logits", f"{options.ANCHOR_LOGITS} / {options.CLS_LOGITS}"),
             *((f"memory: {name}", tuple(tensor.shape)) for name, tensor in memory),
-            ("momentum twin", "yes" if model.twin is not None else "no"),
+            ("momentum encoder", "yes" if model.twin is not None else "no"),
         ]
     if model.gallery_filter is not None:
         rows.append(("gallery filter", options.GFN.MODE))

@@ -25,8 +25,9 @@ class Moment:
     """
     What a forward pass changes, to go back to: re-id memory, norms' statistics, random generators.
 
-    Parameters and the momentum twin's weights are not in it: they move with the optimiser's steps.
-    Copies are made into the same storage every time, by a few kernels for all buffers together.
+    Parameters and the momentum encoder's weights are not in it: they move with the optimiser's
+    steps. Copies are made into the same storage every time, by a few kernels for all buffers
+    together.
     """
 
     def __init__(self, model: nn.Module):

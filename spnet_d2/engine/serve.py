@@ -26,7 +26,7 @@ def serve(
     Build the model of a training run and load what detects.
 
     Nothing that only training needs has to be there: no pretrained weights of the trunk, no
-    momentum twin, no teacher; how many identities the look-up table has, the checkpoint says.
+    momentum encoder, no teacher; how many identities the look-up table has, the checkpoint says.
 
     Args:
         cfg: of the run, e.g. its ``config.yaml``; not changed.

@@ -35,9 +35,9 @@ class StepTrainer(SimpleTrainer):
     Detectron2's ``SimpleTrainer`` and ``AMPTrainer`` in one, with batches in parts.
 
     A batch is bad where a loss of it, or the gradient, is infinite or NaN, on any process. Then
-    nothing moves: parameters, optimiser, batch norms' statistics, re-id memory, momentum twin and
-    random generators are on all processes what they were before it, and the run stops or goes on
-    to the next batch. The momentum twin moves with the optimiser's steps, once for each.
+    nothing moves: parameters, optimiser, batch norms' statistics, re-id memory, momentum encoder
+    and random generators are on all processes what they were before it, and the run stops or goes
+    on to the next batch. The momentum encoder moves with the optimiser's steps, once for each.
 
     With float16 the loss is scaled. A gradient that overflows makes the scale smaller, as happens
     now and then; it is no bad batch unless it would overflow unscaled. That step is left out, but

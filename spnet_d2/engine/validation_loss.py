@@ -26,8 +26,8 @@ def validation_losses(cfg: CfgNode, model: nn.Module) -> dict:
 
     The model is in training mode but for its batch norms, which use their running statistics. The
     re-id loss and the gallery filter have empty memories of their own, so training's stay as they
-    are, and so do the momentum twin, all weights and the random generators. The result depends on
-    nothing but the weights.
+    are, and so do the momentum encoder, all weights and the random generators. The result depends
+    on nothing but the weights.
 
     Args:
         model: an SPNet, or what ``DistributedDataParallel`` wraps around it.

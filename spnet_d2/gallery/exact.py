@@ -70,17 +70,14 @@ class ExactStore(FolderStore):
         return cls(path, write=True)
 
     def add(self, people: People) -> np.ndarray:
-        self._check_writes()
-        self.settings.check_people(people, self.address)
-        first = self._manifest["next_id"]
-        ids = np.arange(first, first + len(people))
+        ids = self._ids_for(people)
         if len(people):
             with storage_errors(self.address, f"adding {len(people)} people to"):
                 name = self._new_name("people")
                 with self._kept_if_committed(name):
                     write_people(self._folder / name, ids, people)
                     entry = {"file": name, "rows": len(ids), "deleted": None}
-                    self._commit([*self._entries, entry], next_id=first + len(ids))
+                    self._commit([*self._entries, entry], next_id=int(ids[-1]) + 1)
             self._merge_small()
         return ids
 

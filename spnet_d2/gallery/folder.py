@@ -7,9 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import portalocker
 
 from .errors import GalleryError, storage_errors
+from .people import People
 from .store import GallerySettings
 
 MANIFEST = "gallery.json"
@@ -42,22 +44,38 @@ def read_manifest(path: Path) -> dict[str, Any]:
     Raises:
         GalleryError: no gallery, an unknown version, a damaged manifest.
     """
+    return read_versioned(path / MANIFEST, _FORMAT, VERSION)
+
+
+def read_versioned(file: Path, form: str, version: int, hint: str = "") -> dict[str, Any]:
+    """
+    The JSON file that makes a folder a gallery.
+
+    Args:
+        file: in that folder.
+        form: its ``format``.
+        version: its ``version``.
+        hint: what to do where there is none.
+
+    Raises:
+        GalleryError: the file isn't there, is damaged, or has another format or version.
+    """
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        content = json.loads(file.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
-        raise GalleryError(f"No gallery at {path}: it has no {MANIFEST}.") from None
+        raise GalleryError(f"No gallery at {file.parent}: it has no {file.name}.{hint}") from None
     except ValueError as error:
-        raise GalleryError(f"{path / MANIFEST} is damaged ({error}).") from error
+        raise GalleryError(f"{file} is damaged ({error}); put back a copy of it.") from error
     except OSError as error:
-        raise GalleryError(f"{path / MANIFEST} can't be read: {error}.") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-        raise GalleryError(f"{path / MANIFEST} is not the manifest of a gallery.")
-    if manifest.get("version") != VERSION:
+        raise GalleryError(f"{file} can't be read: {error.strerror}.") from error
+    if not isinstance(content, dict) or content.get("format") != form:
+        raise GalleryError(f"{file} is not of a gallery.")
+    if content.get("version") != version:
         raise GalleryError(
-            f"The gallery {path} has version {manifest.get('version')}, and this program knows "
-            f"version {VERSION}: use the spnet_d2 that made it, or index again."
+            f"The gallery {file.parent} has version {content.get('version')}, and this program "
+            f"knows version {version}: use the spnet_d2 that made it, or index again."
         )
-    return manifest
+    return content
 
 
 def settings_of(manifest: dict[str, Any]) -> GallerySettings:
@@ -116,6 +134,13 @@ class FolderStore:
     def _check_writes(self) -> None:
         if self._lock is None:
             raise GalleryError(f"The gallery {self.address} is not open for writing.")
+
+    def _ids_for(self, people: People) -> np.ndarray:
+        """(N,) ids of people who are about to be added."""
+        self._check_writes()
+        self.settings.check_people(people, self.address)
+        first = self._manifest["next_id"]
+        return np.arange(first, first + len(people))
 
     def close(self) -> None:
         if self._lock is not None:

@@ -107,14 +107,11 @@ class LanceStore(FolderStore):
         return cls(path, write=True, **options)
 
     def add(self, people: People) -> np.ndarray:
-        self._check_writes()
-        self.settings.check_people(people, self.address)
-        first = self._manifest["next_id"]
-        ids = np.arange(first, first + len(people))
+        ids = self._ids_for(people)
         if len(people):
             with self._errors(f"adding {len(people)} people to"):
                 # Taken first: a program killed here leaves a gap, and never one id twice.
-                self._note(next_id=first + len(people))
+                self._note(next_id=int(ids[-1]) + 1)
                 self._table.add(_arrow(ids, people, self.settings.dimension))
             self._tidy()
         return ids

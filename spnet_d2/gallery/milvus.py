@@ -171,16 +171,13 @@ class MilvusStore(FolderStore):
         return cls(path, write=True, **options)
 
     def add(self, people: People) -> np.ndarray:
-        self._check_writes()
-        self.settings.check_people(people, self.address)
-        first = self._manifest["next_id"]
-        ids = np.arange(first, first + len(people))
+        ids = self._ids_for(people)
         if len(people):
             rows = max(1, _MESSAGE // (4 * self.settings.dimension))
             with self._errors(f"adding {len(people)} people to"):
                 # A program killed between here and the second note leaves rows that the next
                 # writer removes.
-                self._note(next_id=first + len(people))
+                self._note(next_id=int(ids[-1]) + 1)
                 try:
                     for start in range(0, len(people), rows):
                         part = slice(start, start + rows)
@@ -190,7 +187,7 @@ class MilvusStore(FolderStore):
                 except BaseException:
                     self._drop_unfinished()
                     raise
-                self._note(committed=first + len(people))
+                self._note(committed=int(ids[-1]) + 1)
         return ids
 
     def _drop_unfinished(self) -> None:

@@ -35,6 +35,7 @@ from spnet_d2.gallery import (
     open_gallery,
 )
 from spnet_d2.gallery.errors import storage_errors
+from spnet_d2.gallery.folder import read_versioned
 from spnet_d2.search.frames import read_image_bgr
 from spnet_d2.utils.atomic_io import write_json
 
@@ -418,25 +419,7 @@ def _image_in(folder: Path, file: str) -> np.ndarray:
 
 
 def _read(home: Path) -> dict[str, Any]:
-    file = home / _FILE
-    try:
-        content = json.loads(file.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        raise GalleryError(
-            f"No gallery at {home}: it has no {_FILE}. spnet-gallery index makes one."
-        ) from None
-    except OSError as error:
-        raise GalleryError(f"{file} can't be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise GalleryError(f"{file} is damaged ({error}); put back a copy of it.") from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise GalleryError(f"{file} is not of a gallery.")
-    if content.get("version") != VERSION:
-        raise GalleryError(
-            f"The gallery {home} has version {content.get('version')}, and this program knows "
-            f"version {VERSION}: use the spnet_d2 that made it, or index again."
-        )
-    return content
+    return read_versioned(home / _FILE, _FORMAT, VERSION, " spnet-gallery index makes one.")
 
 
 def _json(file: Path, default: Any) -> Any:

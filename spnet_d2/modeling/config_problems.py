@@ -192,8 +192,8 @@ def _clashes(cfg: CfgNode) -> Iterator[str]:
     loss = REID_LOSSES.get(spnet.REID.LOSS) if spnet.REID.LOSS in REID_LOSSES else None
     if spnet.MOMENTUM_TWIN.ENABLED and loss and "teacher" not in loss.takes:
         yield (
-            "MODEL.SPNET.MOMENTUM_TWIN fills the momentum queue, but MODEL.SPNET.REID.LOSS is "
-            f"{spnet.REID.LOSS!r}: set it to 'momentum_queue', or turn the twin off."
+            "MODEL.SPNET.MOMENTUM_TWIN.ENABLED fills the momentum queue, but MODEL.SPNET.REID.LOSS "
+            f"is {spnet.REID.LOSS!r}: set that to momentum_queue, or the first to False."
         )
     if not spnet.SEPARATE_HEADS and spnet.EMBED_DIM != spnet.REID_DIM:
         yield (

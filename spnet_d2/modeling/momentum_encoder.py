@@ -1,4 +1,4 @@
-"""Momentum twin (He et al., CVPR 2020): a slow copy of the network that embeds people.
+"""Momentum encoder (He et al., CVPR 2020): a slow copy of the network that embeds people.
 
 Its embeddings fill the momentum queue. It copies backbone, FPN and re-id embedder. Its batch norms
 have running statistics of their own, and stochastic depth is on, as in the student.

@@ -100,7 +100,7 @@ def find_people(
     """
     kept = folder / ".people"
     names = source_names(sources)
-    # All are looked at first: a wrong path is no news after hours.
+    # All are opened first, so that a wrong path shows at once, not after hours.
     frames = [open_frames(source, every) for source in sources]
     kept.mkdir(parents=True, exist_ok=True)
     galleries = []

@@ -62,7 +62,7 @@ def test_training_on_both_pathways(run):
     )
     for phase in ("forward", "backward"):
         assert "backbone" in result["timings"]["QC step"]["parts"][phase]
-    assert "momentum twin" in result["timings"]["OC step"]["parts"]["forward"]
+    assert "momentum encoder" in result["timings"]["OC step"]["parts"]["forward"]
 
 
 def test_the_trainer_s_whole_step(run):

@@ -179,7 +179,7 @@ def test_twin_starts_as_the_student(source, file):
 def test_twin_of_new_projectors_is_the_student_too():
     target = new(*TWIN, *SEPARATE, *reid_dim(24))
     plan = plan_start(trained(*TWIN), target.state_dict())
-    rows = [(r.action, r.tensors) for r in plan.rows if r.part.kind == "momentum twin"]
+    rows = [(r.action, r.tensors) for r in plan.rows if r.part.kind == "momentum encoder"]
     assert rows[1:] == [("initialised", 10), ("dropped", 145)] and rows[0][0] == "replicated"
     student = {n for n in plan.sources if n.startswith(("backbone.", "roi_heads.reid_embedder."))}
     assert rows[0][1] == len(student)
@@ -194,7 +194,7 @@ def test_table_groups_parts():
         "bridge 0, 1, 2 6 initialised the checkpoint is query-centric and has no bridge",
         "box head 1, 2 20 replicated from box head 0 PT-Rep: the checkpoint lacks this stage",
         "re-id memory 3 initialised every run fills its own",
-        "momentum twin 145 dropped belongs to the run that wrote it",
+        "momentum encoder 145 dropped belongs to the run that wrote it",
     ):
         assert line in lines, table
     assert len(lines) < 20, table

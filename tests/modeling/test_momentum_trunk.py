@@ -1,4 +1,4 @@
-"""The momentum twin of a frozen trunk: its maps are shared, and the device is not asked for it."""
+"""The momentum encoder of a frozen trunk: its maps are shared, the device needn't answer."""
 
 import pytest
 import torch
