@@ -64,7 +64,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--from", dest="format", choices=list(READERS), required=True, help="format of IN")
     add("source", type=Path, metavar="IN", help="folder or file")
     add("output", type=Path, metavar="OUT", help="folder for the result")
-    add("--name", help="of the data set, default: the name of OUT")
+    add("--name", help="name of the data set (default: the name of OUT)")
     add("--images", type=Path, help="folder of the images (cvat: or the video)")
     add("--copy-images", action="store_true", help="copy the images used to OUT/images")
     add(
@@ -73,7 +73,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="leave out images that are missing, unreadable or of another size, and count them",
     )
     add("--person", nargs="+", default=[], metavar="CLASS", help="classes that are people")
-    add("--ignore-class", nargs="+", default=[], metavar="CLASS", help="become ignore regions")
+    add(
+        "--ignore-class",
+        nargs="+",
+        default=[],
+        metavar="CLASS",
+        help="classes that become ignore regions",
+    )
     add(
         "--identity",
         default="track",
@@ -111,9 +117,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "images at least --gap away",
     )
     add("--gap", type=heldout.Gap.parse, metavar="N|Ns", help="frames, or seconds with an s")
-    add("--sequences", nargs="+", metavar="NAME", help="mot: only these")
-    add("--detections", action="store_true", default=None, help="mot: det.txt, not gt.txt")
-    add("--min-score", type=float, help="mot: drop detections below")
+    add("--sequences", nargs="+", metavar="NAME", help="mot: take these sequences only")
+    add(
+        "--detections",
+        action="store_true",
+        default=None,
+        help="mot: read det.txt instead of gt.txt",
+    )
+    add("--min-score", type=float, help="mot: drop detections below this score")
     add("--box", choices=list(KINDS), help="crowdhuman: which box of a person (full)")
     add("--first-pixel", type=int, choices=(0, 1), help="voc: number of the first pixel")
     args = parser.parse_args(argv)

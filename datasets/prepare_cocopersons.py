@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--partition",
         choices=("persons", "all"),
         default="persons",
-        help="all: every category and crowds, to cocoa/; no training here reads it",
+        help="all: every category and crowds, written to cocoa/",
     )
     parser.add_argument(
         "--no-noise",

@@ -215,8 +215,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, default=Path(root) / "pets09", help="target folder")
-    parser.add_argument("--video", type=Path, help="vtest.avi, instead of fetching it with apt-get")
+    parser.add_argument(
+        "--output", type=Path, default=Path(root) / "pets09", help="folder to write to"
+    )
+    parser.add_argument(
+        "--video", type=Path, help="vtest.avi, instead of downloading it with apt-get"
+    )
     parser.add_argument("--annotations", type=Path, default=ANNOTATIONS, help="pets09_s2l1.json")
     parser.add_argument(
         "--weak", action="store_true", help="also make labels without identities, for pre-training"

@@ -1,10 +1,11 @@
 """Keys that are set to no effect are refused, with the one that has it."""
 
 import inspect
+from pathlib import Path
 
 import pytest
 import yaml
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import DefaultTrainer
 from detectron2.modeling import build_model
 
@@ -22,6 +23,8 @@ from spnet_d2.modeling.proposal_generator import AnchorSampling, Selection
 from spnet_d2.modeling.reid_losses.oim import OIMLoss
 from spnet_d2.modeling.roi_heads import REID_IOU
 from tests.modeling.tiny import tiny_config
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize(
@@ -56,6 +59,22 @@ def test_what_stands_instead_is_there():
     known = dict(keys_and_values(read_config()))
     for text in [*INSTEAD.values(), *RENAMED_KEYS.values()]:
         assert set(text.replace(", with", "").split()) <= set(known)
+
+
+def test_every_key_has_a_user():
+    """A config of the project sets it, or the documentation says what it is for."""
+    theirs = set(dict(keys_and_values(get_cfg())))
+    ours = set(dict(keys_and_values(read_config()))) - theirs
+    users = set()
+    for file in ROOT.glob("projects_configs/*/*.yaml"):
+        users |= set(dict(keys_and_values(CfgNode(yaml.safe_load(file.read_text())))))
+    text = "".join(file.read_text() for file in [*ROOT.glob("docs/*.md"), *ROOT.glob("*.md")])
+    # The gallery filter's have a table of their own.
+    table = (ROOT / "docs/gallery_filter.md").read_text()
+    group = "MODEL.SPNET.GFN."
+    users |= {key for key in ours if key in text}
+    users |= {key for key in ours if f"| `{key.removeprefix(group)}` |" in table}
+    assert len(ours) > 50 and not ours - users
 
 
 def test_detectron2_keys_that_count(tmp_path):

@@ -88,19 +88,29 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--config-file", default="", help="YAML; default: the package's defaults")
     parser.add_argument(
-        "--size", type=int, nargs=2, default=(900, 1500), metavar=("H", "W"), help="of inference"
+        "--size",
+        type=int,
+        nargs=2,
+        default=(900, 1500),
+        metavar=("H", "W"),
+        help="image size of inference",
     )
     parser.add_argument("--boxes", type=int, default=10, help="people detected in the image")
-    parser.add_argument("--memory", action="store_true", help="account for a training step")
+    parser.add_argument(
+        "--memory", action="store_true", help="also count the memory of a training step"
+    )
     parser.add_argument("--batch", type=int, help="default: SOLVER.IMS_PER_BATCH")
     parser.add_argument("--crop", type=int, help="default: INPUT.CROP_SIZE")
     parser.add_argument(
-        "--measure", type=_numbers, default=(128, 256), help="crop sizes of steps: 128,256"
+        "--measure",
+        type=_numbers,
+        default=(128, 256),
+        help="crop sizes of the counted steps, e.g. 128,256",
     )
     parser.add_argument(
         "--measure-batches",
         type=_numbers,
-        help="their batch sizes; default: 1,2, or query-centrically from where pairs suffice",
+        help="batch sizes of the counted steps (default: 1,2, or as many as QC pairs need)",
     )
     parser.add_argument("--amp", action="store_true", help="run them under autocast to bfloat16")
     add_settings_option(parser)

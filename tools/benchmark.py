@@ -79,25 +79,45 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument("--config-file", default="", help="YAML; default: the package's defaults")
-    parser.add_argument("--beside", nargs="+", default=[], metavar="YAML", help="models: others")
-    parser.add_argument("--both-pathways", action="store_true", help="train: not the config's only")
-    parser.add_argument("--images", type=int, help="in a batch; default: the config's, or 1")
+    parser.add_argument(
+        "--beside",
+        nargs="+",
+        default=[],
+        metavar="YAML",
+        help="with --task models: further configs",
+    )
+    parser.add_argument(
+        "--both-pathways", action="store_true", help="with --task train: time QC and OC"
+    )
+    parser.add_argument(
+        "--images", type=int, help="images in a batch (default: the config's, or 1)"
+    )
     parser.add_argument(
         "--size",
         type=int,
         nargs=2,
         metavar=("H", "W"),
-        help="of images (default: the config's crops, or 900 1500), or of the images synthetic as "
-        "data (default: 1080 1920)",
+        help="size of the images (default: the config's crops, or 900 1500; with --task data "
+        "1080 1920)",
     )
-    parser.add_argument("--people", type=int, default=8, help="per image (%(default)s)")
-    parser.add_argument("--queries", type=int, default=16, help="of an image (%(default)s)")
+    parser.add_argument("--people", type=int, default=8, help="people in each image (%(default)s)")
+    parser.add_argument(
+        "--queries", type=int, default=16, help="queries for each image (%(default)s)"
+    )
     parser.add_argument("--workers", type=int, default=2, help="loading processes (%(default)s)")
-    parser.add_argument("--dataset", help="registered data; default: images synthetic")
-    parser.add_argument("--repetitions", type=int, default=5, help="timed (%(default)s)")
-    parser.add_argument("--warm-up", type=int, default=1, help="not timed (%(default)s)")
+    parser.add_argument("--dataset", help="a registered data set (default: synthetic images)")
+    parser.add_argument(
+        "--repetitions", type=int, default=5, help="timed repetitions (%(default)s)"
+    )
+    parser.add_argument(
+        "--warm-up", type=int, default=1, help="repetitions before them, not timed (%(default)s)"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--profile", action="store_true", help="operators or functions as well")
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="also time PyTorch's operators, or Python's functions",
+    )
     parser.add_argument("--output", type=Path, help="JSON file for the numbers")
     add_settings_option(parser)
     args = parser.parse_args(argv)

@@ -46,7 +46,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     option = parser.add_argument
-    option("--people", type=int, default=100_000, help="rows (%(default)s)")
+    option("--people", type=int, default=100_000, help="rows of the gallery (%(default)s)")
     option("--dimension", type=int, default=128, help="numbers per embedding (%(default)s)")
     option("--queries", type=int, default=100, help="(%(default)s)")
     option("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), help="(all)")

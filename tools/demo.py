@@ -77,8 +77,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "demo")
     parser.add_argument("--seed", type=int, default=0, help="%(default)s")
     parser.add_argument("--config-file", type=Path, default=CONFIGS / "demo.yaml")
-    parser.add_argument("--datasets", type=Path, default=data, help="where pets09/ is or goes")
-    parser.add_argument("--video", type=Path, help="vtest.avi, instead of fetching it")
+    parser.add_argument(
+        "--datasets", type=Path, default=data, help="folder that has or gets pets09/"
+    )
+    parser.add_argument("--video", type=Path, help="vtest.avi, instead of downloading it")
     parser.add_argument(
         "--skip-train", action="store_true", help="use model_final.pth of the last run"
     )

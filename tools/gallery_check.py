@@ -45,9 +45,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     option = parser.add_argument
     option("--annotations", type=Path, required=True, help="person-search JSON")
-    option("--images", type=Path, required=True, help="its folder of images")
-    option("--protocol", type=Path, required=True, help="queries with their galleries")
-    option("--fps", type=float, required=True, help="of the footage, images a second")
+    option("--images", type=Path, required=True, help="folder of its images")
+    option(
+        "--protocol", type=Path, required=True, help="protocol JSON with a gallery for each query"
+    )
+    option("--fps", type=float, required=True, help="images per second of the footage")
     option("--every", type=int, default=1, help="take each N-th image of a sequence")
     option("--per-tracklet", type=int, default=3, help="best pictures kept (%(default)s)")
     option("--output", type=Path, help="a JSON file with the metrics")

@@ -208,10 +208,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--output", type=Path, default=PAGE, help="the page (%(default)s)")
-    parser.add_argument("--minutes", type=float, default=8.0, help="at most (%(default)s)")
-    parser.add_argument("--repetitions", type=int, default=10, help="timed (%(default)s)")
-    parser.add_argument("--tiny", action="store_true", help="tiny models: does the script work?")
+    parser.add_argument("--output", type=Path, default=PAGE, help="page to write (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=8.0, help="time limit (%(default)s)")
+    parser.add_argument(
+        "--repetitions", type=int, default=10, help="timed repetitions (%(default)s)"
+    )
+    parser.add_argument("--tiny", action="store_true", help="tiny models, to test this script")
     return parser.parse_args(argv)
 
 

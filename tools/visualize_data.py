@@ -160,15 +160,19 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", type=Path, help="its INPUT section is used by --augmented")
+    parser.add_argument(
+        "--config-file", type=Path, help="config whose INPUT section --augmented uses"
+    )
     parser.add_argument("--dataset", required=True, help="a registered name, e.g. pets09_train")
     parser.add_argument("--output", type=Path, required=True, help="folder for the sheets")
     parser.add_argument("--augmented", action="store_true", help="add training views")
     parser.add_argument("--views", type=int, default=4, help="training views of each image")
-    parser.add_argument("--images", type=int, default=12, help="images, evenly spread")
+    parser.add_argument(
+        "--images", type=int, default=12, help="number of images, evenly spread over the data set"
+    )
     parser.add_argument("--rows", type=int, default=6, help="rows of a sheet")
     parser.add_argument("--height", type=int, default=320, help="height of a row in pixels")
-    parser.add_argument("--seed", type=int, default=0, help="of the training views")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the training views")
     add_settings_option(parser)
     args = parser.parse_args(argv)
     for name in ("views", "images", "rows", "height"):

@@ -41,12 +41,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     option = parser.add_argument
     option("--people", type=int, default=1_000_000, help="rows of the gallery (%(default)s)")
-    option("--dimension", type=int, default=128, help="of embeddings (%(default)s)")
-    option("--engine", default="lancedb", help="of the gallery (%(default)s)")
-    option("--users", type=int, default=20, help="at once (%(default)s)")
+    option("--dimension", type=int, default=128, help="numbers per embedding (%(default)s)")
+    option("--engine", default="lancedb", help="engine of the gallery (%(default)s)")
+    option("--users", type=int, default=20, help="users at the same time (%(default)s)")
     option("--pause", type=float, default=1.0, help="seconds between searches (%(default)s)")
-    option("--seconds", type=float, default=30.0, help="of load (%(default)s)")
-    option("--gallery", type=Path, help="made before by this tool, or made there now")
+    option("--seconds", type=float, default=30.0, help="how long the users search (%(default)s)")
+    option("--gallery", type=Path, help="gallery that this tool made before, or makes there now")
     option("--output", type=Path, help="a JSON file with the numbers")
     return parser.parse_args(argv)
 

@@ -69,14 +69,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         type=int,
         default=120,
         metavar="N",
-        help="of query-centric pre-training, 0: none (%(default)s)",
+        help="length of query-centric pre-training, 0: none (%(default)s)",
     )
     add(
         "--iterations",
         type=int,
         default=300,
         metavar="N",
-        help="of object-centric fine-tuning (%(default)s)",
+        help="length of object-centric fine-tuning (%(default)s)",
     )
     add_gpu_option(parser)
     add(

@@ -49,30 +49,41 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add_footage_options(parser)
-    add("--name", help="of the data set, default: the name of --output")
-    add("--min-height", type=float, default=0.0, metavar="PIXELS", help="leave out lower boxes")
+    add("--name", help="name of the data set (default: the name of --output)")
+    add(
+        "--min-height",
+        type=float,
+        default=0.0,
+        metavar="PIXELS",
+        help="leave out boxes smaller than this (%(default)g)",
+    )
     add("--drop-empty", action="store_true", help="leave out frames in which nobody is found")
     add("--tracklets", action="store_true", help="link boxes of neighbouring frames")
-    add("--min-iou", type=float, default=LinkRules.min_iou, help="to link (%(default)s)")
+    add(
+        "--min-iou",
+        type=float,
+        default=LinkRules.min_iou,
+        help="least IoU of boxes that are linked (%(default)s)",
+    )
     add(
         "--min-similarity",
         type=float,
         default=LinkRules.min_similarity,
-        help="to link, cosine (%(default)s)",
+        help="least cosine similarity of boxes that are linked (%(default)s)",
     )
     add(
         "--max-gap",
         type=int,
         default=LinkRules.max_gap,
         metavar="N",
-        help="frames until a tracklet ends (%(default)s)",
+        help="a tracklet ends after N frames without its person (%(default)s)",
     )
     add(
         "--min-length",
         type=int,
         default=Choices.min_length,
         metavar="N",
-        help="shorter tracklets are unknown people (%(default)s)",
+        help="people of tracklets with fewer boxes are unknown (%(default)s)",
     )
     add("--truth", type=Path, metavar="JSON", help="labels of the same images, to compare with")
     add_predictor_options(parser, settings=False)

@@ -46,7 +46,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     choices = ("llnl", *ARCHITECTURES)
-    add("--from", dest="project", choices=choices, required=True, help="whose it is")
+    add(
+        "--from",
+        dest="project",
+        choices=choices,
+        required=True,
+        help="the project that the file is of",
+    )
     add("--input", type=Path, required=True, help="the authors' checkpoint")
     add("--output", type=Path, required=True, help="file to write, NAME.pth")
     add("--config-file", type=Path, help="with llnl; default: inferred from the checkpoint")

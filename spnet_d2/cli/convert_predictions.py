@@ -24,10 +24,19 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--from", dest="project", choices=list(PROJECTS), required=True)
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="oim: the folder")
+    parser.add_argument(
+        "files",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="what the project saved (oim: the folder)",
+    )
     parser.add_argument("--annotations", type=Path, required=True, help="person-search JSON")
     parser.add_argument(
-        "--protocol", type=Path, required=True, help="its queries are in the file's order"
+        "--protocol",
+        type=Path,
+        required=True,
+        help="protocol JSON whose queries are in the order of the files",
     )
     parser.add_argument("--names", type=Path, help="image names in the file's order")
     parser.add_argument(

@@ -45,7 +45,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--precision",
         choices=PRECISIONS,
         default="float32",
-        help="of trunk, FPN and anchor convolution (%(default)s)",
+        help="number type of backbone, FPN and anchor convolution (%(default)s)",
     )
     add(
         "--device",
@@ -54,7 +54,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="what it runs on: large 3 x 3 convolutions are as CPUs do them fastest, or as the "
         "operator that TensorRT and the like know (%(default)s)",
     )
-    add("--licence", default="", help="of the weights, noted in model.json")
+    add("--licence", default="", help="licence of the weights, for model.json")
     add_settings_option(parser)
     return parser.parse_args(argv)
 

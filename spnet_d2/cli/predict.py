@@ -58,9 +58,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--dataset", metavar="NAME", help="a registered data set")
-    add("--annotations", type=Path, metavar="JSON", help="or a person-search JSON ...")
-    add("--images", type=Path, metavar="FOLDER", help="... and the folder of its images")
+    add(
+        "--dataset",
+        metavar="NAME",
+        help="a registered data set; or give --annotations and --images",
+    )
+    add("--annotations", type=Path, metavar="JSON", help="person-search JSON")
+    add("--images", type=Path, metavar="FOLDER", help="folder of its images")
     add("--output", type=Path, required=True, help=".npz file to write")
     add_predictor_options(parser)
     args = parser.parse_args(argv)

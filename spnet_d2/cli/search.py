@@ -51,7 +51,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     option = parser.add_argument
     option("--query", type=Path, required=True, help="image that shows the person")
-    option("--box", type=box, required=True, metavar="x,y,w,h", help="where in it")
+    option("--box", type=box, required=True, metavar="x,y,w,h", help="the person's box in it")
     option("--gallery", type=Path, required=True, help="folder of images, video, or gallery.npz")
     option("--output", type=Path, required=True, help="folder for the results")
     option("--topk", type=int, default=10, metavar="N", help="show N matches (%(default)s)")

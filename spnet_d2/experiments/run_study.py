@@ -26,7 +26,7 @@ def add_study_options(parser: argparse.ArgumentParser, root: Path, output: str) 
     data = Path(os.environ.get("DETECTRON2_DATASETS", root / "datasets"))
     add = parser.add_argument
     add("--output", type=Path, default=root / "outputs" / output, help="default: %(default)s")
-    add("--datasets", type=Path, default=data, help="where pets09/ is or goes")
+    add("--datasets", type=Path, default=data, help="folder that has or gets pets09/")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="%(default)s")
     add("--jobs", type=int, default=2, help="runs at a time, one thread each")
     add("--report-only", action="store_true", help="no runs, only table and plot")

@@ -30,7 +30,7 @@ def add_predictor_options(parser: argparse.ArgumentParser, settings: bool = True
     """
     add = parser.add_argument
     add("--config-file", type=Path, help="an SPNet's config")
-    add("--weights", type=Path, help="its checkpoint (MODEL.WEIGHTS)")
+    add("--weights", type=Path, help="the SPNet's checkpoint (MODEL.WEIGHTS)")
     add_exported_options(parser)
     add_two_stage_options(parser)
     add("--min-score", type=float, help="least detection score, instead of the model's own")
@@ -48,13 +48,23 @@ def add_two_stage_options(parser: argparse.ArgumentParser) -> None:
         help="a detector in an ONNX or OpenVINO file (docs/two_stage.md), or torchvision:NAME, "
         "one of torchvision's COCO detectors",
     )
-    add("--reid", type=Path, metavar="YAML", help="the re-id model that goes with --detector")
+    add(
+        "--reid",
+        type=Path,
+        metavar="YAML",
+        help="a re-id model in an ONNX or OpenVINO file, for --detector's boxes",
+    )
 
 
 def add_exported_options(parser: argparse.ArgumentParser) -> None:
     """Those of a model in a folder of ``tools/export.py``."""
     add = parser.add_argument
-    add("--exported", type=Path, metavar="DIR", help="an SPNet of tools/export.py instead")
+    add(
+        "--exported",
+        type=Path,
+        metavar="DIR",
+        help="instead, the folder of a model exported by tools/export.py",
+    )
     add(
         "--runtime",
         choices=RUNTIMES,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def add(commands) -> None:
     parser = commands.add_parser(
         "calibrate",
-        help="find out what a similarity means in this gallery",
+        help="estimate false alarms and likelihoods from the gallery's own footage",
         description="From people of one frame, who are different ones, and tracklets, which are of "
         "one person: search then gives each hit's probability, and says when it is nobody's. "
         "Writes calibration.json and calibration.png into the gallery.",
@@ -27,7 +27,7 @@ def add(commands) -> None:
         "--min-seconds",
         type=float,
         default=2.0,
-        help="between two pictures of one tracklet (%(default)g)",
+        help="least time between two pictures of one tracklet (%(default)g)",
     )
     parser.set_defaults(run=run)
 

@@ -39,7 +39,7 @@ _PROGRAM = "import sys; from spnet_d2.cli.gallery import main; sys.exit(main())"
 def add(commands) -> None:
     parser = commands.add_parser(
         "index",
-        help="index footage, what is new of it",
+        help="add people of new footage",
         description="Index folders, videos and streams. Run it again for what is new, or after it "
         "was stopped; several processes may work on one gallery.",
     )
@@ -52,21 +52,41 @@ def add(commands) -> None:
         metavar="NAME=PLACE",
         help="a folder of images, a video, or a stream's address (rtsp://, http://)",
     )
-    option("--sources", type=Path, metavar="YAML", help="a file of sources (docs/gallery.md)")
-    option("--start", metavar="TIME", help="of --source's first frame: 2026-05-01T08:00:00+02:00")
-    option("--camera", metavar="NAME", help="of --source (the source's name)")
-    option("--fps", type=float, help="of --source, frames taken a second (as before, else 1)")
-    option("--engine", default="exact", help=f"of a new gallery: {ENGINE_HELP} (%(default)s)")
+    option(
+        "--sources", type=Path, metavar="YAML", help="several sources in a file (docs/gallery.md)"
+    )
+    option(
+        "--start",
+        metavar="TIME",
+        help="time of --source's first frame, e.g. 2026-05-01T08:00:00+02:00",
+    )
+    option("--camera", metavar="NAME", help="camera of --source (default: the source's name)")
+    option(
+        "--fps",
+        type=float,
+        help="frames of --source to take per second (default: as before, else 1)",
+    )
+    option("--engine", default="exact", help=f"store of a new gallery: {ENGINE_HELP} (%(default)s)")
     option(
         "--segment",
         type=float,
         default=SEGMENT_SECONDS,
         metavar="SECONDS",
-        help="of video that are kept or done again as a whole (%(default)g)",
+        help="length of a unit of work (%(default)g)",
     )
-    option("--per-tracklet", type=int, default=3, metavar="N", help="best pictures kept (3)")
-    option("--every-detection", action="store_true", help="keep all pictures of a tracklet")
-    option("--drop-removed", action="store_true", help="forget images gone from their folder")
+    option(
+        "--per-tracklet",
+        type=int,
+        default=3,
+        metavar="N",
+        help="pictures kept of each tracklet (%(default)s)",
+    )
+    option("--every-detection", action="store_true", help="keep all pictures of each tracklet")
+    option(
+        "--drop-removed",
+        action="store_true",
+        help="remove people of images that are gone from their folder",
+    )
     option(
         "--num-gpus",
         type=int,

@@ -20,15 +20,25 @@ def add(commands) -> None:
     _command(commands, "info", "what is in a gallery", info)
     delete = _command(commands, "delete", "remove people, with thumbnails and boxes", remove)
     option = delete.add_argument
-    option("--source", metavar="NAME", help="everything of a source; the footage stays")
-    option("--camera", metavar="NAME")
-    option("--before", metavar="TIME", help="earlier than this: 2026-05-01T08:00:00+02:00")
-    option("--person", type=int, action="append", metavar="ID", help="rows, as search prints them")
+    option("--source", metavar="NAME", help="delete everything of this source; the footage stays")
+    option("--camera", metavar="NAME", help="delete what this camera shows")
+    option(
+        "--before",
+        metavar="TIME",
+        help="delete what is earlier, e.g. than 2026-05-01T08:00:00+02:00",
+    )
+    option(
+        "--person",
+        type=int,
+        action="append",
+        metavar="ID",
+        help="delete this row, as search prints it; may be repeated",
+    )
     _command(commands, "compact", "give back the space of deleted people", compact)
     _command(commands, "verify", "look for damage, and say what to do", verify)
     out = _command(commands, "export", "write a gallery into one ZIP", export)
     out.add_argument("--output", type=Path, required=True, metavar="ZIP")
-    out.add_argument("--no-thumbnails", action="store_true", help="without crops of people")
+    out.add_argument("--no-thumbnails", action="store_true", help="leave out the crops of people")
     into = _command(commands, "import", "make a gallery of such a ZIP", take_in)
     into.add_argument("--archive", type=Path, required=True, metavar="ZIP")
     into.add_argument("--engine", default="exact", help=f"{ENGINE_HELP} (%(default)s)")

@@ -76,7 +76,7 @@ class _Where(argparse.Action):
 def add(commands) -> None:
     parser = commands.add_parser(
         "search",
-        help="find a person",
+        help="find a person in the gallery",
         description="Several --query are pictures of one person, --not of other people. "
         "Without --box a picture is taken as a crop of the person, which finds less.",
     )
@@ -90,16 +90,44 @@ def add(commands) -> None:
     ):
         metavar = "IMAGE" if kind is Path else "ID"
         option(name, type=kind, action=_Add, dest="pictures", metavar=metavar, help=text)
-    option("--box", type=box, action=_Where, metavar="x,y,w,h", help="where in the picture before")
-    option("--detection", type=int, action=_Where, metavar="N", help="the n-th person found in it")
-    option("--camera", action="append", metavar="NAME")
-    option("--from", dest="since", metavar="TIME", help="2026-05-01T08:00:00+02:00")
-    option("--to", dest="before", metavar="TIME")
+    option(
+        "--box",
+        type=box,
+        action=_Where,
+        metavar="x,y,w,h",
+        help="the person in the --query or --not before it",
+    )
+    option(
+        "--detection",
+        type=int,
+        action=_Where,
+        metavar="N",
+        help="instead of --box: the n-th person that the model finds there",
+    )
+    option("--camera", action="append", metavar="NAME", help="search these cameras only")
+    option(
+        "--from",
+        dest="since",
+        metavar="TIME",
+        help="search from then on, e.g. 2026-05-01T08:00:00+02:00",
+    )
+    option("--to", dest="before", metavar="TIME", help="search before then only")
     option("--min-score", type=float, help="least detection score")
-    option("--min-similarity", type=float, default=-1.0)
-    option("--topk", type=int, default=50, help="most hits (%(default)s)")
-    option("--every-row", action="store_true", help="don't join the rows of one tracklet")
-    option("--false-alarms", type=float, default=0.1, help="per search, for 'nobody' (%(default)s)")
+    option(
+        "--min-similarity", type=float, default=-1.0, help="least cosine similarity (%(default)s)"
+    )
+    option("--topk", type=int, default=50, metavar="N", help="show N hits (%(default)s)")
+    option(
+        "--every-row",
+        action="store_true",
+        help="show every row of a tracklet, not its best one alone",
+    )
+    option(
+        "--false-alarms",
+        type=float,
+        default=0.1,
+        help="strangers to expect per search where the person is absent (%(default)s)",
+    )
     option(
         "--output", type=Path, required=True, help="folder for found.json, found.csv, found.html"
     )

@@ -11,15 +11,23 @@ from .gallery_option import add_gallery
 def add(commands) -> None:
     parser = commands.add_parser(
         "serve",
-        help="search in a browser",
+        help="start the web page",
         description="A web page over a gallery, for this machine. With another --host it is "
         "reachable from the network, and asks for the token of the printed link.",
     )
     option = parser.add_argument
     add_gallery(parser)
     option("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    option("--port", type=int, default=8080, help="0: any free one (%(default)s)")
-    option("--allow-host", action="append", default=[], metavar="NAME", help="behind a proxy")
+    option(
+        "--port", type=int, default=8080, help="port to listen on, 0: any free one (%(default)s)"
+    )
+    option(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a further host name that requests may use, such as a proxy's",
+    )
     option("--user-header", metavar="NAME", help="header with a proxy's user, for the audit log")
     option(
         "--footage",
@@ -27,9 +35,9 @@ def add(commands) -> None:
         action="append",
         default=[],
         metavar="FOLDER",
-        help="videos and folders in it can be added from the page",
+        help="footage in this folder can be added from the page",
     )
-    option("--token", action="store_true", help="ask for the token on this machine, too")
+    option("--token", action="store_true", help="require a token from this machine, too")
     parser.set_defaults(run=run)
 
 
