@@ -112,7 +112,7 @@ def test_interrupted_step_goes_on(reproduce, root, capsys, monkeypatch):
     mini(reproduce, root, name, "DATALOADER.NUM_WORKERS", "2")
 
 
-def test_evaluation_interrupted_is_synthetic_for(reproduce, root, capsys):
+def test_an_evaluation_that_was_interrupted_is_made_again(reproduce, root, capsys):
     """Trained, but without metrics: it is evaluated, and not trained again."""
     name = "table9/prw_batchnorm_pos"
     record = root / name / "reproduce.json"

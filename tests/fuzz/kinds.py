@@ -1,4 +1,4 @@
-"""The kinds of input: how each is synthetic, and what must hold whatever it is."""
+"""The kinds of input: how each is made, and what must hold whatever it is."""
 
 import io
 import json

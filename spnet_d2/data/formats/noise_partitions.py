@@ -71,7 +71,7 @@ def spurious_labels(partition: Partition, seed: int = 0) -> dict[str, Partition]
     """Add boxes where no one was annotated, in nested steps.
 
     A box has place, size and shape, relative to its image, of a random annotation of the whole
-    partition. New ids follow the highest annotation id, so that no synthetic person has the id of
+    partition. New ids follow the highest annotation id, so that no spurious box has the id of
     a real one.
 
     Args:
