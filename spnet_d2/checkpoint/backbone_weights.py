@@ -102,7 +102,7 @@ def _convert(
         known, family = identified
         if known != name:
             raise ValueError(f"it holds {family.title}; set it to {known!r}.")
-        return family.title, rename(state, family)
+        return family.title, rename(state, family, family.trunk, family.title)
     if any(k.startswith("features.") for k in state) and "classifier.weight" not in state:
         found = identify({k.removeprefix("features."): v for k, v in state.items()})
         if found:

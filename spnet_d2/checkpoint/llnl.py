@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..config import add_spnet_config
 from ..config_reader import merge_settings
 from .misfits import misfits
-from .trunk_families import VIT_UNSUPPORTED, Family, identify
+from .trunk_families import VIT_UNSUPPORTED, Family, identify, rename
 from .trunk_names import UNUSED
 
 logger = logging.getLogger(__name__)
@@ -228,43 +228,37 @@ def convert_state_dict(state_dict: Mapping) -> dict[str, Tensor]:
         don't save, are 0.
 
     Raises:
-        ValueError: a name that is not mapped, which it names.
+        ValueError: names that are unknown, the first of which it says.
     """
     state = _strip(state_dict)
     _, family, prefix = _find_trunk(state)
-    converted, unmapped = {}, []
-    for name, tensor in state.items():
-        if _NOT_OURS.match(name):
-            continue
-        part, _, rest = name.partition(".")
-        renamed = None
-        if part in _BACKBONES:
-            renamed = rest
-            if rest.startswith(prefix):
-                renamed = family.trunk(rest.removeprefix(prefix))
-                renamed = renamed and f"trunk.{renamed}"
-            elif not rest.startswith("fpn."):
-                renamed = None
-            renamed = renamed and f"{_BACKBONES[part]}.{renamed}"
-            layer, _, kind = rest.rpartition(".")
-            if layer in _CLASSIFIER_LAYERS and part in _CLASSIFIERS:
-                renamed = f"{_CLASSIFIERS[part]}.{_CLASSIFIER_LAYERS[layer]}.{kind}"
-        elif part == "head":
-            renamed = _rename_head(rest, family.stage)
-        if renamed is None:
-            unmapped.append(name)
-        elif renamed != UNUSED:
-            converted[renamed] = family.tensor(renamed, tensor)
-    if unmapped:
-        raise ValueError(
-            f"{len(unmapped)} names of the authors' checkpoint are not mapped, the first: "
-            f"{', '.join(unmapped[:5])}."
-        )
+    converted = rename(
+        state, family, lambda name: _rename(name, family, prefix), "a checkpoint of the authors"
+    )
     if "roi_heads.reid_loss.queue" in converted:
         converted["roi_heads.reid_loss.queue_head"] = torch.zeros((), dtype=torch.int64)
     if any(name.startswith("gallery_filter.") for name in converted):
         converted["gallery_filter.step"] = torch.zeros((), dtype=torch.int64)
     return converted
+
+
+def _rename(name: str, family: Family, prefix: str) -> str | None:
+    if _NOT_OURS.match(name):
+        return UNUSED
+    part, _, rest = name.partition(".")
+    if part == "head":
+        return _rename_head(rest, family.stage)
+    if part not in _BACKBONES:
+        return None
+    layer, _, kind = rest.rpartition(".")
+    if layer in _CLASSIFIER_LAYERS and part in _CLASSIFIERS:
+        return f"{_CLASSIFIERS[part]}.{_CLASSIFIER_LAYERS[layer]}.{kind}"
+    if rest.startswith("fpn."):
+        return f"{_BACKBONES[part]}.{rest}"
+    if not rest.startswith(prefix):
+        return None
+    renamed = family.trunk(rest.removeprefix(prefix))
+    return renamed and f"{_BACKBONES[part]}.trunk.{renamed}"
 
 
 def _in_turn(overrides: Mapping | Iterable) -> list:

@@ -9,7 +9,7 @@ from torch import Tensor
 from spnet_d2.config import add_spnet_config
 
 from .llnl import tensors_of
-from .trunk_families import Family, first, identify
+from .trunk_families import Family, identify, rename
 from .trunk_names import UNUSED
 
 # torchvision 0.13 wrapped the proposals' convolution twice.
@@ -87,26 +87,17 @@ def convert_state_dict(state: Mapping) -> dict[str, Tensor]:
         Names of :class:`~spnet_d2.modeling.seqnet.SeqNet` or ``SeqNeXt`` -> tensors.
 
     Raises:
-        ValueError: names that have no counterpart, the first of which it says.
+        ValueError: names that are unknown, the first of which it says.
     """
     architecture = _architecture(state)
     tensors = tensors_of(state)
     _, family, prefix = _trunk(tensors)
-    converted, unmapped = {}, []
-    for name, tensor in tensors.items():
-        if architecture == "SeqNeXt" and _ALIASES.match(name):
-            continue
-        renamed = _rename(name, architecture, family, prefix)
-        if renamed is None:
-            unmapped.append(name)
-        elif renamed != UNUSED:
-            converted[renamed] = family.tensor(renamed, tensor)
-    if unmapped:
-        raise ValueError(
-            f"{len(unmapped)} tensors of the {architecture} checkpoint have no counterpart: "
-            f"{first(unmapped, 5)}."
-        )
-    return converted
+    return rename(
+        tensors,
+        family,
+        lambda name: _rename(name, architecture, family, prefix),
+        f"{architecture}'s checkpoint",
+    )
 
 
 def _architecture(state: Mapping) -> str:
@@ -129,6 +120,8 @@ def _trunk(tensors: Mapping[str, Tensor]) -> tuple[str, Family, str]:
 
 
 def _rename(name: str, architecture: str, family: Family, prefix: str) -> str | None:
+    if architecture == "SeqNeXt" and _ALIASES.match(name):
+        return UNUSED
     if name.startswith(prefix):
         return _below("backbone.", family.trunk, name.removeprefix(prefix))
     for theirs, ours in _HEADS[architecture].items():

@@ -45,7 +45,7 @@ def torchvision_to_timm(state_dict: Mapping[str, Tensor], name: str) -> dict[str
         != wanted.removeprefix("solider_").split("_")[:2]
     ):
         raise ValueError(f"These are the weights of {family.title} ({found}), not of {wanted!r}.")
-    return rename(state, family)
+    return rename(state, family, family.trunk, family.title)
 
 
 def classifier_names(state: Mapping, name: str) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .trunk_names import (
-    UNUSED,
     convnext_stage,
     convnext_tensor,
     convnext_trunk,
@@ -129,19 +128,31 @@ def identify(state: Mapping[str, Tensor]) -> tuple[str, Family] | None:
     return None
 
 
-def rename(state: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
-    found = {name: family.trunk(name) for name in state}
-    renamed = {name: new for name, new in found.items() if new is not None}
-    unknown = [name for name in found if name not in renamed]
-    if unknown:
+def rename(
+    state: Mapping[str, Tensor],
+    family: Family,
+    new_name: Callable[[str], str | None],
+    whose: str,
+) -> dict[str, Tensor]:
+    """
+    Tensors by our names and in our layout.
+
+    Args:
+        state: by their names.
+        family: of the trunk.
+        new_name: our name for theirs, None for an unknown one, ``UNUSED`` for one without a
+            counterpart.
+        whose: names they are, for the error.
+
+    Raises:
+        ValueError: unknown names, the first of which it says.
+    """
+    found = {name: new_name(name) for name in state}
+    if unknown := [name for name, new in found.items() if new is None]:
         raise ValueError(
-            f"{len(unknown)} names don't belong to {family.title}, the first: {first(unknown)}."
+            f"{len(unknown)} names don't belong to {whose}, the first: {first(unknown)}."
         )
-    return {
-        renamed[name]: family.tensor(renamed[name], tensor)
-        for name, tensor in state.items()
-        if renamed[name] != UNUSED
-    }
+    return {new: family.tensor(new, state[name]) for name, new in found.items() if new}
 
 
 def first(names: Iterable[str], count: int = 3) -> str:

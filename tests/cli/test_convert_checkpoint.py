@@ -151,7 +151,9 @@ def test_refusals(lightning, tmp_path, capsys):
         assert not output.exists() and not output.with_suffix(".yaml").exists()
 
     gfn = {**state, "head.gfn.fuser.gate.weight": torch.zeros(3)}
-    refused(gfn, "not mapped, the first: head.gfn.fuser.gate.weight")
+    refused(
+        gfn, "don't belong to a checkpoint of the authors, the first: head.gfn.fuser.gate.weight"
+    )
     refused(state, "--leave-out head.gfn.: no tensor's name", "--leave-out", "head.gfn.")
     missing = {k: v for k, v in state.items() if k != "backbone.body.5.3.block.2.bias"}
     refused(missing, "1 missing, the first: backbone.trunk.stages_2.blocks.3.norm.bias")
