@@ -43,8 +43,16 @@ def add(commands) -> None:
         description="Index folders, videos and streams. Run it again for what is new, or after it "
         "was stopped; several processes may work on one gallery.",
     )
-    option = parser.add_argument
     add_gallery(parser, "made if it isn't there")
+    _add_sources(parser)
+    _add_work(parser)
+    add_predictor_options(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_sources(parser: argparse.ArgumentParser) -> None:
+    """What is indexed."""
+    option = parser.add_argument
     option(
         "--source",
         action="append",
@@ -66,6 +74,11 @@ def add(commands) -> None:
         type=float,
         help="frames of --source to take per second (default: as before, else 1)",
     )
+
+
+def _add_work(parser: argparse.ArgumentParser) -> None:
+    """What is kept, and who shares the work."""
+    option = parser.add_argument
     option("--engine", default="exact", help=f"store of a new gallery: {ENGINE_HELP} (%(default)s)")
     option(
         "--segment",
@@ -98,11 +111,9 @@ def add(commands) -> None:
     option(
         "--ray",
         metavar="ADDRESS",
-        help="so many actors of a Ray cluster share the work, by default one for each of its GPUs: "
-        "local, auto, or an address",
+        help="actors of this Ray cluster (local, auto or an address) share the work: "
+        "--num-gpus of them, by default one for each GPU",
     )
-    add_predictor_options(parser)
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> Progress | None:
