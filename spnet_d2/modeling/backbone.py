@@ -34,6 +34,7 @@ from ..checkpoint.trunk_families import VIT_UNSUPPORTED
 from ..checkpoint.weight_files import read_weights
 from .activation_checkpointing import checkpoint_blocks
 from .convnext import use_chunked_blocks
+from .depthwise import use_fast_depthwise
 from .swin import SOLIDER_SWINS, RuntimeShiftBlock, SoliderSwin, use_blocks
 from .winograd import use_fast_convolutions
 
@@ -103,6 +104,7 @@ def create_trunk(
     else:
         use_blocks(trunk, RuntimeShiftBlock)
         use_chunked_blocks(trunk)
+        use_fast_depthwise(trunk)
     state = _weights(name, pretrained)
     if state is not None:
         source = "The state dict" if isinstance(pretrained, dict) else repr(pretrained)

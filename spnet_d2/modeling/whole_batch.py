@@ -15,33 +15,47 @@ image or more, equally often.
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 from torch import Tensor
 
-# A process that works by itself, and the parts of the step that is running. Set in here only.
-_alone = False
-_parts: "Parts | None" = None
+
+@dataclass(frozen=True)
+class _Running:
+    """What a forward pass is of: ``alone``, see :func:`alone`, and the parts that it is one of."""
+
+    alone: bool = False
+    parts: "Parts | None" = None
+
+
+# Each thread has its own, which lasts as long as the block that sets it.
+_WHOLE = _Running()
+_running = ContextVar("what a forward pass is of", default=_WHOLE)
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """Inside, this process's batches are whole by themselves, as in a pass over a test set."""
-    global _alone
-    before, _alone = _alone, True
+def _inside(**changes: Any) -> Iterator[None]:
+    before = _running.set(replace(_running.get(), **changes))
     try:
         yield
     finally:
-        _alone = before
+        _running.reset(before)
+
+
+def alone() -> AbstractContextManager[None]:
+    """Inside, this process's batches are whole by themselves, as in a pass over a test set."""
+    return _inside(alone=True)
 
 
 def num_processes() -> int:
     """How many processes share the batch."""
-    return 1 if _alone else comm.get_world_size()
+    return 1 if _running.get().alone else comm.get_world_size()
 
 
 class Parts:
@@ -68,7 +82,6 @@ class Parts:
     @contextmanager
     def part(self, index: int, counting: bool) -> Iterator[None]:
         """Inside, the model gets part ``index``, in the first pass (``counting``) or the second."""
-        global _parts
         self.index, self.counting = index, counting
         if not counting:
             if self._whole is None:
@@ -77,11 +90,8 @@ class Parts:
                 self._whole = over_processes(counts.sum(dim=0))
             # Losses ask in the same order again.
             self._totals = iter(self._whole)
-        _parts = self
-        try:
+        with _inside(parts=self):
             yield
-        finally:
-            _parts = None
 
     def total(self, count: Tensor) -> Tensor:
         """The whole batch's number of what this part has ``count`` of; 1 in the first pass."""
@@ -101,12 +111,14 @@ class Parts:
 
 def in_first_pass() -> bool:
     """Whether the rows that come before the loss are to be collected."""
-    return _parts is None or _parts.counting
+    parts = _running.get().parts
+    return parts is None or parts.counting
 
 
 def in_last_pass() -> bool:
     """Whether losses count, and rows that come after the loss are to be collected."""
-    return _parts is None or not _parts.counting
+    parts = _running.get().parts
+    return parts is None or not parts.counting
 
 
 @dataclass(frozen=True)
@@ -162,7 +174,7 @@ def mean(total: Tensor, count: Tensor | int, whole: Tensor | int | None = None) 
         count: number of rows to divide by, of the share alone.
         whole: the sum of ``count`` over processes, where it is known, which saves the exchange.
     """
-    if whole is None or _parts is not None:
+    if whole is None or _running.get().parts is not None:
         return Share(total, _scalar(count, total)).mean()
     return total * _num_shares() / _scalar(whole, total).clamp(min=1)
 
@@ -172,13 +184,14 @@ def _scalar(x: Tensor | int, like: Tensor) -> Tensor:
 
 
 def _num_shares() -> int:
-    return num_processes() * (1 if _parts is None else _parts.number)
+    parts = _running.get().parts
+    return num_processes() * (1 if parts is None else parts.number)
 
 
 def _whole_counts(counts: list[Tensor]) -> list[Tensor]:
     """The whole batch's numbers of what this share has ``counts`` of."""
-    if _parts is not None:
-        return [_parts.total(count) for count in counts]
+    if parts := _running.get().parts:
+        return [parts.total(count) for count in counts]
     if num_processes() == 1:
         return counts
     return list(over_processes(torch.stack(counts)))
@@ -187,7 +200,8 @@ def _whole_counts(counts: list[Tensor]) -> list[Tensor]:
 def share_of(limit: int) -> int:
     """How much of a budget for the whole batch this share gets: equal parts, up to one."""
     rank = comm.get_rank() if num_processes() > 1 else 0
-    number, index = (1, 0) if _parts is None else (_parts.number, _parts.index)
+    parts = _running.get().parts
+    number, index = (1, 0) if parts is None else (parts.number, parts.index)
     shares, share = num_processes() * number, rank * number + index
     return limit // shares + (share < limit % shares)
 
@@ -206,8 +220,8 @@ def whole_rows(num_last: int, *tensors: Tensor) -> list[Tensor] | None:
         None while parts of the batch are missing.
     """
     groups = [list(group) for group in zip(*(_cut(t, num_last) for t in tensors))]
-    if _parts is not None:
-        all_parts = _parts.add_rows(groups)
+    if parts := _running.get().parts:
+        all_parts = parts.add_rows(groups)
         if all_parts is None:
             return None
         groups = all_parts

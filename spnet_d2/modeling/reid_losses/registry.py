@@ -14,7 +14,7 @@ class ReidLoss(nn.Module):
 
     ``forward`` takes embeddings (n, D_r), ground truth last, their identities (n,) and, by name,
     what ``takes`` has; it returns a scalar. The batch may be shared out to processes and parts,
-    and which part is running is state of :mod:`..whole_batch`, which a loss reads:
+    and :mod:`..whole_batch` knows which of them a thread is running. A loss asks it:
 
     - ``mean(total, count)`` divides by the whole batch's count;
     - ``whole_rows(num_gt, ...)`` are the whole batch's rows for a memory, None until the last part;
