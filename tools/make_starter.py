@@ -8,7 +8,7 @@
 with :3 each third image is taken. Identities are not used: a re-id model (--reid) says whom each
 box looks like, and a detector (--detector) finds the people of --video. What is finished is
 skipped, what was interrupted goes on from its last checkpoint. Written to --output: data/,
-pretrain/, finetune/ and starter.pth, the weights in half precision (docs/starter.md).
+pretrain/, finetune/, large/ and starter.pth, the weights in half precision (docs/starter.md).
 """
 
 import argparse
@@ -36,6 +36,8 @@ from spnet_d2.utils.settings_option import add_settings_option
 from spnet_d2.utils.text import make_output_safe
 
 ROOT = Path(__file__).resolve().parents[1]
+# Each starts with the weights of the one before: config below projects_configs/starter -> folder.
+PARTS = {"pretrain_qc": "pretrain", "finetune_oc": "finetune", "finetune_oc_large": "large"}
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -53,11 +55,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     copies = "recoloured copies of each image (%(default)s)"
     option("--copies", type=int, default=3, metavar="N", help=copies)
     sheets = "images of 24 people side by side (%(default)s)"
-    option("--sheets", type=int, default=1600, metavar="N", help=sheets)
+    option("--sheets", type=int, default=2400, metavar="N", help=sheets)
     output = "folder for the result (outputs/starter)"
     option("--output", type=Path, default=ROOT / "outputs" / "starter", help=output)
     add_gpu_option(parser)
-    add_settings_option(parser, "settings of both trainings")
+    add_settings_option(parser, "settings of all trainings")
     args = parser.parse_args(argv)
     if not args.data and not args.video:
         parser.error("nothing to train on: give --data or --video")
@@ -129,10 +131,12 @@ def run(args: argparse.Namespace) -> None:
     opts = ["DATASETS.FILES", str(data / "datasets.yaml"), "DATASETS.TRAIN", f"('{NAME}',)"]
     opts += ["MODEL.SPNET.REID.TARGETS", str(data / "targets.npz")]
     opts += ["MODEL.SPNET.BACKBONE.PRETRAINED", str(imagenet), *args.opts]
-    first = train_part("starter/pretrain_qc", args.output / "pretrain", opts, args.num_gpus)
-    opts = [*opts, "MODEL.WEIGHTS", str(first)]
-    last = train_part("starter/finetune_oc", args.output / "finetune", opts, args.num_gpus)
-    size = pack_weights(last, args.output / "starter.pth")
+    start: list[str] = []
+    for config, folder in PARTS.items():
+        part = [*opts, *start]
+        weights = train_part(f"starter/{config}", args.output / folder, part, args.num_gpus)
+        start = ["MODEL.WEIGHTS", str(weights)]
+    size = pack_weights(weights, args.output / "starter.pth")
     print(f"{args.output / 'starter.pth'}: {size:.1f} MB")
 
 
