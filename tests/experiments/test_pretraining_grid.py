@@ -99,6 +99,18 @@ def test_strangers_are_fine_tuned_on_both_sets_of_people(tmp_path):
     assert {name.rpartition("_s")[0] for name in named} == set(variants(STRANGERS))
 
 
+@pytest.mark.parametrize("target", [*PETS09.targets, *STRANGERS.targets], ids=lambda t: t.config)
+def test_figures_have_the_names_that_an_evaluation_gives_them(target):
+    """A protocol's name before them, where there are several: docs/evaluation.md."""
+    study = STRANGERS if target in STRANGERS.targets else PETS09
+    cfg = get_cfg()
+    add_spnet_config(cfg)
+    cfg.merge_from_file(str(ROOT / study.configs / target.config))
+    protocols = [metric.rpartition("/")[0] for metric in target.metrics if "AP50" not in metric]
+    named = cfg.TEST.PROTOCOLS if len(cfg.TEST.PROTOCOLS) > 1 else ("",)
+    assert set(protocols) == set(named)
+
+
 @pytest.mark.parametrize("study, least_rows", [(PETS09, 669), (STRANGERS, 3585)])
 def test_pathways_train_on_as_many_anchors(study, least_rows):
     configs = {}
