@@ -63,11 +63,27 @@ def check_launch(args: Namespace, device: str) -> None:
                 f"--num-machines {args.num_machines} needs a process on each: --num-gpus is "
                 f"{args.num_gpus}, also on CPUs (MODEL.DEVICE cpu) it is their number."
             )
+        if args.num_gpus * args.num_machines > 1:
+            _check_address(args.dist_url, args.num_machines)
         local, asked = args.num_gpus, f"--num-gpus {args.num_gpus}"
     if local > max(1, gpus) and device != "cpu":
         raise LaunchError(
             f"{asked}, but PyTorch finds {gpus} GPUs. Use that number, or processes on the "
             "CPU by MODEL.DEVICE cpu."
+        )
+
+
+def _check_address(address: str, num_machines: int) -> None:
+    """Where the processes meet: PyTorch refuses another one in all of them, by a traceback."""
+    if address == "auto" and num_machines == 1:
+        return
+    if not re.fullmatch(
+        r"tcp://[^/:]+:[0-9]{1,5}|tcp://\[[0-9a-fA-F:.]+\]:[0-9]{1,5}|file:///.+", address
+    ):
+        alone = ", or auto" if num_machines == 1 else ""
+        raise LaunchError(
+            f"--dist-url is {address!r}, expected tcp://HOST:PORT with the first machine's name "
+            f"and a free port, or file:///PATH of a new file that all machines see{alone}."
         )
 
 

@@ -86,6 +86,9 @@ def test_torchrun_trains(tiny_corpus, tiny_opts, tmp_path):
         (["--num-gpus", "9"], "cuda", "--num-gpus 9, but PyTorch finds .* MODEL.DEVICE cpu"),
         (["--num-machines", "2", "--machine-rank", "2"], "cpu", "--machine-rank is 2, expected 0"),
         (["--num-machines", "2", "--num-gpus", "0"], "cpu", "needs a process on each"),
+        (["--num-gpus", "2", "--dist-url", "foo"], "cpu", "--dist-url is 'foo', .* or auto"),
+        (["--num-gpus", "2", "--dist-url", "tcp://node"], "cpu", "expected tcp://HOST:PORT"),
+        (["--num-machines", "2", "--dist-url", "auto"], "cpu", "all machines see\\."),
     ],
 )
 def test_what_cannot_start(words, device, message):
@@ -93,8 +96,10 @@ def test_what_cannot_start(words, device, message):
         check_launch(parse(*words), device)
 
 
-def test_two_processes_on_the_cpu_may_start():
+@pytest.mark.parametrize("address", ["auto", "tcp://node:29500", "tcp://[::1]:29500", "file:///a"])
+def test_two_processes_on_the_cpu_may_start(address):
     check_launch(parse("--num-gpus", "2"), "cpu")
+    check_launch(parse("--num-gpus", "2", "--dist-url", address), "cpu")
 
 
 def test_torchrun_without_all_of_its_variables(monkeypatch):
