@@ -9,6 +9,8 @@ from timm.layers import Mlp
 from timm.models.convnext import ConvNeXtBlock
 from torch import Tensor, nn
 
+from .eager_cpu import is_eager_on_cpu
+
 # Positions at a time. With fewer, the matrix products of wide layers are slower.
 _CHUNK = 2048
 
@@ -35,13 +37,8 @@ class ChunkedBlock(ConvNeXtBlock):
     def _in_pieces(self, x: Tensor) -> bool:
         # A pass that counts for gradient accumulation computes as the one that trains.
         counts = self.training and self.conv_dw.weight.requires_grad
-        return (
-            x.device.type == "cpu"
-            and x.dtype == torch.float32
-            and not (torch.is_grad_enabled() or counts or torch.is_autocast_enabled("cpu"))
-            # Exported and compiled models keep to timm's operators.
-            and not torch.jit.is_tracing()
-            and not torch.compiler.is_compiling()
+        return is_eager_on_cpu(x) and not (
+            torch.is_grad_enabled() or counts or torch.is_autocast_enabled("cpu")
         )
 
 

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .eager_cpu import is_eager_on_cpu
+
 _KERNEL = 7
 # Rows at a time, and numbers of about that many images: they stay in caches, and sums stay short.
 _ROWS, _NUMBERS = 16, 1 << 18
@@ -30,15 +32,11 @@ class DepthwiseConv(nn.Conv2d):
 
     def _pays(self, x: Tensor) -> bool:
         return (
-            x.device.type == "cpu"
-            and x.dtype == self.weight.dtype == torch.float32
+            is_eager_on_cpu(x, self.weight)
             and torch.is_grad_enabled()
             and self.weight.requires_grad
             and torch.backends.mkldnn.is_available()
             and not torch.is_autocast_enabled("cpu")
-            # Exported and compiled models keep to PyTorch's operator.
-            and not torch.jit.is_tracing()
-            and not torch.compiler.is_compiling()
         )
 
 

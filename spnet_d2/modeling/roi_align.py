@@ -11,19 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .eager_cpu import is_eager_on_cpu
+
 _SAMPLES = 2
 
 
 def pays(values: Tensor) -> bool:
     """Whether a map (N, C, H, W) is one of those that :func:`align` is for."""
-    return (
-        values.device.type == "cpu"
-        and values.dtype == torch.float32
-        and values.is_contiguous(memory_format=torch.channels_last)
-        # Exported and compiled models keep to the operator that runtimes know.
-        and not torch.jit.is_tracing()
-        and not torch.compiler.is_compiling()
-    )
+    return is_eager_on_cpu(values) and values.is_contiguous(memory_format=torch.channels_last)
 
 
 def align(values: Tensor, rois: Tensor, bins: int, scale: float) -> Tensor:

@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .eager_cpu import is_eager_on_cpu
+
 # Rows and columns of a tile's outputs, of filters, and of a tile.
 TILE, _FILTER = 4, 3
 _SIZE = TILE + _FILTER - 1
@@ -84,15 +86,11 @@ def convolve(maps: list[Tensor], weight: Tensor, bias: Tensor) -> list[Tensor]:
 
 def pays(x: Tensor, weight: Tensor) -> bool:
     """Whether a convolution of ``x`` with ``weight`` gains, and can be done this way at all."""
-    # Exported models keep to the operator that every runtime knows, whatever their sizes, which a
-    # comparison would fix.
-    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+    if not is_eager_on_cpu(x, weight):
         return False
     height, width = x.shape[-2:]
     return (
-        x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and not torch.is_autocast_enabled("cpu")
+        not torch.is_autocast_enabled("cpu")
         # In the other layout are maps that keep to torchvision's numbers (see `in_fast_layout`).
         and x.is_contiguous(memory_format=torch.channels_last)
         and min(weight.shape[:2]) >= _MIN_CHANNELS
