@@ -37,9 +37,9 @@ def run_actors(
     """
     ray = _connect(address)
     try:
-        with_gpus, cores = _share(ray.cluster_resources(), count, address)
-        count = count or with_gpus or 1
-        resources = {"num_gpus": 1 if with_gpus else 0, "num_cpus": cores}
+        gpus, cores = _share(ray.cluster_resources(), count, address)
+        count = count or gpus or 1
+        resources = {"num_gpus": 1 if gpus else 0, "num_cpus": cores}
         place = ray.remote(max_restarts=_RESTARTS, max_task_retries=_RESTARTS, **resources)(_Actor)
         actors = [place.remote() for _ in range(count)]
         calls = [actor.run.remote(entry, list(words), os.getcwd()) for actor in actors]
