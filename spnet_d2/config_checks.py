@@ -33,6 +33,8 @@ _CHOICES = {
     "INPUT.SSL_BOXES": ("", *SSL_MODES),
 }
 _WITHOUT_LIMIT = float("inf")
+# A slip of the finger must not fill the machine with processes.
+_MOST_WORKERS = 1024
 # Of training; finite numbers, both limits are allowed. Some need not be set (None).
 _RANGES = {
     "SOLVER.BASE_LR": (0, _WITHOUT_LIMIT),
@@ -63,7 +65,7 @@ def check_config(cfg: CfgNode, training: bool = True, processes: int | None = No
         ConfigError: it names all keys that are out of range or clash, with their values.
     """
     problems = [*unread_keys(cfg), *model_problems(cfg), *wrong_choices(cfg, _CHOICES)]
-    problems += out_of_range(cfg, {"DATALOADER.NUM_WORKERS": (0, _WITHOUT_LIMIT)})
+    problems += out_of_range(cfg, {"DATALOADER.NUM_WORKERS": (0, _MOST_WORKERS)})
     problems += _augmentation_problems(cfg, training)
     if training:
         problems += out_of_range(cfg, _RANGES)
@@ -98,6 +100,8 @@ def check_data_sets(cfg: CfgNode, training: bool = True) -> None:
     for key in keys:
         if isinstance(names := get_value(cfg, key), str):
             raise ConfigError(f"{key} is {names!r}, expected a tuple of names: ({names!r},).")
+        if not all(isinstance(name, str) for name in names):
+            raise ConfigError(f"{key} is {names}, expected names of data sets, as text.")
     try:
         # A config may come from elsewhere than read_config.
         register_sets(cfg.DATASETS.FILES)

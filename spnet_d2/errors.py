@@ -37,10 +37,11 @@ def is_users(error: BaseException) -> bool:
     Whether the user can fix an error by its text alone.
 
     Those are :class:`UserError`, what the system refuses (``OSError``: files, disks, network), and
-    a ``ValueError``, ``RuntimeError`` or ``ImportError`` that a ``raise`` of this package wrote.
-    The same types out of libraries, and all others, are faults of programs.
+    a ``ValueError``, ``RuntimeError`` or ``ImportError`` that a ``raise`` of this package wrote;
+    also memory that doesn't suffice, wherever it was wanted. The same types out of libraries, and
+    all others, are faults of programs.
     """
-    if isinstance(error, UserError | OSError):
+    if isinstance(error, UserError | OSError) or _memory_is_short(error):
         return True
     if not isinstance(error, _EXPLAINED):
         return False
@@ -58,6 +59,13 @@ def is_users(error: BaseException) -> bool:
     return raised and _ours(code.co_filename)
 
 
+def _memory_is_short(error: BaseException) -> bool:
+    """Of Python and NumPy, of PyTorch on a GPU (without importing it), on a CPU."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 def _ours(file: str) -> bool:
     return str(Path(file).resolve()).startswith(_PACKAGE)
 
@@ -65,6 +73,11 @@ def _ours(file: str) -> bool:
 def one_line(error: BaseException) -> str:
     """The text of an error on one line, without a worker's traceback."""
     text = str(error)
+    if _memory_is_short(error):
+        why = re.sub(r"^\[enforce fail.*?\] .*?\. ", "", text).rstrip(". ") or "no more is free"
+        text = (
+            f"Memory doesn't suffice ({why}). Take smaller images or batches, or a smaller model."
+        )
     if _WORKER.match(text):
         # What the traceback ends with: everything behind the last line that is indented.
         text = re.split(r"^ .*\n", text, flags=re.M)[-1]

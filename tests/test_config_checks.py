@@ -46,6 +46,9 @@ def test_data_sets_that_nobody_registered():
     cfg.DATASETS.TRAIN = "prw_train"
     with pytest.raises(ConfigError, match=r"TRAIN is 'prw_train', expected .*: \('prw_train',\)"):
         check_data_sets(cfg)
+    cfg.DATASETS.TRAIN = (5,)
+    with pytest.raises(ConfigError, match=r"TRAIN is \(5,\), expected names of data sets, as text"):
+        check_data_sets(cfg)
     merge_settings(cfg, ["DATASETS.TEST", ("prw_test", "?")])
     with pytest.raises(ConfigError, match="DATASETS.TEST has '[?]', which is not registered. data"):
         check_data_sets(cfg, training=False)
@@ -61,7 +64,14 @@ def test_data_sets_that_nobody_registered():
         (spnet("QC.MATCH_MODE", "algo3"), "QC.MATCH_MODE is 'algo3', expected one of algo1, "),
         (spnet("SMALL_DATA.FPN_INIT", "zeros"), "FPN_INIT is 'zeros', expected one of kaiming, "),
         (spnet("SMALL_DATA.FEAT4_SHARE", 0.0), "FEAT4_SHARE is 0.0, expected a share of REID_DIM"),
-        (spnet("NUM_CASCADES", -1), "MODEL.SPNET.NUM_CASCADES is -1, expected 0 or more"),
+        (spnet("NUM_CASCADES", -1), "MODEL.SPNET.NUM_CASCADES is -1, expected 0 to 100"),
+        (spnet("NUM_CASCADES", 10**9), "NUM_CASCADES is 1000000000, expected 0 to 100"),
+        (spnet("EMBED_DIM", 10**19), "EMBED_DIM is 1.*, expected a number below 2,147,483,648"),
+        (
+            spnet("ANCHORS_PER_IMAGE", 10**7),
+            "ANCHORS_PER_IMAGE is 10.*, expected 1,000,000 or less",
+        ),
+        (["DATALOADER.NUM_WORKERS", 10**9], "NUM_WORKERS is 1000000000, expected 0 to 1024"),
         (spnet("ANCHORS_PER_IMAGE", 0), "ANCHORS_PER_IMAGE must be 1 or more, found 0"),
         (spnet("TEST.PRECISION", "half"), "TEST.PRECISION is 'half', .* float32, float16, bfloat"),
         (["SOLVER.AMP.PRECISION", "float32"], "AMP.PRECISION is 'float32', .* float16, bfloat16"),
@@ -98,7 +108,7 @@ def test_data_sets_that_nobody_registered():
         (["MODEL.PIXEL_STD", ["1", "1", "x"]], "PIXEL_STD is .*, expected three numbers above 0"),
         (["INPUT.MIN_SIZE_TEST", 0], "INPUT.MIN_SIZE_TEST, .* of 1 or more, found"),
         (["INPUT.AUG_TEST", "crop"], "INPUT.AUG_TEST must be"),
-        (["DATALOADER.NUM_WORKERS", -1], "DATALOADER.NUM_WORKERS is -1, expected 0 or more"),
+        (["DATALOADER.NUM_WORKERS", -1], "DATALOADER.NUM_WORKERS is -1, expected 0 to 1024"),
         (spnet("REID_DIM", 256), "SEPARATE_HEADS is False.*EMBED_DIM is 128 .*REID_DIM 256"),
     ],
 )

@@ -4,6 +4,7 @@ import logging
 
 import numpy as np
 import pytest
+import torch
 from torch.utils.data import DataLoader
 
 from spnet_d2.config_reader import ConfigError, read_config
@@ -45,6 +46,13 @@ def test_the_users_are_those_this_package_explains():
     ):
         assert is_users(error)
         assert "\n" not in one_line(error) and "Traceback" not in one_line(error)
+
+
+def test_memory_that_does_not_suffice_says_what_to_do():
+    for error in (caught(np.zeros, 2**55), caught(torch.zeros, 2**50), MemoryError()):
+        assert is_users(error)
+        assert one_line(error).startswith("Memory doesn't suffice (")
+        assert one_line(error).endswith("). Take smaller images or batches, or a smaller model.")
 
 
 def test_faults_of_programs_are_not():

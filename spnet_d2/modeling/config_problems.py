@@ -56,7 +56,7 @@ _REGISTRIES = {
 }
 # Finite numbers; both limits are allowed.
 _RANGES = {
-    "MODEL.SPNET.NUM_CASCADES": (0, _INFINITE),
+    "MODEL.SPNET.NUM_CASCADES": (0, 100),
     # Negative: the reference's.
     "MODEL.SPNET.BACKBONE.DROP_PATH_RATE": (-_INFINITE, 1),
     "MODEL.SPNET.SMALL_DATA.ANCHOR_BIAS": (-1000, 1000),
@@ -76,6 +76,9 @@ _COUNTS = (
     "MODEL.SPNET.QC.PAIRS_PER_BATCH",
     "TEST.DETECTIONS_PER_IMAGE",
 )
+_MOST = 10**6
+# Libraries keep sizes in 32 bits here and there.
+_TOO_LARGE = 2**31
 # Detectors with parts of their own; of this project's keys they read BACKBONE, REID and REID_DIM.
 SEQUENTIAL = ("SeqNet", "SeqNeXt")
 _POSITIVE = ("MODEL.SPNET.REID.SCALE",)
@@ -99,6 +102,8 @@ def raise_problems(problems: Sequence[str]) -> None:
 
 def model_problems(cfg: CfgNode) -> Iterator[str]:
     """A sentence for each value that can't be, and each combination."""
+    for section in ("MODEL", "INPUT", "SOLVER", "DATALOADER", "TEST"):
+        yield from _too_large(cfg[section], section)
     yield from _wrong_values(cfg)
     yield from _clashes(cfg)
     if cfg.MODEL.META_ARCHITECTURE in SEQUENTIAL:
@@ -133,6 +138,15 @@ def _wrong_colours(cfg: CfgNode) -> Iterator[str]:
             yield f"{key} is {tuple(values)}, expected {kind}, of red, green and blue in 0..255."
 
 
+def _too_large(cfg: CfgNode, section: str) -> Iterator[str]:
+    for name, value in cfg.items():
+        key = f"{section}.{name}"
+        if isinstance(value, CfgNode):
+            yield from _too_large(value, key)
+        elif isinstance(value, int) and abs(value) >= _TOO_LARGE:
+            yield f"{key} is {value}, expected a number below {_TOO_LARGE:,}."
+
+
 def _wrong_values(cfg: CfgNode) -> Iterator[str]:
     yield from wrong_choices(cfg, _CHOICES)
     # Otherwise the config is of another project: its other names are not reported as well.
@@ -162,6 +176,8 @@ def _wrong_values(cfg: CfgNode) -> Iterator[str]:
         count = get_value(cfg, key)
         if count < 1:
             yield f"{key} must be 1 or more, found {count}."
+        elif count > _MOST:
+            yield f"{key} is {count}, expected {_MOST:,} or less."
     for key in _POSITIVE:
         value = get_value(cfg, key)
         if not 0 < value < _INFINITE:
