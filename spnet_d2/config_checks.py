@@ -66,7 +66,12 @@ def check_config(cfg: CfgNode, training: bool = True, processes: int | None = No
     """
     problems = [*unread_keys(cfg), *model_problems(cfg), *wrong_choices(cfg, _CHOICES)]
     problems += out_of_range(cfg, {"DATALOADER.NUM_WORKERS": (0, _MOST_WORKERS)})
+    problems += _no_names(cfg, "TEST.PROTOCOLS")
     problems += _augmentation_problems(cfg, training)
+    if cfg.SEED >= 2**32:
+        problems.append(
+            f"SEED is {cfg.SEED}, expected 0 to {2**32 - 1}, or -1 for another each time."
+        )
     if training:
         problems += out_of_range(cfg, _RANGES)
         problems += _training_clashes(cfg, processes or comm.get_world_size())
@@ -83,6 +88,14 @@ def _augmentation_problems(cfg: CfgNode, training: bool) -> Iterator[str]:
             return
 
 
+def _no_names(cfg: CfgNode, key: str) -> Iterator[str]:
+    names = get_value(cfg, key)
+    if isinstance(names, str):
+        yield f"{key} is {names!r}, expected a tuple of names: ({names!r},)."
+    elif not all(isinstance(name, str) for name in names):
+        yield f"{key} is {names}, expected a tuple of names, as text."
+
+
 def check_data_sets(cfg: CfgNode, training: bool = True) -> None:
     """
     Look for data sets that nobody registered, and for files that ``DATASETS.FILES`` names.
@@ -97,11 +110,7 @@ def check_data_sets(cfg: CfgNode, training: bool = True) -> None:
         ConfigError: it names them, and similar names that are registered.
     """
     keys = ("DATASETS.TRAIN", "DATASETS.TEST") if training else ("DATASETS.TEST",)
-    for key in keys:
-        if isinstance(names := get_value(cfg, key), str):
-            raise ConfigError(f"{key} is {names!r}, expected a tuple of names: ({names!r},).")
-        if not all(isinstance(name, str) for name in names):
-            raise ConfigError(f"{key} is {names}, expected names of data sets, as text.")
+    raise_problems([problem for key in keys for problem in _no_names(cfg, key)])
     try:
         # A config may come from elsewhere than read_config.
         register_sets(cfg.DATASETS.FILES)

@@ -47,7 +47,7 @@ def test_data_sets_that_nobody_registered():
     with pytest.raises(ConfigError, match=r"TRAIN is 'prw_train', expected .*: \('prw_train',\)"):
         check_data_sets(cfg)
     cfg.DATASETS.TRAIN = (5,)
-    with pytest.raises(ConfigError, match=r"TRAIN is \(5,\), expected names of data sets, as text"):
+    with pytest.raises(ConfigError, match=r"TRAIN is \(5,\), expected a tuple of names, as text"):
         check_data_sets(cfg)
     merge_settings(cfg, ["DATASETS.TEST", ("prw_test", "?")])
     with pytest.raises(ConfigError, match="DATASETS.TEST has '[?]', which is not registered. data"):
@@ -71,6 +71,8 @@ def test_data_sets_that_nobody_registered():
             spnet("ANCHORS_PER_IMAGE", 10**7),
             "ANCHORS_PER_IMAGE is 10.*, expected 1,000,000 or less",
         ),
+        (["TEST.PROTOCOLS", (1,)], r"TEST.PROTOCOLS is \(1,\), expected a tuple of names, as text"),
+        (["SEED", 2**32], "SEED is 4294967296, expected 0 to 4294967295, or -1"),
         (["DATALOADER.NUM_WORKERS", 10**9], "NUM_WORKERS is 1000000000, expected 0 to 1024"),
         (spnet("ANCHORS_PER_IMAGE", 0), "ANCHORS_PER_IMAGE must be 1 or more, found 0"),
         (spnet("TEST.PRECISION", "half"), "TEST.PRECISION is 'half', .* float32, float16, bfloat"),
@@ -135,6 +137,7 @@ def test_refused_in_every_job(settings, message, training):
         ),
         (["SOLVER.BASE_LR", -1e-4], "SOLVER.BASE_LR is -0.0001, expected 0 or more"),
         (["SOLVER.WEIGHT_DECAY_NORM", -0.1], "WEIGHT_DECAY_NORM is -0.1, expected 0 or more"),
+        (["SOLVER.WEIGHT_DECAY_NORM", "x"], "WEIGHT_DECAY_NORM is 'x', expected 0 or more"),
         (["SOLVER.MOMENTUM", NAN], "SOLVER.MOMENTUM is nan, expected 0 to 1"),
         (["INPUT.CROP_SIZE", 0], "INPUT.CROP_SIZE. must be 1 pixel or more"),
         (["INPUT.RANDOM_FLIP", "vertical"], "INPUT.RANDOM_FLIP must be"),

@@ -123,10 +123,11 @@ def out_of_range(cfg: CfgNode, ranges: Mapping[str, tuple[float, float]]) -> Ite
     for key, (low, high) in ranges.items():
         value = get_value(cfg, key)
         # Not true of NaN either.
-        if value is None or (low <= value <= high and abs(value) < _INFINITE):
+        number = isinstance(value, int | float) and low <= value <= high and abs(value) < _INFINITE
+        if value is None or number:
             continue
         limits = f"{low} to {high}" if abs(low) < _INFINITE else f"{high} or less"
-        yield f"{key} is {value}, expected {f'{low} or more' if high == _INFINITE else limits}."
+        yield f"{key} is {value!r}, expected {f'{low} or more' if high == _INFINITE else limits}."
 
 
 def _wrong_colours(cfg: CfgNode) -> Iterator[str]:
