@@ -35,6 +35,7 @@ from spnet_d2.gallery import (
     open_gallery,
 )
 from spnet_d2.gallery.errors import storage_errors
+from spnet_d2.gallery.finding import Sighting
 from spnet_d2.gallery.folder import read_versioned
 from spnet_d2.search.frames import read_image_bgr
 from spnet_d2.utils.atomic_io import write_json
@@ -163,6 +164,13 @@ class GalleryHome:
         """By name."""
         content = _json(self.path / "sources.json", [])
         return {entry["name"]: Source.from_json(entry) for entry in content}
+
+    def when(self, hit: Sighting) -> str:
+        """When somebody was seen: the time, or where in the source where that is unknown."""
+        if hit.time is not None:
+            return hit.time.isoformat(sep=" ", timespec="seconds")
+        known = self.sources().get(hit.source)
+        return f"frame {hit.frame}" if known is None else known.position(hit.frame)
 
     def add_source(self, source: Source) -> None:
         """

@@ -54,12 +54,27 @@ class Source:
     def kind(self) -> Kind:
         if _STREAM.match(self.place):
             return "stream"
-        return "folder" if Path(self.place).is_dir() else "video"
+        path = Path(self.place)
+        # Of what is gone, too: videos have a suffix.
+        return "folder" if path.is_dir() or not (path.exists() or path.suffix) else "video"
 
     @property
     def available(self) -> bool:
         """Whether the footage is still where it was."""
         return self.kind == "stream" or Path(self.place).exists()
+
+    def position(self, frame: int) -> str:
+        """
+        Where in the source a frame is, for people to read: ``m:ss`` of a video, or its number.
+
+        Args:
+            frame: as in ``People.frames``: milliseconds from the start for videos.
+        """
+        if self.kind != "video":
+            return f"frame {frame}"
+        minutes, seconds = divmod(frame // 1000, 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
     def to_json(self) -> dict[str, Any]:
         start = None if self.start is None else self.start.isoformat()

@@ -122,12 +122,11 @@ class FoundPage:
         image = _image(crop, "crop", f"hit {rank}") if crop else ""
         scene = self._scene(hit, rank) if rank <= MAX_SCENES else ""
         likely = "" if chance is None else f", about {chance:.0%} likely right"
-        when = hit.time.isoformat(sep=" ", timespec="seconds") if hit.time else f"frame {hit.frame}"
         source = f"<br>{escape(hit.source)}" if hit.source != hit.camera else ""
         rows = f"<br>{hit.rows} pictures of this appearance" if hit.rows > 1 else ""
         return (
             f"<li>{image}<div>{rank}. <strong>{hit.similarity:.3f}</strong>{likely}<br>"
-            f"{escape(hit.camera)}, {escape(when)}{source}{rows}</div>{scene}</li>"
+            f"{escape(hit.camera)}, {escape(self._home.when(hit))}{source}{rows}</div>{scene}</li>"
         )
 
     def _scene(self, hit: Sighting, rank: int) -> str:

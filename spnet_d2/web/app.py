@@ -188,9 +188,15 @@ def _add_gallery(app: FastAPI, service: Service, audit: AuditLog, user: Any) -> 
         if since is not None and since.tzinfo is None:
             raise UserError("since has no time zone: write it as in 2026-05-01T08:00:00Z.")
         found, more = service.scenes.listed(camera or None, since, offset, limit)
+        sources = service.home.sources()
         listed = [
             schemas.Scene(
-                source=e.source, camera=e.camera, frame=e.frame, time=e.when, people=len(e.boxes)
+                source=e.source,
+                camera=e.camera,
+                frame=e.frame,
+                time=e.when,
+                position=sources[e.source].position(e.frame),
+                people=len(e.boxes),
             )
             for e in found
         ]
@@ -309,7 +315,7 @@ def _add_sightings(app: FastAPI, service: Service, cases: Cases) -> None:
             # The gallery may have let go of the row meanwhile.
             return cases.set_sighting(case_id, kept.model_copy(update=change.model_dump()), None)
         row = service.person(_row(person))
-        known = row.model_dump(include={"source", "camera", "frame", "time", "box"})
+        known = row.model_dump(include={"source", "camera", "frame", "time", "position", "box"})
         sighting = schemas.Sighting(person=person, picture=None, **known, **change.model_dump())
         return cases.set_sighting(
             case_id, sighting, service.crop_of(schemas.Example(person=person))

@@ -111,8 +111,9 @@ def _section(title: str, figures: list[str]) -> str:
 
 
 def _sighting(sighting: Sighting, pictures: dict[str, bytes]) -> str:
+    place = sighting.position or f"frame {sighting.frame}"
     time = sighting.time.isoformat(timespec="seconds") if sighting.time else "time unknown"
-    lines = [f"{sighting.camera or 'no camera'}, {time}", f"{sighting.source}, {sighting.frame}"]
+    lines = [f"{sighting.camera or 'no camera'}, {time}", f"{sighting.source}, {place}"]
     if sighting.similarity is not None:
         lines.append(f"similarity {sighting.similarity:.3f}")
     return _figure(sighting.picture, [*lines, sighting.note], pictures)

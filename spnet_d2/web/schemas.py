@@ -17,6 +17,7 @@ Id = Annotated[int, Field(ge=0, lt=2**63)]
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
 Pixel = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 Box = Annotated[list[Pixel], Field(min_length=4, max_length=4)]
+_POSITION = "where in its source: m:ss of a video, or the frame's number"
 Decision = Literal["confirmed", "rejected", "open"]
 
 
@@ -87,6 +88,7 @@ class Person(BaseModel):
     camera: str
     frame: int
     time: datetime | None
+    position: str = Field(description=_POSITION)
     box: list[float]
     score: float
     # Text: browsers' numbers lose digits of 64-bit ones.
@@ -142,6 +144,7 @@ class Scene(BaseModel):
     camera: str
     frame: int
     time: datetime | None
+    position: str = Field(description=_POSITION)
     people: int
 
 
@@ -158,6 +161,7 @@ class ScenePerson(BaseModel):
     score: float
     camera: str
     time: datetime | None
+    position: str = Field(description=_POSITION)
     has_thumbnail: bool
 
 
@@ -168,6 +172,7 @@ class SceneView(BaseModel):
     camera: str
     frame: int
     time: datetime | None
+    position: str = Field(description=_POSITION)
     width: int
     height: int
     people: list[ScenePerson]
@@ -214,6 +219,8 @@ class Sighting(BaseModel):
     camera: str
     frame: int
     time: datetime | None
+    # Cases of before this was kept have none.
+    position: str = Field(default="", description=_POSITION)
     box: list[float]
     picture: str | None
 

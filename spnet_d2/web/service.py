@@ -143,7 +143,7 @@ class Service:
         if calibration is not None:
             chance = float(calibration.probability(hit.similarity, rows))
         return schemas.Hit(
-            **person(hit).model_dump(),
+            **self._person(hit).model_dump(),
             similarity=hit.similarity,
             probability=chance,
             rows=hit.rows,
@@ -192,7 +192,24 @@ class Service:
 
     def person(self, person_id: int) -> schemas.Person:
         """A row of the gallery."""
-        return person(sighting(self._fetched(person_id), 0, person_id, 1.0))
+        return self._person(sighting(self._fetched(person_id), 0, person_id, 1.0))
+
+    def _person(self, hit: Sighting) -> schemas.Person:
+        """A hit's row, as the API has it."""
+        x1, y1, x2, y2 = hit.box
+        source = self.home.sources().get(hit.source)
+        return schemas.Person(
+            id=hit.id,
+            source=hit.source,
+            camera=hit.camera,
+            frame=hit.frame,
+            time=hit.time,
+            position="" if source is None else source.position(hit.frame),
+            box=[x1, y1, x2 - x1, y2 - y1],
+            score=hit.score,
+            tracklet=None if hit.tracklet is None else str(hit.tracklet),
+            has_thumbnail=bool(hit.thumbnail),
+        )
 
     def thumbnail(self, person_id: int) -> bytes:
         """
@@ -231,6 +248,7 @@ class Service:
             camera=self.home.sources()[source].camera,
             frame=entry.frame,
             time=entry.when,
+            position=self.home.sources()[source].position(entry.frame),
             width=entry.size[0],
             height=entry.size[1],
             people=self._people_of(source, entry),
@@ -241,6 +259,7 @@ class Service:
         """Everybody found in a frame, with the row of those who have one."""
         rows = self.scenes.rows(source).get(entry.frame, [])
         people = self.home.store.fetch(np.array(rows)) if rows else None
+        known = self.home.sources()[source]
         found = []
         for box, score in zip(entry.boxes, entry.scores):
             match = None
@@ -255,8 +274,9 @@ class Service:
                     id=None if row is None else row.id,
                     box=[x1, y1, x2 - x1, y2 - y1],
                     score=score,
-                    camera=self.home.sources()[source].camera,
+                    camera=known.camera,
                     time=entry.when,
+                    position=known.position(entry.frame),
                     has_thumbnail=row is not None and row.has_thumbnail,
                 )
             )
@@ -310,22 +330,6 @@ class Service:
         """See what other processes changed."""
         self.home.close()
         self.scenes.forget()
-
-
-def person(hit: Sighting) -> schemas.Person:
-    """A hit's row, as the API has it."""
-    x1, y1, x2, y2 = hit.box
-    return schemas.Person(
-        id=hit.id,
-        source=hit.source,
-        camera=hit.camera,
-        frame=hit.frame,
-        time=hit.time,
-        box=[x1, y1, x2 - x1, y2 - y1],
-        score=hit.score,
-        tracklet=None if hit.tracklet is None else str(hit.tracklet),
-        has_thumbnail=bool(hit.thumbnail),
-    )
 
 
 def place_in(image: np.ndarray, xywh: Sequence[float] | None) -> tuple[float, float, float, float]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from spnet_d2.gallery import Filter, GalleryError
+from spnet_d2.gallery.finding import sighting
 from spnet_d2.ingestion import GalleryHome, Options, Progress, Source, clips, index_sources
 from spnet_d2.ingestion.look import best_rows
 from tests.fixtures.painted import PaintedPredictor, scene, walk, write_folder, write_video
@@ -55,6 +57,22 @@ def test_video_frames_and_times(home, predictor, tmp_path):
     since = (people.times - np.datetime64("2026-05-01T08:00:00", "ns")) / np.timedelta64(1, "ms")
     np.testing.assert_array_equal(since, people.frames)
     assert set(people.cameras) == {"yard"}
+
+
+def test_unknown_times_are_places_in_the_video(home, predictor, tmp_path):
+    index(home, predictor, video(tmp_path, start=None))
+    people = home.store.fetch(np.array([0]))
+    hit = sighting(people, 0, 0, 1.0)
+    assert hit.time is None and home.when(hit) == "0:00"
+    assert home.when(replace(hit, frame=76_900)) == "1:16"
+    assert home.when(replace(hit, frame=3_723_000)) == "1:02:03"
+    assert home.when(replace(hit, time=START)) == START.isoformat(sep=" ")
+    # Of a source that was deleted meanwhile.
+    assert home.when(replace(hit, source="gone")) == "frame 0"
+    frames = Source("frames", str(tmp_path), "gate")
+    assert frames.position(76_900) == "frame 76900"
+    # Wherever the folder has gone.
+    assert replace(frames, place=str(tmp_path / "gone")).kind == "folder"
 
 
 def test_second_run_adds_nothing(home, predictor, tmp_path):

@@ -104,7 +104,8 @@ def test_scene_around_a_hit(client):
     scenes = client.get("/api/scenes", params={"camera": "yard"}).json()["scenes"]
     first = {"source": "yard", "frame": scenes[0]["frame"]}
     later = client.get("/api/scene", params={**first, "offset": 1.0}).json()
-    assert later["frame"] == scenes[0]["frame"] + 1000
+    assert later["frame"] == scenes[0]["frame"] + 1000 and later["position"] == "0:01"
+    assert later["people"][0]["position"] == "0:01"
     image = client.get("/api/scene/image", params={"source": "yard", "frame": later["frame"]})
     decoded = cv2.imdecode(np.frombuffer(image.content, np.uint8), cv2.IMREAD_COLOR)
     assert decoded.shape == (96, 160, 3)
@@ -152,6 +153,7 @@ def test_case_is_kept_exported_and_logged(client, gallery):
         page = files.read("index.html").decode()
     assert {"case.json", "sightings.csv", "index.html", "pictures/query-1.jpg"} <= names
     assert [s["decision"] for s in kept["sightings"]] == ["confirmed", "rejected"]
+    assert [s["position"] for s in kept["sightings"]] == [hit["position"] for hit in hits[:2]]
     assert [row["note"] for row in rows] == ["'+1 <b>"] * 2
     assert "<b>" not in page and "&lt;child&gt;" in page and "http" not in page.split("</style>")[1]
 

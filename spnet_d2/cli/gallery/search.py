@@ -166,7 +166,7 @@ def run(args: argparse.Namespace) -> list[Sighting]:
     )
     verdict = Verdict.of(home, where, args.false_alarms)
     _write(args.output, home, queries, hits, verdict)
-    _print(hits, more, verdict, args.output)
+    _print(home, hits, more, verdict, args.output)
     return hits
 
 
@@ -285,11 +285,13 @@ def _csv(entries: list[dict]) -> str:
     return text.getvalue()
 
 
-def _print(hits: list[Sighting], more: bool, verdict: Verdict, output: Path) -> None:
+def _print(
+    home: GalleryHome, hits: list[Sighting], more: bool, verdict: Verdict, output: Path
+) -> None:
     rows = []
     for n, hit in enumerate(hits[:20], start=1):
         chance = verdict.probability(hit)
-        when = hit.time.isoformat(timespec="seconds") if hit.time else f"frame {hit.frame}"
+        when = home.when(hit)
         likely = "" if chance is None else f"{chance:.0%}"
         rows.append((n, hit.id, f"{hit.similarity:.3f}", likely, hit.camera, when, hit.source))
     print(tabulate(rows, ["", "id", "similarity", "likely", "camera", "when", "source"]))  # noqa: T201

@@ -1,7 +1,7 @@
 // Case folders: decisions and notes that are kept, reopened and exported.
 
 import { download, get, send, url } from "./api.js";
-import { $, h, say, time, tried } from "./dom.js";
+import { $, h, say, time, tried, when } from "./dom.js";
 import { changes } from "./state.js";
 
 const KEY = "spnet-case";
@@ -113,7 +113,7 @@ export class Cases {
         h("button", { type: "button", class: "plain", onclick: remove }, "Delete case")),
       this.#pictures("Searched for", open.queries, (q) => `query ${q.number}`),
       ...["confirmed", "open", "rejected"].map((decision) =>
-        this.#pictures(decision[0].toUpperCase() + decision.slice(1), open.sightings.filter((s) => s.decision === decision), (s) => `${s.camera || "no camera"}, ${time(s.time)}`)),
+        this.#pictures(decision[0].toUpperCase() + decision.slice(1), open.sightings.filter((s) => s.decision === decision), (s) => `${s.camera || "no camera"}, ${when(s)}`)),
     );
   }
 

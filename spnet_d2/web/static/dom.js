@@ -52,6 +52,9 @@ export function time(value, withDate = true) {
   return new Date(value).toLocaleString(undefined, options);
 }
 
+// When a person or a scene was seen: the time, or where in its source where that is unknown.
+export const when = (seen) => (seen.time || !seen.position ? time(seen.time) : seen.position);
+
 // The value of a datetime-local field, which has no zone: the browser's is meant.
 export const withZone = (value) => (value ? new Date(value).toISOString() : null);
 

@@ -2,7 +2,7 @@
 
 import { get, url } from "./api.js";
 import { Cases } from "./cases.js";
-import { $, h, number, problem, time, tried } from "./dom.js";
+import { $, h, number, problem, tried, when } from "./dom.js";
 import { startFootage } from "./footage.js";
 import { inScene, startPicking } from "./pick.js";
 import { galleryInfo, Results } from "./results.js";
@@ -92,7 +92,7 @@ async function showAround(seconds) {
   // A slower answer to an earlier place of the slider.
   if (turn !== asked) return;
   opened.of = inScene(view);
-  $("dialog-title").textContent = `${view.camera || "no camera"}, ${time(view.time)}`;
+  $("dialog-title").textContent = `${view.camera || "no camera"}, ${when(view)}`;
   $("seconds").disabled = Boolean(view.problem);
   const image = view.problem ? null : url("/api/scene/image", { source: view.source, frame: view.frame });
   dialogScene.show(view, image, { title: $("dialog-title").textContent, reason: view.problem, marked: hit.id });

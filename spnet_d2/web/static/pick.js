@@ -1,7 +1,7 @@
 // Picking a person: scenes by camera and time, or an uploaded picture.
 
 import { get, upload, url } from "./api.js";
-import { $, h, say, time, tried, withZone } from "./dom.js";
+import { $, h, say, tried, when, withZone } from "./dom.js";
 import { SceneView } from "./scene.js";
 import { lookFor } from "./state.js";
 
@@ -23,7 +23,7 @@ export function startPicking() {
     for (const other of strip.children) other.setAttribute("aria-pressed", other === button);
     shown = inScene(view);
     picker.show(view, view.problem ? null : url("/api/scene/image", where), {
-      title: `${scene.camera}, ${time(scene.time)}`,
+      title: `${scene.camera}, ${when(scene)}`,
       reason: view.problem,
     });
     say(`${view.people.length} people in this scene`);
@@ -34,7 +34,7 @@ export function startPicking() {
     const parameters = { camera: data.get("camera"), since: withZone(data.get("since")), offset, limit: PAGE };
     const { scenes, more } = await get("/api/scenes", parameters);
     const buttons = scenes.map((scene) => {
-      const label = `${scene.time ? time(scene.time) : `${scene.source} ${scene.frame}`} · ${scene.people}`;
+      const label = `${scene.time ? when(scene) : `${scene.source} ${scene.position}`} · ${scene.people}`;
       const button = h("button", { type: "button", "aria-pressed": "false", title: `${scene.camera}, ${scene.people} people` }, label);
       button.addEventListener("click", tried(() => showScene(scene, button)));
       return button;
@@ -105,7 +105,7 @@ export function inScene(view) {
     person: (person) =>
       person.id === null
         ? drawn(person.box)
-        : { example: { person: person.id }, picture: person.has_thumbnail ? `/api/people/${person.id}/thumbnail` : crop(person.box), label: `${person.camera} ${time(person.time)}` },
+        : { example: { person: person.id }, picture: person.has_thumbnail ? `/api/people/${person.id}/thumbnail` : crop(person.box), label: `${person.camera} ${when(person)}` },
     drawn,
   };
 }

@@ -1,7 +1,7 @@
 // Hits: a grid that grows as one scrolls, the verdict, filters and the time line.
 
 import { get, send, thumbnail } from "./api.js";
-import { $, h, number, say, time, tried, withZone } from "./dom.js";
+import { $, h, number, say, tried, when, withZone } from "./dom.js";
 import { changes, lookFor, mark, markOf, wanted } from "./state.js";
 import { drawTimeline } from "./timeline.js";
 
@@ -143,7 +143,7 @@ export class Results {
     const kept = this.decisions().get(hit.id);
     const kind = markOf(hit.id) ?? { confirmed: "right", rejected: "wrong" }[kept] ?? null;
     const state = { right: " confirmed", wrong: " rejected" }[kind] ?? "";
-    const item = () => ({ example: { person: hit.id }, picture: thumbnail(hit.id), label: `${hit.camera} ${time(hit.time)}` });
+    const item = () => ({ example: { person: hit.id }, picture: thumbnail(hit.id), label: `${hit.camera} ${when(hit)}` });
     const press = (pressed) => () => {
       // Who is looked for counts as right; a case keeps it when the user says so.
       const decided = kept !== undefined || !this.deciding();
@@ -151,7 +151,7 @@ export class Results {
       this.marked(hit, next);
       mark(item(), next);
     };
-    const name = `${hit.camera || "no camera"}, ${time(hit.time)}`;
+    const name = `${hit.camera || "no camera"}, ${when(hit)}`;
     const chance = hit.probability === null ? null : h("div", {}, `about ${Math.round(hit.probability * 100)} % likely right`);
     return h(
       "li",
@@ -159,7 +159,7 @@ export class Results {
       h("button", { type: "button", class: "open", "data-action": "open", "aria-label": `Open the scene of ${name}`, onclick: () => this.open(hit) },
         hit.has_thumbnail ? h("img", { src: thumbnail(hit.id), alt: "", loading: "lazy" }) : "no picture kept"),
       h("div", { class: "facts" }, h("strong", {}, hit.similarity.toFixed(3)), chance,
-        h("div", {}, hit.camera || "no camera"), h("div", { class: "quiet" }, time(hit.time)),
+        h("div", {}, hit.camera || "no camera"), h("div", { class: "quiet" }, when(hit)),
         hit.rows > 1 ? h("div", { class: "quiet" }, `${hit.rows} pictures`) : null),
       h("div", { class: "marks" },
         h("button", { type: "button", class: "right", "data-action": "right", "aria-pressed": kind === "right", "aria-label": `Right: ${name}`, onclick: press("right") }, "Right"),
