@@ -44,6 +44,9 @@ def compiled(runtime: str, folder: Path) -> Path:
     include, library = RUNTIMES[runtime]()
     program = folder / "search"
     command = [compiler, "-std=c++17", f"-I{include}", EXAMPLES / f"search_{runtime}.cpp"]
-    command += [library, f"-Wl,-rpath,{library.parent}", "-o", program]
+    command += [library, f"-Wl,-rpath,{library.parent}:{folder}", "-o", program]
+    # Programs look for libonnxruntime.so.1, and the package has libonnxruntime.so.1.x.y.
+    stem, _, version = library.name.partition(".so.")
+    (folder / f"{stem}.so.{version.partition('.')[0]}").symlink_to(library)
     subprocess.run(command, check=True)
     return program
