@@ -1,10 +1,11 @@
 """What the page's API does, without HTTP: searches, scenes, uploads, sources of one gallery."""
 
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
-from threading import Lock
+from threading import BoundedSemaphore, Lock
 from typing import Any
 
 import cv2
@@ -54,6 +55,8 @@ class Service:
         self.scenes = SceneIndex(home)
         self._embeddings: OrderedDict[tuple, np.ndarray] = OrderedDict()
         self._lock = Lock()
+        # More searches at once than cores would only make each of them take longer.
+        self._searches = BoundedSemaphore(os.cpu_count() or 1)
 
     def close(self) -> None:
         self.model.close()
@@ -107,17 +110,18 @@ class Service:
         where = self._filter(request.where)
         positives = self.embeddings(request.positives)
         negatives = self.embeddings(request.negatives) if request.negatives else None
-        hits, more = find_person(
-            self.home.store,
-            positives,
-            negatives,
-            where,
-            request.offset + request.limit,
-            request.min_similarity,
-            request.grouped,
-        )
         calibration = self.calibration()
-        rows = None if calibration is None or where.empty else self.home.store.count(where)
+        with self._searches:
+            hits, more = find_person(
+                self.home.store,
+                positives,
+                negatives,
+                where,
+                request.offset + request.limit,
+                request.min_similarity,
+                request.grouped,
+            )
+            rows = None if calibration is None or where.empty else self.home.store.count(where)
         page = [self._hit(hit, calibration, rows) for hit in hits[request.offset :]]
         return schemas.SearchResponse(
             hits=page,
