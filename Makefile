@@ -34,7 +34,7 @@ INPUTS := setup.py constraints.txt Makefile tools/install_detectron2.py
 
 DOCS_STAMP := $(VENV)/.spnet_d2_docs_installed
 
-.PHONY: install test fuzz lint format docs wheel-check exported-check demo web starter experiment-pets experiment-strangers gpu-check clean
+.PHONY: install docs-install test fuzz lint format docs wheel-check exported-check demo web starter experiment-pets experiment-strangers gpu-check clean
 
 install: $(STAMP)
 
@@ -50,8 +50,9 @@ $(STAMP): $(INPUTS)
 	$(BIN)/python tools/install_detectron2.py --constraint $(PINS)
 	@touch $@
 
+# The order is that of tests/fixtures/order.py.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(PYTEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(PYTEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 fuzz: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
@@ -70,6 +71,8 @@ format: $(STAMP)
 $(DOCS_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check -c $(PINS) -e ".[docs]"
 	@touch $@
+
+docs-install: $(DOCS_STAMP)
 
 docs: $(DOCS_STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet

@@ -18,8 +18,15 @@ import spnet_d2  # noqa: F401  (before PyTorch: see spnet_d2/process.py)
 import torch
 
 from tests.fixtures import corpora
+from tests.fixtures.order import longest_first
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """One of several processes, which take the files in this order."""
+    if hasattr(config, "workerinput"):
+        items[:] = [items[i] for i in longest_first([item.nodeid for item in items])]
 
 
 @pytest.fixture(autouse=True)

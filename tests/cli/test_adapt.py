@@ -44,8 +44,19 @@ def detector(monkeypatch, tmp_path):
     return ["--detector", str(tmp_path / "any.yaml")]
 
 
-def test_from_footage_to_weights(street, detector, tmp_path, capfd):
-    """Slow, half a minute: two trainings in processes of their own, and the starter weights."""
+@pytest.fixture
+def small_images(monkeypatch):
+    """The starter weights look at small scenes, which they would enlarge."""
+
+    def predictor(cfg, **given):
+        cfg.INPUT.MIN_SIZE_TEST = 192
+        return PersonSearchPredictor(cfg, **given)
+
+    monkeypatch.setattr(adapt, "PersonSearchPredictor", predictor)
+
+
+def test_from_footage_to_weights(street, detector, small_images, tmp_path, capfd):
+    """Slow: two trainings in processes of their own, and the starter weights."""
     out = tmp_path / "out"
     argv = [str(street), "--output", str(out), *detector, "--num-gpus", "0"]
     argv += [

@@ -59,13 +59,13 @@ def test_both_drivers_index_the_same(ray, tmp_path, cameras, monkeypatch):
     monkeypatch.setattr(index, "_again", painted)
     words = ["index", *cameras, "--segment", "1", "--every-detection", "--gallery"]
     assert main([*words, str(tmp_path / "one")]) == 0
-    actors = ["--ray", "local", "--num-gpus", "2"]
-    assert main([*words, str(tmp_path / "actors"), *actors]) == 0
+    actors = ["--ray", "local", "--num-gpus"]
+    assert main([*words, str(tmp_path / "actors"), *actors, "2"]) == 0
     expected = rows(tmp_path / "one")
     assert len(expected["where"]) == 50
     assert rows(tmp_path / "actors") == expected
     before = sorted((tmp_path / "actors").rglob("*"))
-    assert main([*words, str(tmp_path / "actors"), *actors]) == 0
+    assert main([*words, str(tmp_path / "actors"), *actors, "1"]) == 0
     assert rows(tmp_path / "actors") == expected
     assert sorted((tmp_path / "actors").rglob("*")) == before
 
