@@ -72,7 +72,7 @@ def _add_architecture(spnet: CN) -> None:
     # Large norms mean person, instead of small ones (Table 9, "+").
     spnet.POSITIVE_NORM = False
     # K, anchors sampled per image in object-centric training (256 in pre-training). Every cascade
-    # stage samples as many boxes per image.
+    # stage samples as many boxes per image, and so do both stages of SeqNet and SeqNeXt.
     spnet.ANCHORS_PER_IMAGE = 128
 
     # Query-centric training.

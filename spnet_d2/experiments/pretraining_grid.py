@@ -259,16 +259,34 @@ def variants(study: Study) -> dict[str, str]:
 
 def table(found: dict[str, list[dict[str, float]]], target: Target, study: Study) -> str:
     """Markdown: mean and standard deviation over seeds."""
+    return metrics_table(found, variants(study), target.metrics, "start")
+
+
+def metrics_table(
+    found: Mapping[str, list[dict[str, float]]],
+    labels: Mapping[str, str],
+    metrics: Mapping[str, str],
+    first: str,
+) -> str:
+    """
+    Markdown: mean and standard deviation over seeds.
+
+    Args:
+        found: metrics of each seed, by variant.
+        labels: variant -> what it is, in the table's order.
+        metrics: metric -> heading, likewise.
+        first: heading of the variants.
+    """
     rows = []
-    for variant, label in variants(study).items():
+    for variant, label in labels.items():
         runs = found.get(variant, [])
         cells = []
-        for key in target.metrics:
+        for key in metrics:
             values = [run[key] for run in runs]
             spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
             cells.append(f"{mean(values):.1f}{spread}" if values else "")
         rows.append([label, *cells, len(runs)])
-    return tabulate(rows, ["start", *target.metrics.values(), "seeds"], tablefmt="github")
+    return tabulate(rows, [first, *metrics.values(), "seeds"], tablefmt="github")
 
 
 def plot(found: dict[str, list[dict[str, float]]], target: Target, study: Study) -> Figure:

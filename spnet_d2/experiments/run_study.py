@@ -61,24 +61,54 @@ def run_study(study: Study, args: argparse.Namespace, root: Path, common: Sequen
         SystemExit: a run failed, or none is finished.
     """
     chains = make_grid(study, args.seeds)
-    failed: list[str] = []
-    if not args.report_only:
-        for run in (run for chain in chains for run in chain):
-            config = CfgNode.load_yaml_with_base(str(root / study.configs / run.config))
-            check_settings(run, args.output, args.opts, CfgNode(config).dump())
-
-        def command(run) -> list[str]:
-            start = train_command(root / study.configs / run.config)
-            return [*start, *run.settings(args.output), *common]
-
-        # Two runs of one thread are faster than one run of two.
-        environment = {
-            **with_this_package(os.environ),
-            "DETECTRON2_DATASETS": str(args.datasets.absolute()),
-            "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.jobs)),
-        }
-        failed = run_grid(chains, args.output, command, environment, args.jobs, _say)
+    failed = [] if args.report_only else train_all(chains, study.configs, args, root, common)
     _report(study, chains, args.output)
+    end_if_failed(failed)
+
+
+def train_all(
+    chains: Sequence[Sequence[Run]],
+    configs: Path,
+    args: argparse.Namespace,
+    root: Path,
+    common: Sequence[str],
+) -> list[str]:
+    """
+    Run what is not finished.
+
+    Args:
+        chains: of :func:`~.pretraining_grid.run_grid`.
+        configs: folder of their configs, below ``root``.
+        args, root, common: as in :func:`run_study`.
+
+    Returns:
+        Names of the runs that failed.
+
+    Raises:
+        ValueError: a run's folder was made with other settings.
+    """
+    for run in (run for chain in chains for run in chain):
+        config = CfgNode.load_yaml_with_base(str(root / configs / run.config))
+        check_settings(run, args.output, args.opts, CfgNode(config).dump())
+
+    def command(run) -> list[str]:
+        start = train_command(root / configs / run.config)
+        return [*start, *run.settings(args.output), *common]
+
+    # Two runs of one thread are faster than one run of two.
+    environment = {
+        **with_this_package(os.environ),
+        "DETECTRON2_DATASETS": str(args.datasets.absolute()),
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.jobs)),
+    }
+    return run_grid(chains, args.output, command, environment, args.jobs, _say)
+
+
+def end_if_failed(failed: Sequence[str]) -> None:
+    """
+    Raises:
+        SystemExit: with their names, if there are any.
+    """
     if failed:
         raise SystemExit(f"{len(failed)} runs failed: {', '.join(failed)}. Repeat the command.")
 

@@ -20,7 +20,7 @@ def test_trains_resumes_evaluates_and_searches(architecture, tiny_opts, tiny_cor
     opts += ["MODEL.SPNET.BACKBONE.NAME", ARCHITECTURES[architecture]]
     opts += ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "OUTPUT_DIR", str(tmp_path)]
     opts += ["MODEL.SPNET.NUM_CASCADES", 0, "MODEL.SPNET.GFN.ENABLED", True, "TEST.LOSS", True]
-    opts += ["MODEL.SPNET.ANCHORS_PER_IMAGE", 128, "MODEL.SPNET.QC.ANCHORS_PER_PAIR", 64]
+    opts += ["MODEL.SPNET.QC.ANCHORS_PER_PAIR", 64]
     cfg = read_config(None, opts)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=False)

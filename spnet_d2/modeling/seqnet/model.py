@@ -72,6 +72,7 @@ class _Sequential(nn.Module):
         gallery_filter: GalleryFilter | None = None,
         test_precision: str = "float32",
         awaits_weights: bool = False,
+        freeze_bn: bool = False,
     ):
         """
         Args:
@@ -83,8 +84,10 @@ class _Sequential(nn.Module):
             gallery_filter: gives scenes embeddings.
             test_precision: of inference, see :mod:`..precision`.
             awaits_weights: the trunk's pretrained weights are to come with a checkpoint.
+            freeze_bn: batch norms of the trunk and its copies use their running statistics.
         """
         super().__init__()
+        self.freeze_bn = freeze_bn
         self.backbone = trunk
         self.rpn = RegionProposals(channels, smooth)
         self.roi_heads = heads
@@ -114,10 +117,15 @@ class _Sequential(nn.Module):
             loss.from_config(cfg),
             scores_again,
             Thresholds(roi.SCORE_THRESH_TEST, roi.NMS_THRESH_TEST, cfg.TEST.DETECTIONS_PER_IMAGE),
+            options.ANCHORS_PER_IMAGE,
+            options.SMALL_DATA.FREEZE_ROI,
         )
         scenes = SceneEmbedder(heads.second_head, heads.embedding, options.REID_DIM)
+        layers = stride_16(trunk)
+        if options.BACKBONE.FREEZE:
+            layers.requires_grad_(False)
         return {
-            "trunk": stride_16(trunk),
+            "trunk": layers,
             "heads": heads,
             "gallery_filter": build_gallery_filter(cfg, scenes),
             "channels": channels[0],
@@ -125,11 +133,24 @@ class _Sequential(nn.Module):
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "test_precision": options.TEST.PRECISION,
             "awaits_weights": pretrained_of(cfg) != options.BACKBONE.PRETRAINED,
+            "freeze_bn": options.BACKBONE.FREEZE_BN,
         }
 
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        if not self.freeze_bn:
+            return self
+        for part in (self.backbone, self.roi_heads.first_head, self.roi_heads.second_head):
+            freeze_batch_norms(part)
+        if self.gallery_filter is not None:
+            embedder = self.gallery_filter.embedder
+            assert isinstance(embedder, SceneEmbedder)
+            freeze_batch_norms(embedder.head)
+        return self
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """
@@ -276,7 +297,7 @@ def _note_loaded(model: _Sequential, incompatible) -> None:
 @META_ARCH_REGISTRY.register()
 class SeqNet(_Sequential):
     """
-    SeqNet: batch norms train, a detection's score is the first stage's.
+    SeqNet: batch norms train (by default), a detection's score is the first stage's.
 
     The stem's weights are frozen; its running statistics move.
     """
@@ -299,14 +320,4 @@ class SeqNeXt(_Sequential):
     def from_config(cls, cfg: CfgNode) -> dict:
         parts = cls._parts(cfg, OIMLoss, scores_again=True)
         _freeze(parts["trunk"], (*_STEM, "layer1"))
-        return {**parts, "smooth": 1 / 9}
-
-    def train(self, mode: bool = True):
-        super().train(mode)
-        for part in (self.backbone, self.roi_heads.first_head, self.roi_heads.second_head):
-            freeze_batch_norms(part)
-        if self.gallery_filter is not None:
-            embedder = self.gallery_filter.embedder
-            assert isinstance(embedder, SceneEmbedder)
-            freeze_batch_norms(embedder.head)
-        return self
+        return {**parts, "smooth": 1 / 9, "freeze_bn": True}

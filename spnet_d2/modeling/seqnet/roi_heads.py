@@ -26,7 +26,7 @@ from .heads import (
 )
 from .rpn import STRIDE, box_loss
 
-_SAMPLED, _POSITIVE_SHARE = 128, 0.5
+_POSITIVE_SHARE = 0.5
 _ROI_SIZE, _SAMPLES = 14, 2
 # Boxes of the first head, before they are embedded.
 _FIRST_NMS = 0.4
@@ -69,6 +69,8 @@ class SequentialHeads(nn.Module):
         reid_loss: OIMLoss,
         scores_again: bool,
         thresholds: Thresholds | None = None,
+        sampled: int = 128,
+        freeze: bool = False,
     ):
         """
         Args:
@@ -78,8 +80,11 @@ class SequentialHeads(nn.Module):
             reid_loss: on positive boxes of the second stage.
             scores_again: SeqNeXt: a detection's score is the second stage's; SeqNet: the first's.
             thresholds: at inference.
+            sampled: boxes of an image that each stage trains on.
+            freeze: the copies don't train.
         """
         super().__init__()
+        self.sampled = sampled
         self.first_head = StageHead(stage)
         self.first_predictor = ClassBoxPredictor(channels[1])
         self.second_head = StageHead(second_stage)
@@ -91,6 +96,9 @@ class SequentialHeads(nn.Module):
         self.thresholds = thresholds or Thresholds()
         self.coder = Box2BoxTransform((10.0, 10.0, 5.0, 5.0), math.log(1000 / 16))
         self.matcher = Matcher([0.5], [0, 1], allow_low_quality_matches=False)
+        if freeze:
+            self.first_head.requires_grad_(False)
+            self.second_head.requires_grad_(False)
 
     # Training.
 
@@ -141,7 +149,7 @@ class SequentialHeads(nn.Module):
             boxes = torch.cat([boxes, true])
             matched, labels = self.matcher(pairwise_iou(Boxes(true), Boxes(boxes)))
             # In their order, as theirs: the second head draws among what the first one drew.
-            chosen = torch.cat(subsample_labels(labels, _SAMPLED, _POSITIVE_SHARE, 0)).sort()[0]
+            chosen = torch.cat(subsample_labels(labels, self.sampled, _POSITIVE_SHARE, 0)).sort()[0]
             positive, matched = labels[chosen] == 1, matched[chosen]
             identities = matched.new_full((len(chosen),), UNKNOWN)
             targets = boxes[chosen].clone()

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
 from torch.nn.functional import normalize
 
 from spnet_d2.config_reader import ConfigError
@@ -19,7 +20,6 @@ from tests.modeling.tiny import tiny_config
         ("MODEL.SPNET.REID.LOSS", "nt_xent"),
         ("MODEL.SPNET.TEST_PATHWAY", "QC"),
         ("MODEL.SPNET.NUM_CASCADES", 2),
-        ("MODEL.SPNET.ANCHORS_PER_IMAGE", 64),
         ("MODEL.SPNET.QC.ANCHORS_PER_PAIR", 32),
         ("MODEL.SPNET.SMALL_DATA.BOX_LOSS_WEIGHT", 5.0),
         ("MODEL.SPNET.SYNC_BN", True),
@@ -30,8 +30,6 @@ from tests.modeling.tiny import tiny_config
 )
 def test_what_they_would_not_follow_is_refused(kind, key, value):
     cfg = tiny_config("MODEL.META_ARCHITECTURE", kind)
-    # Of the tiny SPNet.
-    cfg.MODEL.SPNET.ANCHORS_PER_IMAGE = 128
     check_model_config(cfg)
     cfg.merge_from_list([key, value])
     with pytest.raises(ConfigError, match=rf"{key} is {value!r}, (but|which).* {kind}"):
@@ -48,12 +46,50 @@ def test_what_they_would_not_follow_is_refused(kind, key, value):
 )
 def test_the_stem_is_frozen_whatever_the_trunk(trunk, frozen):
     for kind, more in (("SeqNet", set()), ("SeqNeXt", {"layer1"})):
-        cfg = tiny_config("MODEL.META_ARCHITECTURE", kind, "MODEL.SPNET.ANCHORS_PER_IMAGE", 128)
+        cfg = tiny_config("MODEL.META_ARCHITECTURE", kind)
         cfg.MODEL.SPNET.BACKBONE.NAME = trunk
         layers = dict(build_model(cfg).backbone.named_children())
         fixed = {n for n, x in layers.items() if not any(p.requires_grad for p in x.parameters())}
         with_weights = {n for n in fixed if any(True for _ in layers[n].parameters())}
         assert with_weights == (frozen | more) & layers.keys()
+
+
+@pytest.mark.parametrize("kind", ["SeqNet", "SeqNeXt"])
+def test_fixed_trunk_and_stages(kind):
+    """What SPNet's keys hold fixed stays as it is, and the rest trains."""
+    cfg = tiny_config("MODEL.META_ARCHITECTURE", kind, "MODEL.SPNET.SMALL_DATA.FREEZE_ROI", True)
+    cfg.MODEL.SPNET.BACKBONE.NAME = "test_resnet"
+    cfg.MODEL.SPNET.BACKBONE.FREEZE = cfg.MODEL.SPNET.BACKBONE.FREEZE_BN = True
+    torch.manual_seed(0)
+    model = build_model(cfg).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    image = torch.randint(0, 256, (3, 96, 128), dtype=torch.uint8)
+    people = Instances((96, 128))
+    people.gt_boxes = Boxes(torch.tensor([[8.0, 8.0, 40.0, 90.0], [60.0, 4.0, 100.0, 80.0]]))
+    people.gt_identities = people.gt_person_ids = torch.tensor([0, 1])
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    sum(model([{"image": image, "image_id": 0, "instances": people}]).values()).backward()
+    optimizer.step()
+    changed = {name for name, value in model.state_dict().items() if (value != before[name]).any()}
+    fixed = ("backbone.", "roi_heads.first_head.", "roi_heads.second_head.")
+    assert not [name for name in changed if name.startswith(fixed)]
+    parts = {name.rpartition(".")[0] for name in changed}
+    assert {"rpn.head.conv", "roi_heads.first_predictor.cls_score"} <= parts
+    assert "roi_heads.embedding.projectors.1.1" in parts
+
+
+def test_each_stage_samples_as_many_boxes_as_set():
+    torch.manual_seed(0)
+    for count in (6, 128):
+        key = "MODEL.SPNET.ANCHORS_PER_IMAGE"
+        heads = build_model(tiny_config("MODEL.META_ARCHITECTURE", "SeqNeXt", key, count)).roi_heads
+        people = Instances((96, 128))
+        people.gt_boxes = Boxes(torch.tensor([[8.0, 8.0, 40.0, 90.0]]))
+        people.gt_identities = torch.tensor([0])
+        boxes = torch.tensor([8.0, 8.0, 40.0, 90.0]).repeat(150, 1)
+        boxes[::2] += 60
+        sampled = heads._sample([boxes], [people])
+        assert len(sampled.positive) == count and sampled.positive.sum() == count // 2
 
 
 def test_oim_of_seqnet_is_that_of_its_authors():
