@@ -68,6 +68,8 @@ def test_documented_commands_name_what_exists(words, monkeypatch):
     for shared in ("scored_files", "footage_options", "gpu_option"):
         if f"add_{shared}" in source:
             source += (ROOT / f"spnet_d2/cli/{shared}.py").read_text(encoding="utf-8")
+    if "add_study_options" in source:
+        source += (ROOT / "spnet_d2/experiments/run_study.py").read_text(encoding="utf-8")
     known = "default_argument_parser" in source and default_argument_parser().format_help()
     for word in arguments:
         if word.startswith("--"):
