@@ -39,8 +39,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_study_options(parser, ROOT, "experiment_pets")
-    parser.add_argument("--models", action="store_true", help="compare models, not pre-trainings")
+    parser.add_argument(
+        "--models",
+        action="store_true",
+        help="compare models, not pre-trainings; output: outputs/experiment_models",
+    )
     args = parser.parse_args(argv)
+    if args.models and args.output == parser.get_default("output"):
+        # Tables of the two studies have the same names.
+        args.output = ROOT / "outputs" / "experiment_models"
     check_study_options(parser, args)
     return args
 
