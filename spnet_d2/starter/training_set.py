@@ -7,7 +7,10 @@ footage:
 * **Recoloured copies.** Another hue and brightness make other clothes, and the re-id model says
   what they look like now.
 * **Sheets.** Twenty-four people on one image, each cut out with what is around: a training image
-  that costs as much as any other teaches embeddings of ten times as many people.
+  that costs as much as any other teaches embeddings of ten times as many people. Most wear other
+  colours, some with other ones above the waist than below, or have another person's legs: whatever
+  comes out, the re-id model says whom it looks like, so that no two cells are the same person
+  (a "patient" teacher sees what the model sees: Beyer et al., CVPR 2022).
 
 Written: ``images/``, ``train.json`` (person-search JSON), ``targets.npz`` (embeddings in the order
 of identities), ``datasets.yaml`` (for ``DATASETS.FILES``).
@@ -34,6 +37,8 @@ _CELL = (_SIDE // _COLUMNS, _SIDE // _ROWS)
 _HEIGHTS = (75, 138)
 _LEAST_HEIGHT = 40
 Embed = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# An image of one person, and where they are on it (xywh).
+Cell = tuple[np.ndarray, list[float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,12 +130,16 @@ class DistillationSet:
 
     def __post_init__(self):
         self._random = np.random.default_rng(self.seed)
+        # Annotations of people in their own colours.
+        self._originals: list[int] = []
         (self.folder / "images").mkdir(parents=True, exist_ok=True)
 
     def add(self, scenes: Iterable[Scene], copies: int = 0) -> None:
         """Scenes, each with a number of recoloured copies."""
         for scene in scenes:
+            first = len(self.annotations)
             self._add(scene, scene.image, "")
+            self._originals += range(first, len(self.annotations))
             for number in range(copies):
                 self._add(scene, recoloured(scene.image, self._random), f"_{number + 1}")
 
@@ -141,11 +150,8 @@ class DistillationSet:
         high = (scene.boxes[:, :2] + scene.boxes[:, 2:]).clip(0, size)
         large = ((high - low) > (3, 8)).all(axis=1)
         boxes = np.concatenate([low, high - low], axis=1)[large]
-        first = sum(map(len, self.targets))
         self._note_image(f"{scene.name}{suffix}.jpg", image, scene.ignore)
-        self._note_boxes(boxes, range(first, first + len(boxes)))
-        if len(boxes):
-            self.targets.append(self.embed(image, np.concatenate([low, high], axis=1)[large]))
+        self._note_people(image, boxes)
 
     def _note_image(self, name: str, image: np.ndarray, ignore: np.ndarray) -> None:
         write_image(self.folder / "images" / name, image, [cv2.IMWRITE_JPEG_QUALITY, 93])
@@ -180,7 +186,8 @@ class DistillationSet:
     def add_sheets(self, count: int) -> None:
         """Sheets of people from all scenes so far, everybody about as often."""
         files = [entry["file_name"] for entry in self.images]
-        usable = [a for a in self.annotations if a["bbox"][3] >= _LEAST_HEIGHT]
+        usable = [self.annotations[i] for i in self._originals]
+        usable = [a for a in usable if a["bbox"][3] >= _LEAST_HEIGHT]
         usable = [a for a in usable if 0.15 < a["bbox"][2] / a["bbox"][3] < 1.2]
         if not usable:
             return
@@ -190,14 +197,41 @@ class DistillationSet:
         for number in range(count):
             chosen = [usable[i] for i in order[number * per_sheet : (number + 1) * per_sheet]]
             cells = [self._cell(files[a["image_id"]], a["bbox"]) for a in chosen]
-            self._note_image(f"sheet_{number:05d}.jpg", _sheet(cells), np.zeros((0, 4)))
+            cells = [self._dressed(cell, others) for cell, others in zip(cells, cells[1:] + cells)]
+            sheet = _sheet([cell for cell, _ in cells])
             corners = [
                 (i % _COLUMNS * _CELL[0], i // _COLUMNS * _CELL[1]) for i in range(len(cells))
             ]
             boxes = _rows([[x + b[0], y + b[1], *b[2:]] for (x, y), (_, b) in zip(corners, cells)])
-            self._note_boxes(boxes, [a["person_id"] for a in chosen])
+            self._note_image(f"sheet_{number:05d}.jpg", sheet, np.zeros((0, 4)))
+            self._note_people(sheet, boxes)
 
-    def _cell(self, file: str, box: list[float]) -> tuple[np.ndarray, list[float]]:
+    def _note_people(self, image: np.ndarray, boxes: np.ndarray) -> None:
+        """Boxes (N, 4) xywh of the image noted last, each a person of its own."""
+        first = sum(map(len, self.targets))
+        self._note_boxes(boxes, range(first, first + len(boxes)))
+        if len(boxes):
+            corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+            self.targets.append(self.embed(image, corners))
+
+    def _dressed(self, cell: Cell, other: Cell) -> Cell:
+        """The person of a cell in other clothes, now and then with the other's legs."""
+        image, place = cell[0].copy(), cell[1]
+        x, y, w, h = (round(v) for v in place)
+        waist = y + round(h * self._random.uniform(0.45, 0.6))
+        if self._random.random() < 0.2:
+            x2, y2, w2, h2 = (round(v) for v in other[1])
+            legs = other[0][y2 + round((waist - y) / h * h2) : y2 + h2, x2 : x2 + w2]
+            image[waist : y + h, x : x + w] = cv2.resize(legs, (w, y + h - waist))
+        how = self._random.random()
+        if how < 0.3:
+            return recoloured(image, self._random), place
+        if how < 0.6:
+            for rows in (slice(0, waist), slice(waist, None)):
+                image[rows] = recoloured(image[rows], self._random)
+        return image, place
+
+    def _cell(self, file: str, box: list[float]) -> Cell:
         """A person with what is around, and where they are in the cell (xywh)."""
         image = read_image_bgr(self.folder / "images" / file)
         x, y, w, h = box
@@ -234,9 +268,9 @@ class DistillationSet:
         write_text(self.folder / "datasets.yaml", files)
 
 
-def _sheet(cells: list[tuple[np.ndarray, list[float]]]) -> np.ndarray:
+def _sheet(cells: list[np.ndarray]) -> np.ndarray:
     sheet = np.zeros((_SIDE, _SIDE, 3), np.uint8)
-    for i, (cell, _) in enumerate(cells):
+    for i, cell in enumerate(cells):
         x, y = i % _COLUMNS * _CELL[0], i // _COLUMNS * _CELL[1]
         sheet[y : y + _CELL[1], x : x + _CELL[0]] = cell
     return sheet

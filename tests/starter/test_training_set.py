@@ -49,10 +49,9 @@ def content(folder):
 
 def test_every_box_is_an_identity_with_its_own_target(made):
     train, targets = content(made)
-    assert len(targets) == 2 * 3 * 3
+    people = [a["person_id"] for a in train["annotations"]]
+    assert len(targets) == 2 * 3 * 3 + 3 * 24 and people == list(range(len(targets)))
     np.testing.assert_allclose(np.linalg.norm(targets, axis=1), 1, atol=1e-2)
-    of_scenes = [a for a in train["annotations"] if a["image_id"] < 6]
-    assert [a["person_id"] for a in of_scenes] == list(range(18))
     # The uncoloured ones: their own colours.
     expected = np.array(COLOURS) / np.linalg.norm(COLOURS, axis=1, keepdims=True)
     np.testing.assert_allclose(targets[:3], expected, atol=0.02)
@@ -60,24 +59,37 @@ def test_every_box_is_an_identity_with_its_own_target(made):
 
 
 def test_people_of_sheets_are_who_they_are_said_to_be(made):
-    """The colour in the middle of a sheet's box is that of the target."""
+    """A target is what the other model sees in the sheet's own box."""
     train, targets = content(made)
     sheets = {i["id"]: i for i in train["images"] if i["file_name"].startswith("sheet")}
     people = [a for a in train["annotations"] if a["image_id"] in sheets]
     assert len(sheets) == 3 and len(people) == 72
-    counts = np.bincount([a["person_id"] for a in people], minlength=18)
-    assert counts.min() == counts.max() == 4
     for a in people:
         image = cv2.imread(str(made / "images" / sheets[a["image_id"]]["file_name"]))
         x, y, w, h = a["bbox"]
-        inside = image[int(y + h / 4) : int(y + 3 * h / 4), int(x + w / 4) : int(x + 3 * w / 4)]
-        colour = inside.mean((0, 1)) - inside.mean()
-        target = targets[a["person_id"]] - targets[a["person_id"]].mean()
-        if np.linalg.norm(target) > 0.2:
-            cosine = colour @ target / np.linalg.norm(colour) / np.linalg.norm(target)
-            assert cosine > 0.9, a
+        (colour,) = mean_colours(image, [(x, y, x + w, y + h)])
+        assert colour @ targets[a["person_id"]] > 0.98 * np.linalg.norm(colour), a
         # Just outside there is what was around, not the person.
         assert 70 <= h <= 140 and w > 25
+
+
+def test_people_of_sheets_wear_other_clothes(made):
+    """Some their own, some one other colour, some one above and another below."""
+    train, _ = content(made)
+    kinds = {"own": 0, "halves": 0}
+    for entry in train["images"][6:]:
+        image = cv2.imread(str(made / "images" / entry["file_name"])).astype(float)
+        for a in (a for a in train["annotations"] if a["image_id"] == entry["id"]):
+            x, y, w, h = a["bbox"]
+            parts = [
+                (x + 3, y + 3, x + w - 3, y + 0.4 * h),
+                (x + 3, y + 0.65 * h, x + w - 3, y + h),
+            ]
+            above, below = mean_colours(image, np.maximum(parts, 0))
+            kinds["halves"] += np.abs(above - below).max() > 40
+            unlit = [np.corrcoef(above, colour)[0, 1] for colour in COLOURS]
+            kinds["own"] += max(unlit) > 0.999 and np.abs(above - below).max() <= 40
+    assert 15 <= kinds["own"] <= 55 and 15 <= kinds["halves"] <= 45, kinds
 
 
 def test_tools_can_train_on_it(made):

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from spnet_d2.modeling.reid_losses import distillation
 from spnet_d2.modeling.reid_losses.distillation import (
     SCALE,
     DistillationLoss,
@@ -18,8 +19,10 @@ def targets():
     return torch.randn(7, 5, generator=torch.Generator().manual_seed(0)) + 0.3
 
 
-def test_by_hand(targets):
+@pytest.mark.parametrize(("most", "ranked"), [(7, [0, 1, 2, 3, 4, 5, 6]), (3, [0, 3, 6])])
+def test_by_hand(targets, monkeypatch, most, ranked):
     """One row at a time; rows without a target count for nothing."""
+    monkeypatch.setattr(distillation, "RANKED", most)
     loss = DistillationLoss(targets)
     x = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
     identities = torch.tensor([2, -1, 6, 2])
@@ -30,8 +33,8 @@ def test_by_hand(targets):
         if i < 0:
             continue
         row = row / row.norm()
-        wanted = torch.softmax(SCALE * centred @ centred[i], 0)
-        found = torch.softmax(SCALE * centred @ row, 0)
+        wanted = torch.softmax(SCALE * centred[ranked] @ centred[i], 0)
+        found = torch.softmax(SCALE * centred[ranked] @ row, 0)
         divergence = sum(float(p * (p / q).log()) for p, q in zip(wanted, found))
         expected.append(1 - float(row @ centred[i]) + divergence)
     torch.testing.assert_close(
