@@ -8,7 +8,8 @@
 with :3 each third image is taken. Identities are not used: a re-id model (--reid) says whom each
 box looks like, and a detector (--detector) finds the people of --video. What is finished is
 skipped, what was interrupted goes on from its last checkpoint. Written to --output: data/,
-pretrain/, finetune/, large/ and starter.pth, the weights in half precision (docs/starter.md).
+pretrain/, finetune/, large/ and starter.pth, the mean of the last two's weights in half precision
+(docs/starter.md).
 """
 
 import argparse
@@ -55,7 +56,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     copies = "recoloured copies of each image (%(default)s)"
     option("--copies", type=int, default=3, metavar="N", help=copies)
     sheets = "images of 24 people side by side (%(default)s)"
-    option("--sheets", type=int, default=2400, metavar="N", help=sheets)
+    option("--sheets", type=int, default=5000, metavar="N", help=sheets)
     output = "folder for the result (outputs/starter)"
     option("--output", type=Path, default=ROOT / "outputs" / "starter", help=output)
     add_gpu_option(parser)
@@ -131,12 +132,12 @@ def run(args: argparse.Namespace) -> None:
     opts = ["DATASETS.FILES", str(data / "datasets.yaml"), "DATASETS.TRAIN", f"('{NAME}',)"]
     opts += ["MODEL.SPNET.REID.TARGETS", str(data / "targets.npz")]
     opts += ["MODEL.SPNET.BACKBONE.PRETRAINED", str(imagenet), *args.opts]
-    start: list[str] = []
+    done: list[Path] = []
     for config, folder in PARTS.items():
+        start = ["MODEL.WEIGHTS", str(done[-1])] if done else []
         part = [*opts, *start]
-        weights = train_part(f"starter/{config}", args.output / folder, part, args.num_gpus)
-        start = ["MODEL.WEIGHTS", str(weights)]
-    size = pack_weights(weights, args.output / "starter.pth")
+        done.append(train_part(f"starter/{config}", args.output / folder, part, args.num_gpus))
+    size = pack_weights(done[-1], args.output / "starter.pth", before=done[-2])
     print(f"{args.output / 'starter.pth'}: {size:.1f} MB")
 
 

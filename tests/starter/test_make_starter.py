@@ -31,7 +31,7 @@ def test_a_finished_training_set_is_taken_for_the_same_options_only(tool, tmp_pa
     (tmp_path / "datasets.yaml").touch()
     made()
     made()
-    with pytest.raises(ValueError, match="made with other settings .--sheets 2400 -> 5"):
+    with pytest.raises(ValueError, match="made with other settings .--sheets 5000 -> 5"):
         made("--sheets", "5")
 
 

@@ -74,6 +74,10 @@ def test_packing(tmp_path):
     assert pack_weights(tmp_path / "run.pth", tmp_path / "out.pth") < 0.1
     packed = torch.load(tmp_path / "out.pth", weights_only=True)
     assert set(packed) == {"model"} and packed["model"]["a"].dtype == torch.float16
+    torch.save({"model": {"a": torch.tensor([0.25, 0]), "n": torch.tensor(1)}}, tmp_path / "b.pth")
+    pack_weights(tmp_path / "run.pth", tmp_path / "out.pth", before=tmp_path / "b.pth")
+    packed = torch.load(tmp_path / "out.pth", weights_only=True)["model"]
+    assert packed["a"].tolist() == pytest.approx([0.375, 5e-4], rel=1e-3) and packed["n"] == 3
     torch.save({"model": {"a": torch.tensor([1e6])}}, tmp_path / "run.pth")
     with pytest.raises(PackError, match="a does not fit"):
         pack_weights(tmp_path / "run.pth", tmp_path / "out.pth")
