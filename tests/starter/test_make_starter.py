@@ -1,6 +1,7 @@
 """tools/make_starter.py: its options, and a training set that is not mixed with another."""
 
 import pytest
+import torch
 
 from spnet_d2.starter.recipe import train_part
 from tests.fixtures.scripts import load_script
@@ -42,3 +43,28 @@ def test_a_finished_training_is_taken_for_the_same_settings_only(tmp_path):
     train_part("starter/adapt_oc", tmp_path, [*settings[:2], "MODEL.DEVICE", "cuda"], 1)
     with pytest.raises(ValueError, match="SOLVER.MAX_ITER 300 -> 1000"):
         train_part("starter/adapt_oc", tmp_path, ["SOLVER.MAX_ITER", "1000"], 0)
+
+
+def test_each_part_begins_with_the_one_before(tool, tmp_path, monkeypatch):
+    """And the mean of the last two is what comes out; trainings are others' tests."""
+    starts = []
+
+    def train(config, output, opts, num_gpus):
+        where = dict(zip(opts[::2], opts[1::2])).get("MODEL.WEIGHTS")
+        starts.append((config, where))
+        output.mkdir()
+        torch.save({"model": {"w": torch.tensor([float(len(starts))])}}, output / "model_final.pth")
+        return output / "model_final.pth"
+
+    monkeypatch.setattr(tool, "train_part", train)
+    monkeypatch.setattr(tool, "make_data", lambda args, folder: None)
+    monkeypatch.setattr(tool.lite0_weights, "write_lite0_weights", lambda path: path.touch())
+    words = ["--reid", "reid.yaml", "--data", "a=a", "--output", str(tmp_path), "--num-gpus", "0"]
+    tool.run(tool.parse_args(words))
+    assert starts == [
+        ("starter/pretrain_qc", None),
+        ("starter/finetune_oc", str(tmp_path / "pretrain" / "model_final.pth")),
+        ("starter/finetune_oc_large", str(tmp_path / "finetune" / "model_final.pth")),
+    ]
+    packed = torch.load(tmp_path / "starter.pth", weights_only=True)["model"]["w"]
+    assert packed.tolist() == [2.5]
