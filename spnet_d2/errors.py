@@ -73,15 +73,15 @@ def _ours(file: str) -> bool:
 def one_line(error: BaseException) -> str:
     """The text of an error on one line, without a worker's traceback."""
     text = str(error)
-    if _memory_is_short(error):
-        why = re.sub(r"^\[enforce fail.*?\] .*?\. ", "", text).rstrip(". ") or "no more is free"
-        text = (
-            f"Memory doesn't suffice ({why}). Take smaller images or batches, or a smaller model."
-        )
     if _WORKER.match(text):
         # What the traceback ends with: everything behind the last line that is indented.
         text = re.split(r"^ .*\n", text, flags=re.M)[-1]
         text = re.sub(r"^[\w.]+: ", "", text)
+    if _memory_is_short(error):
+        why = re.sub(r"^\[enforce fail.*?\] .*?\. ", "", text).rstrip(". \n") or "no more is free"
+        text = (
+            f"Memory doesn't suffice ({why}). Take smaller images or batches, or a smaller model."
+        )
     return " ".join(text.split()) or type(error).__name__
 
 

@@ -49,7 +49,10 @@ def test_the_users_are_those_this_package_explains():
 
 
 def test_memory_that_does_not_suffice_says_what_to_do():
-    for error in (caught(np.zeros, 2**55), caught(torch.zeros, 2**50), MemoryError()):
+    short = MemoryError("of a picture")
+    in_worker = caught(next, iter(DataLoader(Failing(short), num_workers=1)))
+    assert "(of a picture)" in one_line(in_worker)
+    for error in (caught(np.zeros, 2**55), caught(torch.zeros, 2**50), MemoryError(), in_worker):
         assert is_users(error)
         assert one_line(error).startswith("Memory doesn't suffice (")
         assert one_line(error).endswith("). Take smaller images or batches, or a smaller model.")

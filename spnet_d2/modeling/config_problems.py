@@ -76,10 +76,11 @@ _COUNTS = (
     "MODEL.SPNET.QC.PAIRS_PER_BATCH",
     "TEST.DETECTIONS_PER_IMAGE",
 )
+# Of each of these counts.
 _MOST = 10**6
 # Libraries keep sizes in 32 bits here and there.
 _TOO_LARGE = 2**31
-# Detectors with parts of their own; of this project's keys they read BACKBONE, REID and REID_DIM.
+# Detectors with parts of their own; .seqnet_settings says which of this project's keys they read.
 SEQUENTIAL = ("SeqNet", "SeqNeXt")
 _POSITIVE = ("MODEL.SPNET.REID.SCALE",)
 

@@ -3,7 +3,7 @@
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from threading import BoundedSemaphore, Lock
 from typing import Any
@@ -15,7 +15,7 @@ from spnet_d2.errors import UserError
 from spnet_d2.gallery import Filter, GalleryError
 from spnet_d2.gallery.calibration import RATES, Calibration
 from spnet_d2.gallery.finding import Sighting, find_person, sighting
-from spnet_d2.ingestion import GalleryHome
+from spnet_d2.ingestion import GalleryHome, Source
 from spnet_d2.ingestion.thumbnails import make_thumbnail
 from spnet_d2.predictors.opened import OpenedPredictor, files_there
 from spnet_d2.search.crop import scene_around
@@ -122,7 +122,8 @@ class Service:
                 request.grouped,
             )
             rows = None if calibration is None or where.empty else self.home.store.count(where)
-        page = [self._hit(hit, calibration, rows) for hit in hits[request.offset :]]
+        sources = self.home.sources()
+        page = [self._hit(hit, calibration, rows, sources) for hit in hits[request.offset :]]
         return schemas.SearchResponse(
             hits=page,
             more=more and request.offset + request.limit < schemas.MAX_DEPTH,
@@ -142,12 +143,12 @@ class Service:
             min_score=score,
         )
 
-    def _hit(self, hit: Sighting, calibration, rows) -> schemas.Hit:
+    def _hit(self, hit: Sighting, calibration, rows, sources: Mapping[str, Source]) -> schemas.Hit:
         chance = None
         if calibration is not None:
             chance = float(calibration.probability(hit.similarity, rows))
         return schemas.Hit(
-            **self._person(hit).model_dump(),
+            **_person(hit, sources).model_dump(),
             similarity=hit.similarity,
             probability=chance,
             rows=hit.rows,
@@ -196,24 +197,8 @@ class Service:
 
     def person(self, person_id: int) -> schemas.Person:
         """A row of the gallery."""
-        return self._person(sighting(self._fetched(person_id), 0, person_id, 1.0))
-
-    def _person(self, hit: Sighting) -> schemas.Person:
-        """A hit's row, as the API has it."""
-        x1, y1, x2, y2 = hit.box
-        source = self.home.sources().get(hit.source)
-        return schemas.Person(
-            id=hit.id,
-            source=hit.source,
-            camera=hit.camera,
-            frame=hit.frame,
-            time=hit.time,
-            position="" if source is None else source.position(hit.frame),
-            box=[x1, y1, x2 - x1, y2 - y1],
-            score=hit.score,
-            tracklet=None if hit.tracklet is None else str(hit.tracklet),
-            has_thumbnail=bool(hit.thumbnail),
-        )
+        hit = sighting(self._fetched(person_id), 0, person_id, 1.0)
+        return _person(hit, self.home.sources())
 
     def thumbnail(self, person_id: int) -> bytes:
         """
@@ -247,41 +232,41 @@ class Service:
             entry = self.scenes.checked(entry, image)
         except GalleryError as error:
             problem = str(error)
+        known = self.home.sources()[source]
         return schemas.SceneView(
             source=source,
-            camera=self.home.sources()[source].camera,
+            camera=known.camera,
             frame=entry.frame,
             time=entry.when,
-            position=self.home.sources()[source].position(entry.frame),
+            position=known.position(entry.frame),
             width=entry.size[0],
             height=entry.size[1],
-            people=self._people_of(source, entry),
+            people=self._people_of(known, entry),
             problem=problem,
         )
 
-    def _people_of(self, source: str, entry) -> list[schemas.ScenePerson]:
+    def _people_of(self, source: Source, entry) -> list[schemas.ScenePerson]:
         """Everybody found in a frame, with the row of those who have one."""
-        rows = self.scenes.rows(source).get(entry.frame, [])
+        rows = self.scenes.rows(source.name).get(entry.frame, [])
         people = self.home.store.fetch(np.array(rows)) if rows else None
-        known = self.home.sources()[source]
         found = []
         for box, score in zip(entry.boxes, entry.scores):
-            match = None
+            match, has_thumbnail = None, False
             if people is not None:
                 far = np.abs(people.boxes - np.array(box)).max(axis=1)
                 nearest = int(far.argmin())
-                match = nearest if far[nearest] < 0.2 else None
-            row = None if match is None else self.person(rows[match])
+                if far[nearest] < 0.2:
+                    match, has_thumbnail = int(rows[nearest]), bool(people.thumbnails[nearest])
             x1, y1, x2, y2 = box
             found.append(
                 schemas.ScenePerson(
-                    id=None if row is None else row.id,
+                    id=match,
                     box=[x1, y1, x2 - x1, y2 - y1],
                     score=score,
-                    camera=known.camera,
+                    camera=source.camera,
                     time=entry.when,
-                    position=known.position(entry.frame),
-                    has_thumbnail=row is not None and row.has_thumbnail,
+                    position=source.position(entry.frame),
+                    has_thumbnail=has_thumbnail,
                 )
             )
         return found
@@ -334,6 +319,24 @@ class Service:
         """See what other processes changed."""
         self.home.close()
         self.scenes.forget()
+
+
+def _person(hit: Sighting, sources: Mapping[str, Source]) -> schemas.Person:
+    """A hit's row, as the API has it."""
+    x1, y1, x2, y2 = hit.box
+    source = sources.get(hit.source)
+    return schemas.Person(
+        id=hit.id,
+        source=hit.source,
+        camera=hit.camera,
+        frame=hit.frame,
+        time=hit.time,
+        position="" if source is None else source.position(hit.frame),
+        box=[x1, y1, x2 - x1, y2 - y1],
+        score=hit.score,
+        tracklet=None if hit.tracklet is None else str(hit.tracklet),
+        has_thumbnail=bool(hit.thumbnail),
+    )
 
 
 def place_in(image: np.ndarray, xywh: Sequence[float] | None) -> tuple[float, float, float, float]:
