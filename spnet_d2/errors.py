@@ -73,6 +73,8 @@ def _ours(file: str) -> bool:
 def one_line(error: BaseException) -> str:
     """The text of an error on one line, without a worker's traceback."""
     text = str(error)
+    if isinstance(error, FileExistsError) and error.filename is not None:
+        text = f"{error.filename} is there already, and is no folder; name another one."
     if _WORKER.match(text):
         # What the traceback ends with: everything behind the last line that is indented.
         text = re.split(r"^ .*\n", text, flags=re.M)[-1]

@@ -37,6 +37,15 @@ class Failing:
         raise self.error
 
 
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
+    (tmp_path / "out").touch()
+    for folder in (tmp_path / "out", tmp_path / "out" / "inner"):
+        error = caught(lambda path: path.mkdir(parents=True, exist_ok=True), folder)
+        assert is_users(error) and str(tmp_path / "out") in one_line(error)
+    error = caught((tmp_path / "out").mkdir)
+    assert one_line(error).endswith("out is there already, and is no folder; name another one.")
+
+
 def test_the_users_are_those_this_package_explains():
     for error in (
         caught(read_config, "nowhere.yaml"),

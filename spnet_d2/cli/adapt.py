@@ -36,6 +36,7 @@ from spnet_d2.adaptation.training_sets import (
 )
 from spnet_d2.cli.footage_options import add_footage_options
 from spnet_d2.cli.gpu_option import add_gpu_option, choose_gpus
+from spnet_d2.cli.number_option import fraction
 from spnet_d2.config_checks import check_config
 from spnet_d2.config_files import get_config_file
 from spnet_d2.config_reader import read_config
@@ -63,7 +64,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add_footage_options(parser)
     add_two_stage_options(parser)
-    add("--min-score", type=float, help="least score of a label, instead of the detector's own")
+    add("--min-score", type=fraction, help="least score of a label, instead of the detector's own")
     add(
         "--pretrain-iterations",
         type=int,
@@ -90,8 +91,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.every < 1 or args.iterations < 1 or args.pretrain_iterations < 0:
         parser.error("--every and --iterations must be 1 or more, --pretrain-iterations 0 or more")
-    if args.min_score is not None and not 0 <= args.min_score <= 1:
-        parser.error(f"--min-score must lie between 0 and 1, found {args.min_score}")
     args.num_gpus = choose_gpus(parser, args.num_gpus)
     return args
 

@@ -28,6 +28,7 @@ import spnet_d2  # noqa: F401  (before PyTorch: see spnet_d2/process.py)
 
 # isort: split
 from spnet_d2.cli.footage_options import add_footage_options
+from spnet_d2.cli.number_option import cosine, fraction, not_negative
 from spnet_d2.data.person_search_json import load_person_search_table
 from spnet_d2.data.tracklets import LinkRules
 from spnet_d2.errors import exit_status
@@ -52,7 +53,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--name", help="name of the data set (default: the name of --output)")
     add(
         "--min-height",
-        type=float,
+        type=not_negative,
         default=0.0,
         metavar="PIXELS",
         help="leave out boxes smaller than this (%(default)g)",
@@ -61,13 +62,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--tracklets", action="store_true", help="link boxes of neighbouring frames")
     add(
         "--min-iou",
-        type=float,
+        type=fraction,
         default=LinkRules.min_iou,
         help="least IoU of boxes that are linked (%(default)s)",
     )
     add(
         "--min-similarity",
-        type=float,
+        type=cosine,
         default=LinkRules.min_similarity,
         help="least cosine similarity of boxes that are linked (%(default)s)",
     )

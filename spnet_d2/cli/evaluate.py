@@ -15,6 +15,7 @@ import argparse
 import logging
 from pathlib import Path
 
+from spnet_d2.cli.number_option import finite
 from spnet_d2.cli.scored_files import add_scored_files
 from spnet_d2.data.person_search_json import ANNOTATIONS_HINT, load_person_search_table
 from spnet_d2.errors import exit_status
@@ -79,7 +80,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--gfn-threshold",
-        type=float,
+        type=finite,
         metavar="SCORE",
         help="also rank without the scenes that score lower (people in them count as missed)",
     )

@@ -26,6 +26,7 @@ import time
 from pathlib import Path
 
 from spnet_d2.cli.box_option import box, join_box
+from spnet_d2.cli.number_option import finite, least_similarity
 from spnet_d2.errors import exit_status
 from spnet_d2.predictors.opened import OpenedPredictor
 from spnet_d2.predictors.options import add_predictor_options
@@ -58,17 +59,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     every = "take each N-th frame (default: all)"
     option("--every", type=int, metavar="N", help=every)
     least = "least cosine similarity (%(default)s)"
-    option("--min-similarity", type=float, default=-1.0, help=least)
+    option("--min-similarity", type=least_similarity, default=-1.0, help=least)
     scene = "leave out frames whose score as a scene is lower (a model with a gallery filter)"
-    option("--scene-threshold", type=float, metavar="SCORE", help=scene)
+    option("--scene-threshold", type=finite, metavar="SCORE", help=scene)
     untrained = "search even where the weights don't cover the whole model"
     option("--allow-untrained", action="store_true", help=untrained)
     add_predictor_options(parser)
     args = parser.parse_args(join_box(sys.argv[1:] if argv is None else argv))
     if args.min_score is not None and not 0 <= args.min_score <= 1:
         parser.error(f"--min-score must lie between 0 and 1, found {args.min_score}")
-    if not args.min_similarity < float("inf"):
-        parser.error(f"--min-similarity must be a number, found {args.min_similarity}")
     if args.topk < 1:
         parser.error(f"--topk must be 1 or more, found {args.topk}")
     return args

@@ -6,6 +6,7 @@ Every mode has one rule, and the result is always ``(H, W, 3)`` uint8, upright:
 1, L, LA, P, PA, RGB, RGBA     grey and palettes are expanded; alpha is dropped (colours as stored)
 CMYK, YCbCr, LAB, HSV          converted to RGB; Adobe's inverted CMYK is turned back
 16 bits per channel            ``round(value / 257)``; where TIFF says that 0 is white, turned over
+9 to 15 (JPEG 2000)            the same, by their own largest value
 I (32-bit integer), F (float)  refused: these numbers have no agreed range
 =============================  =====================================================
 
@@ -17,6 +18,7 @@ the first one is read.
 import logging
 import os
 import re
+import stat
 import struct
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -94,10 +96,12 @@ def read_image(path: str | os.PathLike, refuse_damaged: bool = False) -> np.ndar
 
     Raises:
         FileNotFoundError: if there is none at ``path``.
-        CorruptImageError: if the file is damaged, no image, or of a mode that is refused.
+        CorruptImageError: if the file is damaged, no image, or of a mode that is refused; also if
+            it is no regular file (a pipe, a device).
         OSError: if the system doesn't let it be read.
     """
     try:
+        _check_kind(path)
         with open(path, "rb") as file:
             return _decode(file, path, refuse_damaged)
     except FileNotFoundError:
@@ -139,12 +143,12 @@ def _decode(
             _check_pixels(image, max_pixels)
             _say_once_if_several_frames(name, image)
             # First: reading a PNG's EXIF data decodes it.
-            deep = _deep_colour(image)
+            bits = _deep_colour(image, file)
             before = _orientation(image)
             if before > 1:
                 _say_once_if_turned(os.path.dirname(name), name)
-            if deep:
-                return _upright(_read_deep_colour(file), before)
+            if bits:
+                return _upright(_read_deep_colour(file, bits), before)
             pixels = _eight_bits(image)
             # Pillow turns TIFF files itself.
             pixels = _upright(pixels, _orientation(image))
@@ -173,6 +177,13 @@ def _decode(
         raise _corrupt(name, _reason(file, error), " Fetch the file again.") from error
 
 
+def _check_kind(path: str | os.PathLike) -> None:
+    """Refuse what has no end, or waits for a writer; folders are the system's to refuse."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise _corrupt(path, "it is no regular file, but a pipe or a device", "")
+
+
 def _check_pixels(image: Image.Image, max_pixels: int | None) -> None:
     width, height = image.size
     if max_pixels is not None and width * height > max_pixels:
@@ -196,9 +207,10 @@ def _corrupt(path: str | os.PathLike, reason: str, advice: str) -> CorruptImageE
 def stored_size_and_orientation(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
     """(height, width) of the file before it is turned, and its EXIF orientation, 1 to 8.
 
-    From the header; errors as Pillow's.
+    From the header; errors as Pillow's, and as :func:`read_image` for what is no regular file.
     """
     _open_heif()
+    _check_kind(path)
     with Image.open(path) as image:
         width, height = image.size
         orientation = _orientation(image)
@@ -292,27 +304,43 @@ def _zero_is_white(image: Image.Image) -> bool:
     return isinstance(image, TiffImageFile) and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
 
 
-def _divide_by_257(values: np.ndarray) -> np.ndarray:
-    """16-bit values to 8 bits, rounded: 65535 is 255."""
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+def _divide_by_257(values: np.ndarray, bits: int = 16) -> np.ndarray:
+    """16-bit values to 8 bits, rounded: 65535 is 255; those of fewer ``bits`` likewise."""
+    top = 2**bits - 1
+    return ((values.astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8)
 
 
-def _deep_colour(image: Image.Image) -> bool:
-    """Whether it has several channels of 16 bits, of which Pillow keeps 8."""
+def _deep_colour(image: Image.Image, file: BinaryIO) -> int:
+    """Bits per channel where several channels have more than 8, of which Pillow keeps 8; else 0."""
     tile = getattr(image, "tile", None)
     if image.mode not in ("RGB", "RGBA", "RGBX", "LA") or not tile:
-        return False
+        return 0
+    if image.format == "JPEG2000":
+        # Pillow's rounding turns the brightest values into 0.
+        bits = _jpeg2000_bits(file)
+        return bits if bits > 8 else 0
     arguments = tile[0][3]
     raw = arguments[0] if isinstance(arguments, tuple) else arguments
-    return isinstance(raw, str) and ";16" in raw
+    return 16 if isinstance(raw, str) and ";16" in raw else 0
 
 
-def _read_deep_colour(file: BinaryIO) -> np.ndarray:
+def _jpeg2000_bits(file: BinaryIO) -> int:
+    """Bits of the deepest channel, by the SIZ marker of the codestream (ISO/IEC 15444-1, A.5.1)."""
+    data = _all_bytes(file)
+    start = data.find(b"\xff\x4f\xff\x51")
+    if start < 0:
+        return 0
+    # Behind the markers: lengths and sizes of 36 bytes, the number of channels, 3 bytes for each.
+    channels = int.from_bytes(data[start + 40 : start + 42], "big")
+    return max((depth & 0x7F for depth in data[start + 42 :][: 3 * channels : 3]), default=-1) + 1
+
+
+def _read_deep_colour(file: BinaryIO, bits: int) -> np.ndarray:
     flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     pixels = cv2.imdecode(np.frombuffer(_all_bytes(file), np.uint8), flags)
     if pixels is None or pixels.dtype != np.uint16:
         raise CorruptImageError("OpenCV can't decode its 16 bits per channel, or it is damaged")
-    return _divide_by_257(np.ascontiguousarray(pixels[:, :, ::-1]))
+    return _divide_by_257(np.ascontiguousarray(pixels[:, :, ::-1]), bits)
 
 
 @cache

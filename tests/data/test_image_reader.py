@@ -1,6 +1,7 @@
 """One reader, one rule per mode, one frame of coordinates."""
 
 import io
+import os
 import re
 import struct
 import zlib
@@ -107,6 +108,46 @@ def test_16_bit_grey_tiff_of_either_byte_order(tmp_path, order, zero_is_white):
 def test_16_bit_colour_is_divided_by_257(tmp_path, name, channels):
     cv2.imwrite(str(tmp_path / name), np.dstack([DEEP, DEEP[:, :, :1]])[:, :, :channels])
     np.testing.assert_array_equal(read_image(tmp_path / name), rounded(DEEP[:, :, ::-1]))
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_the_brightest_colours_of_jpeg_2000(tmp_path, channels):
+    """Pillow makes 65535 a 256, which is 0 in 8 bits: white people in black."""
+    scene = np.zeros((40, 60, 4), np.uint16)
+    scene[8:32, 8:32], scene[:3, :3] = 65535, 257 * np.uint16([10, 100, 200, 30])
+    cv2.imwrite(str(tmp_path / "a.jp2"), scene[:, :, :channels])
+    np.testing.assert_array_equal(read_image(tmp_path / "a.jp2"), rounded(scene[:, :, 2::-1]))
+
+
+def test_jpeg_2000_of_8_bits_and_grey(tmp_path):
+    path = save(tmp_path / "a.jp2", COLOUR)
+    np.testing.assert_array_equal(read_image(path), COLOUR)
+    grey = np.uint16([[0, 65535], [257, 25700]]).repeat(32, 0).repeat(32, 1)
+    cv2.imwrite(str(tmp_path / "grey.jp2"), grey)
+    np.testing.assert_array_equal(read_image(tmp_path / "grey.jp2")[:, :, 0], rounded(grey))
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+@pytest.mark.parametrize("colour", [False, True])
+def test_netpbm_of_any_depth(tmp_path, bits, colour):
+    top = 2**bits - 1
+    pixels = COLOUR if colour else GREY
+    data = (pixels.astype(np.uint32) * top // 255).astype(">u2" if bits > 8 else np.uint8)
+    head = f"P{6 if colour else 5} 36 24 {top}\n".encode()
+    (tmp_path / "a.pnm").write_bytes(head + data.tobytes())
+    found = read_image(tmp_path / "a.pnm").astype(int)
+    assert np.abs(found - (pixels if colour else pixels[:, :, None])).max() <= 1
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("read", [read_image, read_image_bgr, upright_size])
+def test_pipes_and_devices_are_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "endless.png").symlink_to("/dev/zero")
+    for name in ("pipe.png", "endless.png"):
+        with pytest.raises(CorruptImageError, match=f"{name} as an image .it is no regular file"):
+            read(tmp_path / name)
 
 
 def test_16_bit_grey_with_alpha(tmp_path):

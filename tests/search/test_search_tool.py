@@ -294,7 +294,7 @@ def test_arguments(run, capsys):
     for extra, message in (
         (("--topk", 0), "--topk must be 1 or more"),
         (("--min-score", "nan"), "--min-score must lie between 0 and 1, found nan"),
-        (("--min-similarity", "nan"), "--min-similarity must be a number, found nan"),
+        (("--min-similarity", "nan"), "--min-similarity: must be a finite number, found nan"),
         (("MODEL.DEVICE",), "KEY VALUE pairs"),
     ):
         with pytest.raises(SystemExit):

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
+from spnet_d2.cli.number_option import not_negative
 from spnet_d2.ingestion import GalleryHome
 
 from .gallery_option import add_gallery
@@ -25,7 +26,7 @@ def add(commands) -> None:
     add_gallery(parser)
     parser.add_argument(
         "--min-seconds",
-        type=float,
+        type=not_negative,
         default=2.0,
         help="least time between two pictures of one tracklet (%(default)g)",
     )

@@ -11,6 +11,7 @@ import numpy as np
 from tabulate import tabulate
 
 from spnet_d2.cli.box_option import Box, box
+from spnet_d2.cli.number_option import fraction, least_similarity, not_negative
 from spnet_d2.gallery import Filter, GalleryError
 from spnet_d2.gallery.calibration import Calibration
 from spnet_d2.gallery.finding import Sighting, find_person
@@ -112,9 +113,12 @@ def add(commands) -> None:
         help="search from then on, e.g. 2026-05-01T08:00:00+02:00",
     )
     option("--to", dest="before", metavar="TIME", help="search before then only")
-    option("--min-score", type=float, help="least detection score")
+    option("--min-score", type=fraction, help="least detection score")
     option(
-        "--min-similarity", type=float, default=-1.0, help="least cosine similarity (%(default)s)"
+        "--min-similarity",
+        type=least_similarity,
+        default=-1.0,
+        help="least cosine similarity (%(default)s)",
     )
     option("--topk", type=int, default=50, metavar="N", help="show N hits (%(default)s)")
     option(
@@ -124,7 +128,7 @@ def add(commands) -> None:
     )
     option(
         "--false-alarms",
-        type=float,
+        type=not_negative,
         default=0.1,
         help="strangers to expect per search where the person is absent (%(default)s)",
     )
