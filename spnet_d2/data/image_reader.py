@@ -325,7 +325,7 @@ def _deep_colour(image: Image.Image, file: BinaryIO) -> int:
 
 
 def _jpeg2000_bits(file: BinaryIO) -> int:
-    """Bits of the deepest channel, by the SIZ marker of the codestream (ISO/IEC 15444-1, A.5.1)."""
+    """Bits of the deepest channel, by the codestream's marker of sizes (ISO/IEC 15444-1, A.5.1)."""
     data = _all_bytes(file)
     start = data.find(b"\xff\x4f\xff\x51")
     if start < 0:
