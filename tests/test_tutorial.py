@@ -6,6 +6,7 @@ import os
 import cv2
 import numpy as np
 import pytest
+import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
 from detectron2.engine import DefaultPredictor
@@ -101,10 +102,24 @@ def test_the_tutorial(lobby, tmp_path):
     ).draw_instance_predictions(outputs["instances"].to("cpu"))
     assert drawn.get_image().shape == (HEIGHT // 2, WIDTH // 2, 3)
 
+    # Without the original's size, boxes are in the given image's pixels.
+    with torch.no_grad():
+        inputs = {"image": torch.as_tensor(image[:, :, ::-1].transpose(2, 0, 1).copy())}
+        (raw,) = predictor.model([inputs])
+        (scaled,) = predictor.model([{**inputs, "height": 2 * HEIGHT, "width": 4 * WIDTH}])
+    assert raw["instances"].image_size == (HEIGHT, WIDTH) and len(raw["instances"]) > 0
+    boxes = raw["instances"].pred_boxes.tensor
+    scale = torch.tensor([4.0, 2.0, 4.0, 2.0])
+    torch.testing.assert_close(scaled["instances"].pred_boxes.tensor, boxes * scale)
+
     evaluator = COCOEvaluator("lobby_val", output_dir=str(tmp_path / "output"))
     val_loader = build_detection_test_loader(cfg, "lobby_val")
     theirs = inference_on_dataset(predictor.model, val_loader, evaluator)
     assert 0 <= theirs["bbox"]["AP"] <= theirs["bbox"]["AP50"] <= 100
+    with pytest.raises(ValueError, match="needs an embedding"):
+        inference_on_dataset(
+            predictor.model, val_loader, PersonSearchEvaluator("lobby_val", ("all",))
+        )
     # The same loader with this project's mapper, for people as well as boxes.
     val_loader = build_detection_test_loader(
         cfg, "lobby_val", mapper=PersonSearchMapper(cfg, is_train=False)

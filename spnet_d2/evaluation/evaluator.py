@@ -88,6 +88,9 @@ class PersonSearchEvaluator(DatasetEvaluator):
             raise ValueError(f'"{dataset_name}" has no images to evaluate on.')
         names = (protocols,) if isinstance(protocols, str) else protocols
         self.protocols = _load_protocols(dataset_name, names, self.truth)
+        queries = {int(row) for p in self.protocols for row in p.queries}
+        index = self.truth.image_index[sorted(queries)]
+        self._images_of_queries = set(self.truth.image_ids[index].tolist())
         self._records: dict[int, Any] = {}
         # For ``predictions.npz``, by those who know the model: see ``Predictions.made_by``.
         self.made_by = ""
@@ -147,6 +150,8 @@ class PersonSearchEvaluator(DatasetEvaluator):
         if SKIPPED in image:
             # Nobody is found where there is nothing to see.
             instances = instances[:0]
+        if "instances" not in image and image["image_id"] in self._images_of_queries:
+            self._mention_missing_queries(image["image_id"])
         detected = instances.reid_embeddings
         gt_ids = torch.zeros(0, dtype=torch.int64)
         gt_embeddings = detected[:0]
@@ -169,6 +174,17 @@ class PersonSearchEvaluator(DatasetEvaluator):
             gt_embeddings=to_numpy(gt_embeddings, self._embedding_dtype),
             scene=None if scene is None else to_numpy(scene, self._embedding_dtype),
             unreadable=tuple(image.get(SKIPPED, ())),
+        )
+
+    def _mention_missing_queries(self, image_id: int) -> None:
+        """At the first such image: the evaluation fails, but only after all of them."""
+        self._images_of_queries = set()
+        logger.warning(
+            "Image %s has queries of the protocols, but the loader gave no 'instances', whose "
+            "boxes the model has to embed: Detectron2's DatasetMapper leaves them out. Take "
+            "spnet_d2.engine.Trainer.build_test_loader(cfg, name), or "
+            "mapper=PersonSearchMapper(cfg, is_train=False) of spnet_d2.data.mapper.",
+            image_id,
         )
 
     def _gather(self) -> dict[int, Any]:

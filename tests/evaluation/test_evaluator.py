@@ -148,12 +148,15 @@ def test_no_detections_score_zero(dataset, caplog):
     assert any("None of the 0 detections counts" in m for m in caplog.messages)
 
 
-def test_inputs_without_ground_truth(dataset):
+def test_inputs_without_ground_truth(dataset, caplog):
+    """As Detectron2's own mapper gives them: told at once, not after all images."""
     evaluator = PersonSearchEvaluator(NAME)
     for image_id in range(6):
         image, output = model_output(dataset, image_id)
         del image["instances"], output["gt_embeddings"]
         evaluator.process([image], [output])
+        assert caplog.text.count("Image 0 has queries of the protocols") == 1
+    assert "Trainer.build_test_loader" in caplog.text
     with pytest.raises(ValueError, match='query of protocol "list" needs an embedding.*100'):
         evaluator.evaluate()
 
