@@ -67,7 +67,7 @@ def release_freed_memory() -> None:
 
 
 def _user_tunes_malloc() -> bool:
-    """Whether glibc's own variables say how large blocks are to be handled."""
+    """Whether glibc's own variables say how to handle large blocks."""
     variables = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     names = ("glibc.malloc.mmap_threshold", "glibc.malloc.trim_threshold")

@@ -5,8 +5,8 @@
         --video clip.mp4 --detector yolox.yaml
 
 --data names a folder with annotations.json (person-search JSON, datasets/README.md) and images/;
-with :3 each third image is taken. Identities are not used: a re-id model (--reid) says whom each
-box looks like, and a detector (--detector) finds the people of --video. What is finished is
+with :3 each third image is taken. Identities are not used: a re-id model (--reid) gives each box's
+target embedding, and a detector (--detector) finds the people of --video. What is finished is
 skipped, what was interrupted goes on from its last checkpoint. Written to --output: data/,
 pretrain/, finetune/, large/ and starter.pth, the mean of the last two's weights in half precision
 (docs/starter.md).

@@ -1,8 +1,8 @@
 """What a detector found in a user's footage, as data sets for pre-training, training and checking.
 
 ``N`` boxes, ``T`` people: tracklets, and boxes that none holds. Nobody knows which tracklets show
-one person, so they are no identities to tell apart: training learns whom a box looks like, and the
-answer for all boxes of a tracklet is its mean embedding (``MODEL.SPNET.REID.LOSS distillation``).
+one person, so they are no identities to tell apart: training learns appearance, and the target of
+all boxes of a tracklet is its mean embedding (``MODEL.SPNET.REID.LOSS distillation``).
 """
 
 import logging

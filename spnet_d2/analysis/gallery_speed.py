@@ -17,7 +17,7 @@ from spnet_d2.utils.peak_memory import peak_memory
 
 from .gallery_engines import CAMERAS, Store, engine, progress, rows_of
 
-# People look like one of so many others, as photographs of one person do.
+# Embeddings in a cluster: they are as similar as images of one person are.
 _PER_CLUSTER = 50
 _NOISE = 0.5
 # Bytes that a thread reads at a time.

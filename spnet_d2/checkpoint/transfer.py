@@ -358,7 +358,7 @@ def _start_run(planner: _Planner, part: Part, student: Mapping[str, str]) -> Non
     why = "starts as the student"
     planner.rows.append(Row(part, "replicated", len(found), why))
     if len(found) < len(origins):
-        # Twin and student were built equal, so they still are.
+        # The momentum encoder was built equal to the model, so it still is.
         others = len(origins) - len(found)
         planner.rows.append(Row(part, "initialised", others, why))
 

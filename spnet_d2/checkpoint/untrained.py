@@ -28,7 +28,8 @@ _SERVING = (
 )
 
 
-# The trunk, its stage copies in heads and twin, and the classifiers of learning without forgetting.
+# The trunk, its stage copies in heads and momentum encoder, and the classifiers of learning without
+# forgetting.
 _PRETRAINED = re.compile(r"(.*\.)?(trunk|copy)\.|lwf\.")
 
 

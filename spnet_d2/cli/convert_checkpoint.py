@@ -90,7 +90,7 @@ def convert(args: argparse.Namespace) -> None:
             cfg, model, state = _of_peer(llnl.tensors_of(content.get("model", content)), args)
     except ValueError as error:
         raise ConversionError(f"{args.input}: {error}") from error
-    # For evaluation and for training alike: the number is the checkpoint's or the data set's.
+    # For evaluation and for training: the number is the checkpoint's or the data set's.
     cfg.MODEL.SPNET.REID.NUM_IDENTITIES = -1
     cfg.MODEL.SPNET.BACKBONE.PRETRAINED = ""
     cfg.MODEL.DEVICE = "cuda"

@@ -305,7 +305,7 @@ def _zero_is_white(image: Image.Image) -> bool:
 
 
 def _divide_by_257(values: np.ndarray, bits: int = 16) -> np.ndarray:
-    """16-bit values to 8 bits, rounded: 65535 is 255; those of fewer ``bits`` likewise."""
+    """16-bit values to 8 bits, rounded: 65535 is 255; those of fewer ``bits`` in the same way."""
     top = 2**bits - 1
     return ((values.astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8)
 

@@ -40,7 +40,7 @@ EMPTY = "empty_annotation_ids"
 
 @dataclass(frozen=True)
 class Protocol:
-    """Which images are searched, and for whom.
+    """Which images are searched, and for which people.
 
     Attributes:
         images: ids of all images that take part (query frames included).

@@ -13,7 +13,7 @@ from spnet_d2.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# So many batches one after another are no accident.
+# This many bad batches in a row are no accident.
 _MOST_IN_A_ROW = 20
 
 

@@ -75,7 +75,8 @@ def checkpoint_bytes(model: nn.Module, optimizer: optim.Optimizer) -> int:
 
 def check_space(folder: str | os.PathLike, size: int, count: int) -> None:
     """
-    Compare the free space of a disk with the checkpoints that are to come; warn where it is scarce.
+    Compare the free space of a disk with the size of the checkpoints still to be written; warn
+    where it is scarce.
 
     Args:
         folder: where they go.

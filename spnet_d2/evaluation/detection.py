@@ -140,7 +140,7 @@ def score_detections(
     detections: GalleryBoxes,
     variant: ProtocolVariant = ORIGINAL,
 ) -> DetectionScores:
-    """Detection metrics over some images, known and unknown people alike.
+    """Detection metrics over some images, of known and unknown people.
 
     Args:
         truth: the data set.

@@ -150,7 +150,7 @@ def _spread(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 def _found(
     people: np.ndarray, boxes: np.ndarray, person_images: np.ndarray, box_images: np.ndarray
 ) -> float:
-    """Share of the people whom some box overlaps."""
+    """Share of the people that some box overlaps."""
     person, box = group_pairs(person_images, box_images)
     hits = paired_ious(people[person], boxes[box]) >= 0.3
     return len(np.unique(person[hits])) / len(people)

@@ -76,5 +76,5 @@ def _same_direction(rows: np.ndarray) -> bool:
 
 
 def count_of(odd: np.ndarray | np.bool_) -> str:
-    """So many of how many."""
+    """How many values are odd, of how many: "3 of 10"."""
     return f"{np.count_nonzero(odd)} of {odd.size}"

@@ -96,7 +96,7 @@ class Calibration:
         step = 1e-3
         # Both as densities of the similarity itself.
         same = stats.norm.pdf(np.arctanh(s), self.same_mean, self.same_deviation) / (1 - s**2)
-        # More alike than most of their own pictures is no sign of a stranger.
+        # A similarity above that of most images of one person is no sign of a stranger.
         top = np.tanh(self.same_mean)
         at_top = stats.norm.pdf(0, 0, self.same_deviation) / (1 - top**2)
         same = np.where(s > top, np.maximum(same, at_top), same)

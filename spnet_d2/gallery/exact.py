@@ -33,9 +33,9 @@ from .segment import Segment, write_merged, write_people
 from .store import GallerySettings, Hits, check_deletes_some
 
 _SEGMENTS = "segments"
-# Rows are merged until a segment has so many bytes of embeddings.
+# Rows are merged until a segment has this many bytes of embeddings.
 LARGEST_SEGMENT = 2**30
-# So many segments of about one size become one: searches touch few files however small the
+# This many segments of about one size become one: searches touch few files however small the
 # additions are, and a row is copied once per eightfold growth.
 _FAN = 8
 # Bytes of embeddings that a thread takes at a time.

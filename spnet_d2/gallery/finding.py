@@ -16,7 +16,7 @@ from .filter import EVERYBODY, Filter
 from .people import NO_TRACKLET, People, unit_vectors
 from .store import GalleryStore, Hits
 
-# Rows of a tracklet are neighbours: so many times the hits are looked for at first.
+# Rows of a tracklet are neighbours, so the first search asks for this many times the hits.
 _FETCHED = 2
 _AT_LEAST = 64
 

@@ -46,13 +46,13 @@ _PART_ROWS = 2**13
 # The index takes in new rows when they are more than this share of it; until then searches look at
 # each of them.
 _UNINDEXED = 0.1
-# So many indices, each with its graphs, become one: searches go through all of them. At ten per
+# This many indices, each with its graphs, become one: searches go through all of them. At ten per
 # cent each, that is after the rows have doubled.
 _MOST_INDICES = 8
 # Bytes of embeddings in a file after compaction, and in what compaction holds at a time.
 FRAGMENT_BYTES = 2**28
 _BATCH_BYTES = 2**24
-# Small files are put together when there are so many.
+# Small files are merged when there are this many.
 _MOST_FRAGMENTS = 64
 
 
@@ -336,7 +336,7 @@ class _Places:
 
 
 def _graphs(rows: int):
-    """The index's kind for so many rows."""
+    """The kind of index for this number of rows."""
     from lancedb.index import HnswSq
 
     return HnswSq(

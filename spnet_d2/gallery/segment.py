@@ -33,7 +33,7 @@ NUMBERS = {
 TEXTS = ("sources", "cameras", "thumbnails", "batches")
 _MARK = b"SPNETSEG"
 _ALIGNMENT = 64
-# Rows are copied and checked in pieces of so many bytes.
+# Rows are copied and checked in pieces of this many bytes.
 _PIECE = 2**22
 
 

@@ -117,7 +117,7 @@ def _timed(place: str, since: float) -> Iterator[tuple[float, Any]]:
 
 
 def _timed_by_arrival(av: ModuleType, place: str, frames: Any) -> Iterator[tuple[float, Any]]:
-    """Of a stream that states no times: a guess of 25 frames a second would be made up."""
+    """Frames with their time of arrival: this stream states no times of its own."""
     start = None
     try:
         for frame in frames:

@@ -155,8 +155,9 @@ def best_rows(tracklets: np.ndarray, scores: np.ndarray, count: int) -> np.ndarr
 
 
 def link_rules(fps: float) -> LinkRules:
-    """The rules for so many frames a second."""
-    # Seldom frames: farther than a height nobody is linked, who could be anybody.
+    """The rules for this frame rate."""
+    # At a low frame rate, a box farther away than a person's height is not linked: it could be
+    # anybody.
     return replace(_LINKING, reach=min(_REACH_PER_SECOND / fps, 1.0))
 
 

@@ -21,7 +21,7 @@ def run_actors(
     """
     Run a command in actors, each with a GPU of its own, or with its share of the cluster's cores.
 
-    When one fails, the others go on with what there is to do. Stopping this program stops them all;
+    When one fails, the others go on with the remaining work. Stopping this program stops them all;
     what they finished stays.
 
     Args:

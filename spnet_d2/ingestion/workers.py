@@ -58,7 +58,7 @@ def run_processes(command: Sequence[str], count: int) -> None:
     """
     Run a command in ``count`` processes, each with a GPU of its own.
 
-    When one fails, the others go on with what there is to do. Stopping this program stops them all;
+    When one fails, the others go on with the remaining work. Stopping this program stops them all;
     what they finished stays.
 
     Args:

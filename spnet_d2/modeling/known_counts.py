@@ -1,9 +1,9 @@
 """What losses are divided by, where annotations alone say it.
 
 With gradient accumulation the whole batch's counts must be there before its first part trains. In
-general the network has a say in them: which boxes a stage refines well, whom it embeds. Without
-stages, and with ground truth alone for re-id, it has none, and the pass that counts needs no
-network.
+general the network has a say in them: which boxes a stage refines well, and which it embeds.
+Without stages, and with ground truth alone for re-id, it has none, and the pass that counts needs
+no network.
 """
 
 import torch

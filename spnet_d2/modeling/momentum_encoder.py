@@ -42,13 +42,13 @@ class MomentumTwin(nn.Module):
     @torch.no_grad()
     def features(self, images: Tensor, student: PyramidBackbone, maps: list[Tensor]) -> Tensor:
         """
-        The twin's p3.
+        The momentum encoder's p3.
 
         Args:
             images: (N, 3, H, W), normalised.
             student: the student's backbone.
-            maps: what its trunk made of these images. They serve the twin, too, where its own
-                trunk would give the same: both are constant and have equal weights.
+            maps: what its trunk made of these images. They serve the momentum encoder, too, where
+                its own trunk would give the same: both are constant and have equal weights.
         """
         if not (student.trunk_is_constant and self._has_trunk_of(student)):
             maps = self.backbone.trunk_maps(images)

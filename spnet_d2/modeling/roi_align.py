@@ -63,7 +63,7 @@ def _positions(start: Tensor, end: Tensor, bins: int, size: int) -> tuple[Tensor
     Returns:
         Indices and weights (n, B, 2 S).
     """
-    # In torchvision's order of operations: rounded alike.
+    # In torchvision's order of operations, so that rounding is the same.
     bin_size = (end - start).clamp(min=1.0)[:, None, None] / bins
     steps = torch.arange(bins, device=start.device, dtype=start.dtype)[:, None]
     within = torch.arange(_SAMPLES, device=start.device, dtype=start.dtype) + 0.5

@@ -57,7 +57,7 @@ class MoreParts:
     What trains beside detection and re-id.
 
     Attributes:
-        twin: momentum encoder for the re-id loss.
+        twin: the momentum encoder, for the re-id loss.
         lwf: learning without forgetting.
         gallery_filter: gives scenes embeddings.
         reid_only: train re-id alone.
@@ -244,8 +244,8 @@ class SPNet(nn.Module):
 
         Raises:
             ValueError: an empty batch, images or boxes that can't be used.
-            UntrainedModelError: the model is to detect, but the checkpoint that was loaded
-                left parts of the model untouched, which were not trained since.
+            UntrainedModelError: at inference, parts of the model are neither in the loaded
+                checkpoint nor trained since.
         """
         if len(batched_inputs) == 0:
             raise ValueError("SPNet got an empty list of images; give it at least one.")

@@ -15,7 +15,7 @@ PREFIX = "spnet"
 
 
 def due() -> bool:
-    """Whether this step's numbers are to be recorded: a trainer's, every ``PERIOD`` iterations."""
+    """Whether to record this step's numbers: a trainer's, every ``PERIOD`` iterations."""
     storage = _storage()
     return storage is not None and (storage.iter + 1) % PERIOD == 0 and whole_batch.in_last_pass()
 

@@ -110,13 +110,13 @@ class Parts:
 
 
 def in_first_pass() -> bool:
-    """Whether the rows that come before the loss are to be collected."""
+    """Whether to collect the rows that come before the loss."""
     parts = _running.get().parts
     return parts is None or parts.counting
 
 
 def in_last_pass() -> bool:
-    """Whether losses count, and rows that come after the loss are to be collected."""
+    """Whether losses count, and whether to collect the rows that come after the loss."""
     parts = _running.get().parts
     return parts is None or not parts.counting
 

@@ -3,8 +3,9 @@
 import cv2
 import numpy as np
 
-# A scene is so many times as high as its person, and its sides are those of most footage. Enlarged
-# to the size of a scene, a crop alone shows the person larger than any that the model learnt from.
+# A scene is this many times as high as its person, and its sides are those of most footage.
+# Enlarged to the size of a scene, a crop alone shows the person larger than any that the model
+# learnt from.
 _TIMES = 5
 _SIDES = 4 / 3
 # Pixels of the crop at most: scenes are made smaller anyway.

@@ -1,16 +1,16 @@
 """A training set of strangers, for distillation: any boxes, another model's embeddings of them.
 
-Where nobody is labelled, every box is an identity of its own, and a re-id model that knows many
-people says whom it looks like (``MODEL.SPNET.REID.LOSS distillation``). Two things stretch little
-footage:
+Where nobody is labelled, every box is an identity of its own, and a re-id model trained on many
+people gives its target embedding (``MODEL.SPNET.REID.LOSS distillation``). Two things stretch
+little footage:
 
 * **Recoloured copies.** Another hue and brightness make other clothes, and the re-id model says
   what they look like now.
 * **Sheets.** Twenty-four people on one image, each cut out with what is around: a training image
   that costs as much as any other teaches embeddings of ten times as many people. Most wear other
-  colours, some with other ones above the waist than below, or have another person's legs: whatever
-  comes out, the re-id model says whom it looks like, so that no two cells are the same person
-  (a "patient" teacher sees what the model sees: Beyer et al., CVPR 2022).
+  colours, some with other ones above the waist than below, or have another person's legs: the re-id
+  model embeds the result, so that no two cells are the same person (a "patient" teacher sees what
+  the model sees: Beyer et al., CVPR 2022).
 
 Written: ``images/``, ``train.json`` (person-search JSON), ``targets.npz`` (embeddings in the order
 of identities), ``datasets.yaml`` (for ``DATASETS.FILES``).

@@ -20,7 +20,7 @@ def atomic_path(path: str | os.PathLike, durable: bool = False) -> Iterator[Path
     by suffix work. On an error the temporary file is removed and ``path`` stays as it was.
 
     Args:
-        path: where the file is to be.
+        path: of the file.
         durable: it survives a power failure, too. For one writer at a time: a killed one's
             temporary file, named ``PATH.part``, is overwritten by the next.
     """

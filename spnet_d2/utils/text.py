@@ -30,7 +30,7 @@ def make_output_safe() -> None:
 
 
 class _PrintableRecord(logging.LogRecord):
-    """Of use for log files, whose handlers encode strictly."""
+    """For log files: their handlers encode strictly."""
 
     def getMessage(self) -> str:  # noqa: N802  (logging's name)
         return printable(super().getMessage())

@@ -30,7 +30,7 @@ class CutOuts:
         Args:
             records: dataset dicts with ``file_name``, ``width`` and
                 ``height``, by the number of the image.
-            places: whom to cut out; repeats are fine.
+            places: the boxes to cut out; repeats are fine.
         """
         self.missing: dict[int, str] = {}
         self._uris: dict[Place, str] = {}

@@ -26,7 +26,7 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class RankedQuery:
-    """The top of a query's ranking, and whom it missed.
+    """The top of a query's ranking, and the boxes it missed.
 
     Attributes:
         images: (K,) numbers of the images of the leading boxes.

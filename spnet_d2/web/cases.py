@@ -132,7 +132,7 @@ class Cases:
         A crop of a case, JPEG.
 
         Raises:
-            NoCaseError: no such case or picture; names of other files are none.
+            NoCaseError: no such case or picture; names of other files count as missing.
         """
         folder = self._path(case_id)
         if not _PICTURE.fullmatch(name):

@@ -1,4 +1,4 @@
-"""The model in one thread: several users' pictures wait in a line that can't grow for ever."""
+"""The model in one thread: several users' images wait in a bounded queue."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +12,7 @@ MAX_WAITING = 32
 
 
 class BusyError(UserError, RuntimeError):
-    """Too many pictures wait for the model."""
+    """Too many images wait for the model."""
 
 
 class ModelQueue:

@@ -40,7 +40,7 @@ class Entry:
 
 class SceneIndex:
     """
-    Read when first asked for, kept until :meth:`forget`.
+    Read at first use, kept until :meth:`forget`.
 
     Args:
         home: the gallery.

@@ -1,4 +1,4 @@
-"""Pictures that users upload to search with: small, checked, in memory only, forgotten soon."""
+"""Images that users upload to search with: small, checked, in memory only, soon deleted."""
 
 import secrets
 import time
@@ -30,7 +30,7 @@ class UploadError(UserError, ValueError):
 @dataclass(frozen=True)
 class Upload:
     """
-    A picture as it came.
+    An image as it was uploaded.
 
     Attributes:
         id: what names it.
@@ -64,7 +64,7 @@ class Uploads:
 
     def add(self, data: bytes) -> Upload:
         """
-        Check a picture and keep it for an hour, or until newer ones need its place.
+        Check an image and keep it for an hour, or until newer ones need its place.
 
         Raises:
             UploadError: more than ``MAX_BYTES``.

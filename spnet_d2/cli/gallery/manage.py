@@ -86,7 +86,7 @@ def _looked_at(home: GalleryHome) -> tuple[int, int]:
 
 def remove(args: argparse.Namespace) -> None:
     """
-    Remove whom the options name.
+    Remove the people that the options name.
 
     Raises:
         GalleryError: nobody is named, or by a source and something else.

@@ -1,6 +1,6 @@
 """Distillation: learn the embeddings that another re-id model gave the training boxes.
 
-Not of the paper. Where few people are labelled, a re-id model trained on many says how alike two
+Not of the paper. Where few people are labelled, a re-id model trained on many says how similar two
 people look (Hinton et al., 2015, for embeddings: Budnik and Avrithis, CVPR 2021). Its embeddings
 are made once, one per identity of the training set; with every box an identity of its own, no label
 is needed.

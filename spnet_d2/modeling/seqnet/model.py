@@ -83,7 +83,7 @@ class _Sequential(nn.Module):
             pixel_mean, pixel_std: RGB statistics on the 0..255 scale.
             gallery_filter: gives scenes embeddings.
             test_precision: of inference, see :mod:`..precision`.
-            awaits_weights: the trunk's pretrained weights are to come with a checkpoint.
+            awaits_weights: a checkpoint will bring the trunk's pretrained weights.
             freeze_bn: batch norms of the trunk and its copies use their running statistics.
         """
         super().__init__()
