@@ -8,8 +8,8 @@
 with :3 each third image is taken. Identities are not used: a re-id model (--reid) gives each box's
 target embedding, and a detector (--detector) finds the people of --video. What is finished is
 skipped, what was interrupted goes on from its last checkpoint. Written to --output: data/,
-pretrain/, finetune/, large/ and starter.pth, the mean of the last two's weights in half precision
-(docs/starter.md).
+pretrain/, finetune/, large/, mean.pth, the mean of the last two's weights in half precision, and
+starter.pth, the same with its re-id projections fitted once more (docs/starter.md).
 """
 
 import argparse
@@ -30,6 +30,7 @@ from spnet_d2.errors import UserError, exit_status
 from spnet_d2.predictors.options import build_detector
 from spnet_d2.search.two_stage import ReidModel
 from spnet_d2.starter.pack import pack_weights
+from spnet_d2.starter.projections import fit_projections
 from spnet_d2.starter.recipe import train_part
 from spnet_d2.starter.training_set import NAME, DistillationSet, Scene, annotated_scenes
 from spnet_d2.utils.run_record import Record
@@ -137,8 +138,10 @@ def run(args: argparse.Namespace) -> None:
         start = ["MODEL.WEIGHTS", str(done[-1])] if done else []
         part = [*opts, *start]
         done.append(train_part(f"starter/{config}", args.output / folder, part, args.num_gpus))
-    size = pack_weights(done[-1], args.output / "starter.pth", before=done[-2])
-    print(f"{args.output / 'starter.pth'}: {size:.1f} MB")
+    mean, result = args.output / "mean.pth", args.output / "starter.pth"
+    size = pack_weights(done[-1], mean, before=done[-2])
+    fit_projections("starter/finetune_oc", mean, data, result, opts=args.opts)
+    print(f"{result}: {size:.1f} MB")
 
 
 def main(argv: list[str] | None = None) -> int:

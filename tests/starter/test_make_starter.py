@@ -46,8 +46,8 @@ def test_a_finished_training_is_taken_for_the_same_settings_only(tmp_path):
 
 
 def test_each_part_begins_with_the_one_before(tool, tmp_path, monkeypatch):
-    """And the mean of the last two is what comes out; trainings are others' tests."""
-    starts = []
+    """And the mean of the last two is fitted; trainings and fit are others' tests."""
+    starts, fitted = [], []
 
     def train(config, output, opts, num_gpus):
         where = dict(zip(opts[::2], opts[1::2])).get("MODEL.WEIGHTS")
@@ -59,6 +59,7 @@ def test_each_part_begins_with_the_one_before(tool, tmp_path, monkeypatch):
     monkeypatch.setattr(tool, "train_part", train)
     monkeypatch.setattr(tool, "make_data", lambda args, folder: None)
     monkeypatch.setattr(tool.lite0_weights, "write_lite0_weights", lambda path: path.touch())
+    monkeypatch.setattr(tool, "fit_projections", lambda *args, opts: fitted.append(args))
     words = ["--reid", "reid.yaml", "--data", "a=a", "--output", str(tmp_path), "--num-gpus", "0"]
     tool.run(tool.parse_args(words))
     assert starts == [
@@ -66,5 +67,6 @@ def test_each_part_begins_with_the_one_before(tool, tmp_path, monkeypatch):
         ("starter/finetune_oc", str(tmp_path / "pretrain" / "model_final.pth")),
         ("starter/finetune_oc_large", str(tmp_path / "finetune" / "model_final.pth")),
     ]
-    packed = torch.load(tmp_path / "starter.pth", weights_only=True)["model"]["w"]
-    assert packed.tolist() == [2.5]
+    mean = tmp_path / "mean.pth"
+    assert torch.load(mean, weights_only=True)["model"]["w"].tolist() == [2.5]
+    assert fitted == [("starter/finetune_oc", mean, tmp_path / "data", tmp_path / "starter.pth")]
