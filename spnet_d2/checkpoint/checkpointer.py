@@ -286,7 +286,9 @@ class Checkpointer(DetectionCheckpointer):
             state = convert_seqnet(state)
         else:
             state = {k.removeprefix("module."): v for k, v in state.items()}
-        self._place({k: v for k, v in state.items() if isinstance(v, Tensor)})
+        tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)}
+        _check_numbers(tensors, self.model.state_dict())
+        self._place(tensors)
 
     def _place_exactly(self, state: dict[str, Tensor]) -> None:
         check_exact(state, self.model.state_dict())
@@ -351,6 +353,27 @@ def _named(state: Any) -> Mapping[str, Any]:
             f"{type(state).__name__}{' with other keys' if isinstance(state, Mapping) else ''}."
         )
     return state
+
+
+def _check_numbers(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    """Refuse weights that no model could compute with, before any is loaded."""
+    for name, tensor in state.items():
+        # Meta tensors have no numbers; sparse and quantised ones aren't copied into plain ones.
+        if tensor.is_meta or tensor.is_quantized or tensor.layout != torch.strided:
+            kind = "meta" if tensor.is_meta else str(tensor.layout).removeprefix("torch.")
+            raise TransferError(
+                f"{name} is a {'quantised' if tensor.is_quantized else kind} tensor; expected "
+                "plain numbers. Save the state_dict of a model in float32."
+            )
+        wanted = target.get(name)
+        if wanted is not None and wanted.is_floating_point() != tensor.is_floating_point():
+            raise TransferError(f"{name} is {tensor.dtype}; expected {wanted.dtype} or similar.")
+    broken = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
+    if broken:
+        raise TransferError(
+            f"{len(broken)} of {len(state)} tensors have NaN or infinite numbers, first "
+            f"{broken[0]}: that training diverged. Take an earlier checkpoint."
+        )
 
 
 @contextlib.contextmanager

@@ -145,6 +145,37 @@ def test_files_without_named_weights(checkpointer, tmp_path, content, load):
         getattr(checkpointer, load)(str(path))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.fill_(float("nan")), r"1 of 2 tensors have NaN or infinite numbers.*weight"),
+        (lambda w: w.half() * 1e30, r"1 of 2 tensors have NaN or infinite numbers.*weight"),
+        (lambda w: w.int(), r"weight is torch.int32; expected torch.float32"),
+        (lambda w: w.to(torch.complex64), r"weight is torch.complex64; expected torch.float32"),
+        (lambda w: w.to("meta"), "weight is a meta tensor; expected plain numbers"),
+        (lambda w: w.to_sparse(), "weight is a sparse_coo tensor; expected plain numbers"),
+        (lambda w: w.to_sparse_csr(), "weight is a sparse_csr tensor; expected plain numbers"),
+    ],
+)
+@pytest.mark.parametrize("load", ["load", "start_from", "load_to_serve"])
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+def test_numbers_that_no_model_computes_with(checkpointer, tmp_path, change, message, load):
+    before = checkpointer.model.weight.detach().clone()
+    state = checkpointer.model.state_dict()
+    torch.save({"model": {**state, "weight": change(state["weight"].clone())}}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=f"a.pth: {message}"):
+        getattr(checkpointer, load)(str(tmp_path / "a.pth"))
+    assert torch.equal(checkpointer.model.weight, before)
+
+
+def test_weights_in_other_precisions(checkpointer, tmp_path):
+    state = checkpointer.model.state_dict()
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        torch.save({"model": {k: v.to(dtype) for k, v in state.items()}}, tmp_path / "a.pth")
+        checkpointer.load(str(tmp_path / "a.pth"))
+        assert checkpointer.model.weight.dtype == torch.float32
+
+
 def run_code():
     raise AssertionError("code of a checkpoint was run")
 
