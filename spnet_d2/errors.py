@@ -41,7 +41,7 @@ def is_users(error: BaseException) -> bool:
     also memory that doesn't suffice, wherever it was wanted. The same types out of libraries, and
     all others, are faults of programs.
     """
-    if isinstance(error, UserError | OSError) or _memory_is_short(error):
+    if isinstance(error, UserError | OSError) or _memory_is_short(error) or _links_turn(error):
         return True
     if not isinstance(error, _EXPLAINED):
         return False
@@ -64,6 +64,11 @@ def _memory_is_short(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def _links_turn(error: BaseException) -> bool:
+    """Of pathlib before Python 3.13, for symbolic links that lead to themselves."""
+    return isinstance(error, RuntimeError) and str(error).startswith("Symlink loop from ")
 
 
 def _ours(file: str) -> bool:

@@ -46,6 +46,15 @@ def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
     assert one_line(error).endswith("out is there already, and is no folder; name another one.")
 
 
+def test_links_that_lead_to_themselves(tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    for function in (lambda path: path.resolve(strict=True), lambda path: path.read_text()):
+        error = caught(function, tmp_path / "a")
+        assert is_users(error) and str(tmp_path / "a") in one_line(error)
+    assert not is_users(RuntimeError("something else"))
+
+
 def test_the_users_are_those_this_package_explains():
     for error in (
         caught(read_config, "nowhere.yaml"),
