@@ -79,6 +79,8 @@ def refit(linear: nn.Linear, norm: nn.BatchNorm1d, moments: Moments) -> None:
     fitted = torch.linalg.solve(spread + ridge.diag(), towards).T
     learnt = linear.weight.detach().double()
     weight = (_of_unit_variance(fitted, spread) + _of_unit_variance(learnt, spread)) / 2
+    # The norm undoes any scale. That of before lets trainings that go on take steps of that size.
+    weight *= (learnt.norm(dim=1) / weight.norm(dim=1).clamp(min=1e-12))[:, None]
     assert norm.running_mean is not None and norm.running_var is not None
     with torch.no_grad():
         linear.weight.copy_(weight)

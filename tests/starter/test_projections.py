@@ -23,6 +23,7 @@ def test_a_projection_is_the_mean_of_learnt_and_least_squares():
     y = x @ torch.randn(6, 3, dtype=torch.float64) + torch.randn(400, 3, dtype=torch.float64)
     linear, norm = nn.Linear(6, 3), nn.BatchNorm1d(3, affine=False).eval()
     learnt = linear(x.float()).detach().double().numpy()
+    sizes = linear.weight.detach().norm(dim=1)
     moments = Moments.none(6, 3)
     for rows in (slice(0, 150), slice(150, None)):
         moments.add(x[rows].float(), y[rows].float())
@@ -36,6 +37,7 @@ def test_a_projection_is_the_mean_of_learnt_and_least_squares():
     expected = sum(both) / 2
     found = norm(linear(x.float())).detach().numpy()
     np.testing.assert_allclose(found, expected / expected.std(axis=0), atol=2e-3)
+    torch.testing.assert_close(linear.weight.detach().norm(dim=1), sizes)
 
 
 def test_a_checkpoint_gets_projections_that_lie_nearer(tmp_path):
