@@ -52,6 +52,20 @@ _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 _TIFF_SAMPLES = {1: "integers", 2: "integers", 3: "floating-point numbers"}
 # JPEGs of some cameras have a few bytes of padding; more are what is left of damaged data.
 _PADDING = 16
+# Pillow's readers report damage in all of these ways.
+_DAMAGE = (
+    Image.DecompressionBombError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    IndexError,
+    KeyError,
+    EOFError,
+    MemoryError,
+    OverflowError,
+    TypeError,
+    AttributeError,
+)
 # Folders of which it was said that images are turned.
 _turned_folders: set[str] = set()
 
@@ -157,20 +171,7 @@ def _decode(
             return pixels
     except CorruptImageError as error:
         raise _corrupt(name, str(error), "") from None
-    # Pillow's readers report damage in all of these ways.
-    except (
-        Image.DecompressionBombError,
-        OSError,
-        SyntaxError,
-        ValueError,
-        IndexError,
-        KeyError,
-        EOFError,
-        MemoryError,
-        OverflowError,
-        TypeError,
-        AttributeError,
-    ) as error:
+    except _DAMAGE as error:
         # The system's: see read_image.
         if getattr(error, "errno", None) is not None:
             raise

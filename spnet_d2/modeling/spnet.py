@@ -4,7 +4,7 @@ Shapes: ``N`` images, ``n`` boxes of an image, ``D`` / ``D_r`` localisation / re
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -39,7 +39,7 @@ from .inputs import checked_image, checked_queries, checked_targets, to_original
 from .known_counts import known_counts
 from .lwf import LearningWithoutForgetting, imagenet_classifier
 from .momentum_encoder import MomentumTwin
-from .pair_sampler import make_queries, unique_people
+from .pair_sampler import Pairs, make_queries, unique_people
 from .precision import autocast, inference_precision
 from .proposal_generator import SwapPathProposalGenerator
 from .query_results import QueryInstances
@@ -47,6 +47,7 @@ from .roi_heads import ROI_MAP, Features, SPNetROIHeads
 from .swap_path import PATHWAYS
 from .sync_batch_norm import synchronise_batch_norms, synchronise_trunk
 from .targets import Targets
+from .whole_batch import Share
 
 logger = logging.getLogger(__name__)
 
@@ -288,24 +289,13 @@ class SPNet(nn.Module):
         targets = self._collect(batched_inputs, given)
         people, rows, queries, pairs = targets, None, None, None
         if query_centric:
-            masks = unique_people(given)
-            people_sought = make_queries(given, masks, None, self.roi_heads.id_field)
-            pairs = self.proposal_generator.sample_pairs(people_sought, len(given))
-            people = self._collect(batched_inputs, [t[mask] for t, mask in zip(given, masks)])
-            rows = torch.cat(masks).nonzero()[:, 0]
+            people, rows, pairs = self._sample_pairs(batched_inputs, given)
         images, targets, people, rows, pairs = move(
             (images, targets, people, rows, pairs), self.device
         )
         batch = self._batch(images)
         if not query_centric and not whole_batch.in_last_pass():
-            counts = known_counts(
-                self.proposal_generator,
-                self.roi_heads,
-                batch.tensor.shape[-2:],
-                targets,
-                self.reid_only,
-                self.lwf is not None,
-            )
+            counts = self._known_counts(batch, targets)
             if counts is not None:
                 return whole_batch.means(counts)
         maps = self.backbone.trunk_maps(batch.tensor)
@@ -316,11 +306,8 @@ class SPNet(nn.Module):
             assert gt.loc is not None
             queries = gt.loc[rows]
         samples, losses = self.proposal_generator(batch, pyramid, people, queries, pairs)
-        teacher = None
-        if self.twin is not None:
-            self.twin.mention_standstill()
-            p3 = RoiMap.of(self.twin.features(batch.tensor, self.backbone, maps))
-            teacher = partial(self.twin.embed, p3)
+        teacher = self._teacher(batch, maps)
+        if teacher is not None:
             # All boxes, those of people annotated twice as well, are one batch to its norms.
             gt.teacher = teacher(targets.rois)
         if query_centric:
@@ -337,6 +324,41 @@ class SPNet(nn.Module):
         if self.reid_only:
             losses = {"loss_reid": losses["loss_reid"]}
         return whole_batch.means(losses)
+
+    def _sample_pairs(
+        self, batched_inputs: list[dict], given: list[Instances]
+    ) -> tuple[Targets, Tensor, Pairs]:
+        """
+        Queries of a query-centric batch and the images they are searched in, on the host.
+
+        Returns:
+            Ground truth of the queries; their rows (Q,) among all ground-truth boxes; the sampled
+            (query, image) pairs.
+        """
+        masks = unique_people(given)
+        queries = make_queries(given, masks, None, self.roi_heads.id_field)
+        pairs = self.proposal_generator.sample_pairs(queries, len(given))
+        people = self._collect(batched_inputs, [t[mask] for t, mask in zip(given, masks)])
+        return people, torch.cat(masks).nonzero()[:, 0], pairs
+
+    def _known_counts(self, batch: ImageList, targets: Targets) -> dict[str, Share] | None:
+        """What losses are divided by, if annotations alone say it; else None."""
+        return known_counts(
+            self.proposal_generator,
+            self.roi_heads,
+            batch.tensor.shape[-2:],
+            targets,
+            self.reid_only,
+            self.lwf is not None,
+        )
+
+    def _teacher(self, batch: ImageList, maps: list[Tensor]) -> Callable[[Tensor], Tensor] | None:
+        """The momentum encoder on this batch: boxes (n, 5) -> embeddings (n, D_r)."""
+        if self.twin is None:
+            return None
+        self.twin.mention_standstill()
+        p3 = RoiMap.of(self.twin.features(batch.tensor, self.backbone, maps))
+        return partial(self.twin.embed, p3)
 
     def targets_of(self, batched_inputs: list[dict]) -> Targets:
         """Ground truth of a batch, on the model's device."""
