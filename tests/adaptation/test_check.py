@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.catalog import Metadata
 
 from spnet_d2.adaptation import check as module
 from spnet_d2.adaptation.check import choose_floor, describe
@@ -20,8 +21,11 @@ def person(annotation_id, person_id, *bbox):
 
 
 @pytest.fixture
-def held_out():
-    """Two images, three people in them; ids that are no indices."""
+def held_out(monkeypatch):
+    """Two images, three people in them; ids that are no indices.
+
+    In the place of what a whole adaptation of another test may have left there.
+    """
     dicts = [
         {
             "image_id": 40,
@@ -29,10 +33,8 @@ def held_out():
         },
         {"image_id": 30, "annotations": [person(9, 1, 10, 0, 20, 60)]},
     ]
-    DatasetCatalog.register(HELD_OUT, lambda: dicts)
-    yield
-    DatasetCatalog.remove(HELD_OUT)
-    MetadataCatalog.pop(HELD_OUT, None)
+    monkeypatch.setitem(DatasetCatalog.data, HELD_OUT, lambda: dicts)
+    monkeypatch.setitem(MetadataCatalog.data, HELD_OUT, Metadata(name=HELD_OUT))
 
 
 def predictions(*found):
