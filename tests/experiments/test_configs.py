@@ -1,6 +1,7 @@
 """Every config says what the paper and the authors' files say, and builds."""
 
 import functools
+import math
 import re
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from spnet_d2.engine import build_optimizer, resolve_schedule
 from spnet_d2.experiments import load_index
 from spnet_d2.experiments.miniature import settings
 from tests.experiments.expected import EXPECTED
+from tests.fixtures.llnl_shapes import SOLIDER_SWINS, solider_shapes
 
 ROOT = Path(__file__).resolve().parents[2]
 INDEX = load_index(ROOT)
@@ -275,5 +277,24 @@ def test_seqnet_and_seqnext_build_and_their_schedule_ends(name):
     # Of the authors' models, whose frozen batch norms are no parameters.
     with_filter = {"resnet50_gfn": 69.19, "convnext_b_gfn": 148.03}
     expected = {"resnet50": 51.09, "convnext_b": 119.00, **with_filter}
-    kind = re.sub("seqnext_(cuhk_sysu|prw)_", "", name)
+    expected["seqnet_swin_b_lup"] = _seqnet_with_swin() / 1e6
+    kind = re.sub("seqnext_(cuhk_sysu|prw)_|(?<=seqnet_)(cuhk_sysu|prw)_", "", name)
     assert found == pytest.approx(expected.get(kind, 48.42), rel=3e-3)
+
+
+def _seqnet_with_swin() -> int:
+    """Parameters, counted from the shapes in SOLIDER's files and the sizes of SeqNet's layers."""
+    trunk = stage = 0
+    for name, shape in solider_shapes(*SOLIDER_SWINS["solider_swin_b"]).items():
+        if name.startswith(("stages.3", "stages.2.downsample", "semantic_embed_w.2", "norm3")):
+            stage += math.prod(shape)
+        elif name.startswith("semantic_embed_b.2"):
+            stage += math.prod(shape)
+        elif not name.startswith(("norm.", "norm0", "norm1", "head", "semantic_embed_w.3")):
+            trunk += 0 if name.startswith("semantic_embed_b.3") else math.prod(shape)
+    indices = 49 * 49
+    trunk, stage = trunk - (2 + 2 + 18) * indices, stage - 2 * indices
+    rpn = 512 * 512 * 9 + 512 + (15 + 60) * (512 + 1)
+    predictors = (1024 + 1) * (2 + 8 + 8) + 2 * 8
+    embedding = (512 + 1024 + 2) * 128 + 2 * 256 + 2
+    return trunk + 2 * stage + rpn + predictors + embedding

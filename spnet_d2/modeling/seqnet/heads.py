@@ -8,19 +8,30 @@ import copy
 
 import torch
 import torch.nn.functional as F
+from timm.models import FeatureListNet
 from torch import Tensor, nn
+
+from ..backbone import last_stage
+from ..swin import SoliderSwin
 
 
 class StageHead(nn.Module):
-    """A copy of the trunk's last stage over RoI features (n, c4, 14, 14): maxima of both maps."""
+    """A copy of the trunk's last stage over RoI features (n, c4, 14, 14): maxima of both maps, or,
+    of SOLIDER's Swin, means."""
 
-    def __init__(self, stage: nn.Module):
+    def __init__(self, trunk: FeatureListNet | SoliderSwin):
         super().__init__()
-        self.stage = stage
+        self.stage = last_stage(trunk)
+        self.solider = isinstance(trunk, SoliderSwin)
 
     def forward(self, rois: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors ``feat4`` (n, c4) and ``feat5`` (n, c5)."""
-        return rois.amax(dim=(2, 3)), self.stage(rois).amax(dim=(2, 3))
+        if not self.solider:
+            return rois.amax(dim=(2, 3)), self.stage(rois).amax(dim=(2, 3))
+        # Swin's blocks take no empty batch, and maps with channels last.
+        some = rois if len(rois) else rois.new_zeros(1, *rois.shape[1:])
+        means = self.stage(some.permute(0, 2, 3, 1)).mean(dim=(1, 2))
+        return rois.mean(dim=(2, 3)), means[: len(rois)]
 
 
 class ClassBoxPredictor(nn.Module):

@@ -17,15 +17,15 @@ from spnet_d2.checkpoint.untrained import (
     refuse_untrained,
 )
 
-from ..backbone import freeze_batch_norms, last_stage, pretrained_of, trunk_of
+from ..backbone import freeze_batch_norms, pretrained_of, trunk_of
 from ..config_problems import check_model_config
 from ..device_copies import move
 from ..gallery_filter import GalleryFilter, build_gallery_filter
 from ..inputs import checked_image, checked_targets, to_original_size
 from ..precision import autocast, inference_precision
 from ..reid_losses.oim import OIMLoss
-from ..swin import SoliderSwin
-from .heads import SceneEmbedder
+from ..swin import SOLIDER_SWINS, SoliderSwin
+from .heads import SceneEmbedder, StageHead
 from .oim import SeqNetOIM
 from .roi_heads import SequentialHeads, Thresholds
 from .rpn import RegionProposals
@@ -37,15 +37,37 @@ _STEM = ("conv1", "bn1", "stem", "conv_stem")
 COUNTERS = ("num_batches_tracked", "gallery_filter.step")
 
 
-def stride_16(trunk: FeatureListNet | SoliderSwin) -> nn.Sequential:
+class _SoliderMap(nn.Module):
+    """SOLIDER's Swin up to its stride-16 map, through the layer norm of this map."""
+
+    def __init__(self, trunk: SoliderSwin):
+        super().__init__()
+        self.body = _until_stride_16(trunk.body)
+        self.norm = trunk.norms[-2]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, c4, H/16, W/16)."""
+        return self.norm(self.body(images)).permute(0, 3, 1, 2)
+
+
+def stride_16(trunk: FeatureListNet | SoliderSwin) -> nn.Module:
     """
     The trunk's layers up to its stride-16 map.
 
     Raises:
-        ValueError: a Swin, whose layers lay out maps in another way.
+        ValueError: a Swin that isn't SOLIDER's.
     """
-    if isinstance(trunk, SoliderSwin) or getattr(trunk, "output_fmt", "NCHW") != "NCHW":
-        raise ValueError("SeqNet and SeqNeXt take no Swin; choose another BACKBONE.NAME.")
+    if isinstance(trunk, SoliderSwin):
+        return _SoliderMap(trunk)
+    if getattr(trunk, "output_fmt", "NCHW") != "NCHW":
+        raise ValueError(
+            "SeqNet and SeqNeXt take no Swin but SOLIDER's: set MODEL.SPNET.BACKBONE.NAME to one "
+            f"of {', '.join(SOLIDER_SWINS)}, or to another trunk."
+        )
+    return _until_stride_16(trunk)
+
+
+def _until_stride_16(trunk: FeatureListNet) -> nn.Sequential:
     end = trunk.feature_info.module_name()[-2].replace(".", "_")
     names = list(trunk.keys())
     chosen = names[: names.index(end) + 1]
@@ -110,8 +132,8 @@ class _Sequential(nn.Module):
         channels = tuple(trunk.feature_info.channels()[-2:])
         roi = cfg.MODEL.ROI_HEADS
         heads = SequentialHeads(
-            last_stage(trunk),
-            last_stage(trunk),
+            StageHead(trunk),
+            StageHead(trunk),
             channels,
             options.REID_DIM,
             loss.from_config(cfg),
@@ -299,7 +321,7 @@ class SeqNet(_Sequential):
     """
     SeqNet: batch norms train (by default), a detection's score is the first stage's.
 
-    The stem's weights are frozen; its running statistics move.
+    The stem's weights are frozen (of SOLIDER's Swin, nothing is); its running statistics move.
     """
 
     @classmethod

@@ -62,8 +62,8 @@ class SequentialHeads(nn.Module):
 
     def __init__(
         self,
-        stage: nn.Module,
-        second_stage: nn.Module,
+        first_head: StageHead,
+        second_head: StageHead,
         channels: tuple[int, int],
         dim: int,
         reid_loss: OIMLoss,
@@ -74,7 +74,7 @@ class SequentialHeads(nn.Module):
     ):
         """
         Args:
-            stage, second_stage: copies of the trunk's last stage.
+            first_head, second_head: have copies of the trunk's last stage.
             channels: of the stride-16 and the stride-32 map.
             dim: D.
             reid_loss: on positive boxes of the second stage.
@@ -85,9 +85,9 @@ class SequentialHeads(nn.Module):
         """
         super().__init__()
         self.sampled = sampled
-        self.first_head = StageHead(stage)
+        self.first_head = first_head
         self.first_predictor = ClassBoxPredictor(channels[1])
-        self.second_head = StageHead(second_stage)
+        self.second_head = second_head
         predictor = ScoreBoxPredictor if scores_again else NormedBoxPredictor
         self.second_predictor = predictor(channels[1])
         self.embedding = NormAwareEmbedding(channels, dim, rescaled=not scores_again)
