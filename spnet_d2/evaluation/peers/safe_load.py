@@ -28,7 +28,7 @@ _ALLOWED = {
     ("_codecs", "encode"): _codecs.encode,
     ("collections", "OrderedDict"): OrderedDict,
 }
-_DTYPES = ("float16", "float32", "float64", "int32", "int64", "bool")
+_DTYPES = ("float16", "float32", "float64", "uint8", "int32", "int64", "bool")
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -85,11 +85,12 @@ def load_torch(path: str | Path) -> Any:
     except OSError as error:
         raise DumpError(f"{path} cannot be read ({error.strerror or error}).") from error
     except Exception as error:
-        refused = re.search(r"GLOBAL (\S+)", str(error))
+        # PyTorch's own words advise to load the file unsafely.
+        refused = re.search(r"GLOBAL (\S+)|but got <class '(\S+)'>", str(error))
         reason = (
-            f"it names {refused[1]}, which is no array of numbers"
+            f"it names {refused[1] or refused[2]}, which is no array of numbers"
             if refused
-            else f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            else f"it is no torch file, or damaged ({type(error).__name__})"
         )
         raise DumpError(f"{path} was not loaded as tensors and arrays: {reason}.") from error
 

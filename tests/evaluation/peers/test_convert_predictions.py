@@ -277,6 +277,23 @@ def test_code_in_a_file_is_not_run(corpus):
             load(corpus / "nothing")
 
 
+@pytest.mark.parametrize("content", [b"", b"no torch file", pickle.dumps([A], 2)])
+def test_what_is_no_torch_file_is_one_line(corpus, content):
+    file = corpus / "a.pth"
+    file.write_bytes(content)
+    with pytest.raises(DumpError, match=r"a.pth was not .* no torch file, or damaged \(\w+\)"):
+        load_torch(file)
+
+
+def test_numbers_of_other_types(corpus):
+    """Unsigned bytes are read; of an array of objects the type is named."""
+    torch.save([np.arange(3, dtype=np.uint8)], corpus / "a.pth")
+    assert load_torch(corpus / "a.pth")[0].tolist() == [0, 1, 2]
+    torch.save([np.array([A, Q], object)], corpus / "a.pth")
+    with pytest.raises(DumpError, match="it names numpy.dtypes.ObjectDType, which is no array"):
+        load_torch(corpus / "a.pth")
+
+
 def test_one_line_from_the_tool(corpus, capsys):
     arguments = ["--from", "seqnet", str(save(corpus, {})), "--output", str(corpus / "o.npz")]
     arguments += ["--annotations", str(corpus / "test.json"), "--protocol", str(corpus / "G2.json")]
