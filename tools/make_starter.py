@@ -139,9 +139,10 @@ def run(args: argparse.Namespace) -> None:
         part = [*opts, *start]
         done.append(train_part(f"starter/{config}", args.output / folder, part, args.num_gpus))
     mean, result = args.output / "mean.pth", args.output / "starter.pth"
-    size = pack_weights(done[-1], mean, before=done[-2])
-    fit_projections("starter/finetune_oc", mean, data, result, opts=args.opts)
-    print(f"{result}: {size:.1f} MB")
+    if not result.is_file() or result.stat().st_mtime < done[-1].stat().st_mtime:
+        pack_weights(done[-1], mean, before=done[-2])
+        fit_projections("starter/finetune_oc", mean, data, result, opts=args.opts)
+    print(f"{result}: {result.stat().st_size / 1e6:.1f} MB")
 
 
 def main(argv: list[str] | None = None) -> int:

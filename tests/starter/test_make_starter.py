@@ -1,5 +1,7 @@
 """tools/make_starter.py: its options, and a training set that is not mixed with another."""
 
+import os
+
 import pytest
 import torch
 
@@ -59,7 +61,12 @@ def test_each_part_begins_with_the_one_before(tool, tmp_path, monkeypatch):
     monkeypatch.setattr(tool, "train_part", train)
     monkeypatch.setattr(tool, "make_data", lambda args, folder: None)
     monkeypatch.setattr(tool.lite0_weights, "write_lite0_weights", lambda path: path.touch())
-    monkeypatch.setattr(tool, "fit_projections", lambda *args, opts: fitted.append(args))
+
+    def fit(*args, opts):
+        fitted.append(args)
+        args[-1].touch()
+
+    monkeypatch.setattr(tool, "fit_projections", fit)
     words = ["--reid", "reid.yaml", "--data", "a=a", "--output", str(tmp_path), "--num-gpus", "0"]
     tool.run(tool.parse_args(words))
     assert starts == [
@@ -69,4 +76,12 @@ def test_each_part_begins_with_the_one_before(tool, tmp_path, monkeypatch):
     ]
     mean = tmp_path / "mean.pth"
     assert torch.load(mean, weights_only=True)["model"]["w"].tolist() == [2.5]
-    assert fitted == [("starter/finetune_oc", mean, tmp_path / "data", tmp_path / "starter.pth")]
+    fit_once = [("starter/finetune_oc", mean, tmp_path / "data", tmp_path / "starter.pth")]
+    assert fitted == fit_once
+
+    monkeypatch.setattr(tool, "train_part", lambda config, output, *_: output / "model_final.pth")
+    tool.run(tool.parse_args(words))
+    assert fitted == fit_once, "what is finished is skipped"
+    os.utime(tmp_path / "large" / "model_final.pth", (2**32, 2**32))
+    tool.run(tool.parse_args(words))
+    assert fitted == 2 * fit_once, "the last part was trained again"
